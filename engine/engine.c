@@ -1,0 +1,166 @@
+/* engine/engine.c - backend dispatch and the checks that all backends share. */
+#include "engine/engine.h"
+
+#include <string.h>
+
+#include "engine/engine_backend.h"
+
+enum {
+    BLOCK_TOKENS_DEFAULT = 16,
+    BLOCK_TOKENS_MAX = 1024,
+    BATCH_DEFAULT = 256,
+    BATCH_MAX = 4096,
+    STEP_TOKENS_DEFAULT = 512,
+    STEP_TOKENS_MAX = 65536
+};
+
+static const struct engine_backend *const backends[] = {
+    &engine_backend_cpu,
+#ifdef BATON_ENGINE_SIM
+    &engine_backend_sim,
+#endif
+#ifdef BATON_ENGINE_CUDA
+    &engine_backend_cuda,
+#endif
+};
+
+const char *engine_backends(void)
+{
+    return "cpu"
+#ifdef BATON_ENGINE_SIM
+           ", sim"
+#endif
+#ifdef BATON_ENGINE_CUDA
+           ", cuda"
+#endif
+        ;
+}
+
+static const struct engine_backend *find_backend(const char *name)
+{
+    for (size_t i = 0; i < sizeof(backends) / sizeof(backends[0]); i++) {
+        if (strcmp(backends[i]->name, name) == 0)
+            return backends[i];
+    }
+    return NULL;
+}
+
+static enum err resolve(const char *what, uint32_t *value, uint32_t dflt, uint32_t max,
+                        struct err_msg *msg)
+{
+    if (*value == 0)
+        *value = dflt;
+    if (*value <= max)
+        return ERR_OK;
+    return err_set(msg, ERR_INVALID, "engine: %s is %u, allowed are 1 .. %u", what, *value, max);
+}
+
+enum err engine_open(const struct engine_config *config, struct err_msg *msg, struct engine **out)
+{
+    struct engine_config c = *config;
+    const struct engine_backend *backend;
+    struct engine *e = NULL;
+    enum err err;
+
+    if (c.backend == NULL || c.model_dir == NULL)
+        return err_set(msg, ERR_INVALID, "engine: backend and model directory are both needed");
+    backend = find_backend(c.backend);
+    if (backend == NULL)
+        return err_set(msg, ERR_NOT_FOUND,
+                       "engine: no backend '%s' in this build; built in are: %s", c.backend,
+                       engine_backends());
+    if ((err = resolve("block_tokens", &c.block_tokens, BLOCK_TOKENS_DEFAULT, BLOCK_TOKENS_MAX,
+                       msg)) != ERR_OK ||
+        (err = resolve("max_batch", &c.max_batch, BATCH_DEFAULT, BATCH_MAX, msg)) != ERR_OK ||
+        (err = resolve("max_step_tokens", &c.max_step_tokens, STEP_TOKENS_DEFAULT, STEP_TOKENS_MAX,
+                       msg)) != ERR_OK)
+        return err;
+    err = backend->open(&c, msg, &e);
+    if (err != ERR_OK)
+        return err;
+    e->backend = backend;
+    e->kv_base = NULL;
+    e->kv_blocks = 0;
+    *out = e;
+    return ERR_OK;
+}
+
+const struct engine_info *engine_info(const struct engine *e)
+{
+    return &e->info;
+}
+
+enum err engine_attach_kv(struct engine *e, void *base, uint32_t n_blocks)
+{
+    if (e->kv_base != NULL)
+        return ERR_STATE;
+    if (base == NULL || n_blocks == 0 || (uintptr_t)base % 64 != 0)
+        return ERR_INVALID;
+    e->kv_base = base;
+    e->kv_blocks = n_blocks;
+    return e->backend->attached != NULL ? e->backend->attached(e) : ERR_OK;
+}
+
+static bool blocks_valid(const struct engine *e, const struct engine_slot *s)
+{
+    uint64_t end = (uint64_t)s->position + s->n_tokens;
+    uint64_t need = (end + e->info.kv.block_tokens - 1) / e->info.kv.block_tokens;
+
+    if (s->blocks == NULL || s->n_blocks < need)
+        return false;
+    for (uint64_t i = 0; i < need; i++) {
+        if (s->blocks[i] >= e->kv_blocks)
+            return false;
+    }
+    return true;
+}
+
+static enum err check_slot(const struct engine *e, const struct engine_slot *s)
+{
+    if (s->tokens == NULL || s->n_tokens == 0 ||
+        (uint64_t)s->position + s->n_tokens > e->info.max_context)
+        return ERR_INVALID;
+    for (uint32_t i = 0; i < s->n_tokens; i++) {
+        if (s->tokens[i] < 0 || (uint32_t)s->tokens[i] >= e->info.vocab)
+            return ERR_INVALID;
+    }
+    if (!blocks_valid(e, s))
+        return ERR_INVALID;
+    if (!s->sample)
+        return ERR_OK;
+    if (s->sampling == NULL ||
+        (s->history == NULL && engine_sampling_uses_history(s->sampling)))
+        return ERR_INVALID;
+    return ERR_OK;
+}
+
+enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, uint32_t group_layers,
+                     engine_layers_fn layers_done, void *arg)
+{
+    uint64_t total = 0;
+    uint32_t runnable = 0;
+
+    if (e->kv_base == NULL)
+        return ERR_STATE;
+    if (n == 0 || n > e->info.max_batch)
+        return ERR_INVALID;
+    for (uint32_t i = 0; i < n; i++)
+        total += slots[i].n_tokens;
+    if (total > e->info.max_step_tokens)
+        return ERR_INVALID;
+    for (uint32_t i = 0; i < n; i++) {
+        slots[i].result = check_slot(e, &slots[i]);
+        runnable += slots[i].result == ERR_OK;
+    }
+    if (runnable == 0)
+        return ERR_OK;
+    if (group_layers == 0 || group_layers > e->info.kv.n_layers)
+        group_layers = e->info.kv.n_layers;
+    return e->backend->step(e, slots, n, group_layers, layers_done, arg);
+}
+
+void engine_close(struct engine *e)
+{
+    if (e != NULL)
+        e->backend->close(e);
+}

@@ -1,0 +1,38 @@
+/* engine/engine_backend.h - private to the engine: what a backend provides behind engine.h.
+ *
+ * engine.c resolves the defaults of the configuration, checks every slot of a step against the model
+ * and the pool (so that a backend sees only slots it can run) and hands the rest on.
+ *
+ *   open (config with defaults filled in) -> [attached] -> step ... -> close
+ *
+ * A backend embeds struct engine as its first member, and fills `info` in open. */
+#ifndef ENGINE_ENGINE_BACKEND_H
+#define ENGINE_ENGINE_BACKEND_H
+
+#include "engine/engine.h"
+
+struct engine_backend {
+    const char *name;
+    /* block_tokens, max_batch and max_step_tokens are filled in and in range; max_context may be 0.
+     * Sets (*out)->info; the dispatcher sets the rest of struct engine. */
+    enum err (*open)(const struct engine_config *config, struct err_msg *msg, struct engine **out);
+    /* The pool is known: e->kv_base, e->kv_blocks.  May be NULL. */
+    enum err (*attached)(struct engine *e);
+    /* Slots whose result is not ERR_OK on entry were refused and must be left alone. */
+    enum err (*step)(struct engine *e, struct engine_slot *slots, uint32_t n, uint32_t group_layers,
+                     engine_layers_fn layers_done, void *arg);
+    void (*close)(struct engine *e); /* frees e */
+};
+
+struct engine {
+    const struct engine_backend *backend;
+    struct engine_info info;
+    uint8_t *kv_base; /* NULL until attached */
+    uint32_t kv_blocks;
+};
+
+extern const struct engine_backend engine_backend_cpu;  /* engine/cpu/cpu_backend.c */
+extern const struct engine_backend engine_backend_sim;  /* engine/engine_sim.c */
+extern const struct engine_backend engine_backend_cuda; /* engine/cuda/cuda_backend.c */
+
+#endif
