@@ -1,0 +1,38 @@
+# Warnings, hardening and sanitizers, as one interface library that every folder links.
+include(CheckCCompilerFlag)
+include(CheckIPOSupported)
+
+add_library(baton_flags INTERFACE)
+target_include_directories(baton_flags INTERFACE ${CMAKE_SOURCE_DIR})
+target_compile_definitions(baton_flags INTERFACE _GNU_SOURCE BATON_VERSION="${PROJECT_VERSION}")
+target_compile_options(baton_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes
+    -Wmissing-prototypes -Wvla -Walloca -Wformat=2 -Wswitch-enum -Werror
+    -fno-common -fno-delete-null-pointer-checks -fno-strict-overflow -fno-omit-frame-pointer>)
+
+if(BATON_SANITIZE STREQUAL "address")
+  target_compile_options(baton_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all)
+  target_link_options(baton_flags INTERFACE -fsanitize=address,undefined)
+  target_compile_definitions(baton_flags INTERFACE BATON_SANITIZED)
+elseif(BATON_SANITIZE STREQUAL "thread")
+  target_compile_options(baton_flags INTERFACE -fsanitize=thread)
+  target_link_options(baton_flags INTERFACE -fsanitize=thread)
+  target_compile_definitions(baton_flags INTERFACE BATON_SANITIZED)
+elseif(BATON_SANITIZE)
+  message(FATAL_ERROR "BATON_SANITIZE is '${BATON_SANITIZE}'; it may be empty, address or thread")
+else()
+  # Fortify needs the optimiser, which every unsanitised preset turns on.
+  target_compile_options(baton_flags INTERFACE
+    $<$<COMPILE_LANGUAGE:C>:-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3 -fstack-protector-strong
+      -fstack-clash-protection -fcf-protection=full>)
+  foreach(flag -ftrivial-auto-var-init=zero -fzero-call-used-regs=used-gpr -fstrict-flex-arrays=3)
+    string(MAKE_C_IDENTIFIER "HAVE${flag}" have)
+    check_c_compiler_flag(${flag} ${have})
+    if(${have})
+      target_compile_options(baton_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:${flag}>)
+    endif()
+  endforeach()
+endif()
+target_link_options(baton_flags INTERFACE
+  -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed)
+set(CMAKE_EXE_LINKER_FLAGS "${CMAKE_EXE_LINKER_FLAGS} -pie")

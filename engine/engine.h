@@ -1,0 +1,101 @@
+/* engine/engine.h - the one interface to a model that runs: open, attach a KV pool, step, close.
+ *
+ *   engine_open -> engine_attach_kv -> engine_step ... -> engine_close
+ *
+ * A step advances a batch of sequences together; each brings one or more new tokens (a prefill chunk
+ * brings many, a decode brings one), all of them already known, and may ask for the next token to be
+ * sampled after its last one.  Keys and values are written to and read from the paged blocks that the
+ * slot names; the engine keeps nothing of a sequence between steps.  A sequence's result does not
+ * depend on who shares the batch, nor on how its prompt was cut into chunks.
+ *
+ * Thread     one thread at a time calls engine_step and engine_close (the worker's engine thread);
+ *            engine_info may be read from any thread.  Backends may use threads of their own inside.
+ * Ownership  all arrays in a slot belong to the caller and must stay valid during the step.
+ * Blocking   engine_step blocks until the step is done; engine_open loads weights (seconds, minutes).
+ * Units      tokens, blocks (indices into the attached pool), nanoseconds. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "engine/engine_sample.h"
+#include "proto/wire_kv.h"
+
+struct engine; /* opaque */
+
+/* Progress of engine_open, for /health and the terminal.  Called on the opening thread; `done` and
+ * `total` are bytes of weights (both 0 for a backend without weights). */
+typedef void (*engine_progress_fn)(void *arg, const char *phase, uint64_t done, uint64_t total);
+
+struct engine_config {
+    const char *backend;         /* "cpu", "sim"; "cuda" where built in */
+    const char *model_dir;       /* Hugging Face directory; sim reads only config.json from it */
+    const char *sim_profile;     /* sim: profile file, NULL = zero modelled time */
+    uint32_t threads;            /* compute threads, 0 = as many as cores the process may use */
+    uint32_t block_tokens;       /* tokens per KV block, 0 = 16 */
+    uint32_t max_context;        /* 0 = the model's own; larger than the model's is refused */
+    uint32_t max_batch;          /* most slots in one step, 0 = 256 */
+    uint32_t max_step_tokens;    /* most new tokens in one step over all slots, 0 = 512 */
+    engine_progress_fn progress; /* may be NULL */
+    void *progress_arg;
+};
+
+struct engine_info {
+    char backend[16];
+    struct wire_kv_layout kv;
+    uint32_t vocab;
+    uint32_t max_context;
+    uint32_t max_batch;
+    uint32_t max_step_tokens;
+    uint64_t weight_bytes;
+    uint64_t n_params;
+};
+
+/* Called on the stepping thread each time a group of layers of this step is complete for all slots:
+ * the KV of layers [first, first + n) for the step's tokens now stands in the slots' blocks and will
+ * not be written again by this step. */
+typedef void (*engine_layers_fn)(void *arg, uint32_t first, uint32_t n);
+
+struct engine_slot {
+    /* in */
+    const int32_t *tokens;  /* the new tokens */
+    uint32_t n_tokens;      /* >= 1 */
+    uint32_t position;      /* of tokens[0]; KV of [0, position) is in the blocks */
+    const uint32_t *blocks; /* block i holds positions [i*block_tokens, (i+1)*block_tokens) */
+    uint32_t n_blocks;      /* must cover position + n_tokens */
+    bool sample;            /* sample a token to follow the last new one */
+    const struct engine_sampling *sampling; /* needed if sample */
+    const struct engine_history *history;   /* needed if sample and penalties are on; else NULL */
+    uint32_t sample_index; /* which generated token this would be, from 0: keys the generator */
+    /* out, valid if sample and result == ERR_OK */
+    struct engine_sampled out;
+    enum err result; /* ERR_OK, or why this slot alone failed: ERR_INVALID (token or block out of
+                        range, blocks too few), ERR_CORRUPT (sim: KV that is not this prefix's) */
+};
+
+/* ERR_NOT_FOUND no such file or backend; ERR_INVALID the model or an option is malformed;
+ * ERR_UNSUPPORTED a model feature that is not built (named in msg); ERR_NOMEM; ERR_IO. */
+MUST_USE enum err engine_open(const struct engine_config *config, struct err_msg *msg,
+                              struct engine **out);
+const struct engine_info *engine_info(const struct engine *e);
+
+/* The pool: n_blocks * wire_kv_block_bytes(info->kv) bytes at base, 64-byte aligned, which must
+ * outlive the engine.  Once, before the first step.  ERR_BAD_STATE: attached already. */
+MUST_USE enum err engine_attach_kv(struct engine *e, void *base, uint32_t n_blocks);
+
+/* Run one step.  group_layers (0 = all at once) and layers_done (may be NULL) say how often to report
+ * finished layers.  Per-slot trouble is in slot.result; the return value is for the whole step:
+ * ERR_INVALID: n is 0 or above max_batch, or the new tokens exceed max_step_tokens; ERR_BAD_STATE: no pool;
+ * ERR_DEVICE: the backend is broken, stop using it. */
+MUST_USE enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n,
+                              uint32_t group_layers, engine_layers_fn layers_done, void *arg);
+
+void engine_close(struct engine *e); /* NULL is fine */
+
+/* Comma-separated names of the backends built in, for messages. */
+const char *engine_backends(void);
+
+#endif

@@ -1,0 +1,177 @@
+/* kvtransfer/kvt.h - moves the KV blocks of one request from a prefill worker's pool into blocks that
+ * a decode worker granted, through UCX, and says when bytes are verified and when blocks are safe.
+ *
+ * One kvt_node per worker process owns the pool memory, the UCX worker, a listener, and an endpoint per
+ * introduced peer.  A node can send and receive.
+ *
+ *   receiver: kvt_grant_open -> (data, notifies) -> verified | failed -> safe (blocks may be reused)
+ *   sender:   kvt_send_open -> kvt_send_piece ... -> kvt_send_finish -> done (acknowledged | failed)
+ *
+ * Paths.  Where the endpoint has a one-sided lane (shared memory, RDMA) pieces are puts into the granted
+ * slots, then a flush, then a notify.  Where it has not (TCP) pieces are active messages that the
+ * receiver places after checking (transfer, epoch, slot, bounds).  Either way a block counts only once a
+ * notify has named transfer, epoch, block and digest and the receiver has recomputed the digest over
+ * its own memory.
+ *
+ * Safety.  Peer error mode always.  A slot of a failed or canceled grant is quarantined until nothing
+ * can write to it any more: the peer confirmed the abort, or the endpoint is closed (message and RDMA
+ * paths), or the peer's process is known to be gone (shared memory).
+ *
+ * Thread     everything, callbacks too, runs on the loop thread given at creation.
+ * Ownership  arrays passed in are copied, pool memory belongs to the node, callbacks' `arg` to the caller.
+ * Blocking   nothing blocks; kvt_node_create takes milliseconds (pool registration).
+ * Units      bytes, nanoseconds of clock_now_ns(), slots (block indices). */
+#ifndef KVTRANSFER_KVT_H
+#define KVTRANSFER_KVT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "proto/wire_kv.h"
+
+struct uv_loop_s;
+struct kvt_node;
+struct kvt_grant;
+struct kvt_send;
+
+enum {
+    KVT_TOKEN_BYTES = 16, /* the secret that introduces two peers to each other */
+    KVT_META_MAX = 256,   /* bytes that travel with the last notify */
+    KVT_PIECE_TARGET = 256 * 1024
+};
+
+enum kvt_path { KVT_PATH_NONE = 0, KVT_PATH_SHM, KVT_PATH_TCP, KVT_PATH_RDMA, KVT_PATH_SELF };
+const char *kvt_path_name(enum kvt_path p); /* "none", "shm", "tcp", "rdma", "self" */
+
+/* What is known of the link to a peer, measured by the probe at connect. */
+struct kvt_link {
+    uint32_t peer;
+    enum kvt_path path;
+    bool one_sided;     /* puts, else receiver-placed messages */
+    char lanes[160];    /* transports as UCX names them, for the log */
+    double bytes_per_s; /* probe: 0 until measured */
+    uint64_t round_trip_ns;
+};
+
+struct kvt_counters {
+    uint64_t bytes_sent[5], bytes_received[5]; /* by enum kvt_path */
+    uint64_t sends_open, grants_open, slots_quarantined,
+        endpoints; /* live objects: 0 at rest, save endpoints */
+    uint64_t sends_done, sends_failed, grants_verified, grants_failed;
+    uint64_t late_messages; /* for unknown transfers or old epochs: counted and dropped */
+    uint64_t bad_messages;  /* malformed or out of bounds: the peer is dropped */
+};
+
+struct kvt_node_config {
+    struct uv_loop_s *loop;
+    const char *host; /* address to listen on; a wildcard only if the operator said so */
+    uint16_t port;    /* 0 = any */
+    const char *
+        transports; /* UCX_TLS list, NULL = "posix,sysv,tcp" plus rc/dc/ud where present; "tcp" forces TCP */
+    const char *net_device; /* UCX_NET_DEVICES, NULL = derived from host */
+    struct wire_kv_layout layout;
+    uint32_t n_blocks;
+    uint64_t
+        transfer_timeout_ns; /* 0 = 10 s: longest time without progress before a transfer fails */
+    uint64_t connect_timeout_ns; /* 0 = 5 s */
+    void *arg;
+    /* All optional. */
+    void (*on_link)(void *arg, const struct kvt_link *link); /* connected and probed */
+    void (*on_peer_lost)(void *arg, uint32_t peer,
+                         enum err err); /* its transfers have been failed */
+};
+
+/* ERR_INVALID (address, layout), ERR_NOMEM (pool size named), ERR_IO (UCX said no: its text in msg). */
+MUST_USE enum err kvt_node_create(const struct kvt_node_config *config, struct err_msg *msg,
+                                  struct kvt_node **out);
+void *
+kvt_node_pool(struct kvt_node *n); /* n_blocks * wire_kv_block_bytes(layout), 64-byte aligned */
+uint16_t kvt_node_port(const struct kvt_node *n);
+const struct kvt_counters *kvt_node_counters(const struct kvt_node *n);
+/* Fail what runs, close all endpoints, free; `closed` (may be NULL) runs in a later loop turn. */
+void kvt_node_close(struct kvt_node *n, void (*closed)(void *arg), void *arg);
+
+/* The scheduler introduced a peer: accept (receiver side) or be able to reach (sender side) it, both
+ * proving `token`.  Connecting is lazy: the first kvt_send_open, or kvt_node_connect.  Introducing a
+ * known peer again replaces its address and token after closing the old endpoint.
+ * self: this node's own id at the peer.  host/port may be NULL/0 where only the peer connects. */
+MUST_USE enum err kvt_node_introduce(struct kvt_node *n, uint32_t self, uint32_t peer,
+                                     const uint8_t token[KVT_TOKEN_BYTES], const char *host,
+                                     uint16_t port);
+/* Connect now and probe, so that the link is known before the first request. */
+MUST_USE enum err kvt_node_connect(struct kvt_node *n, uint32_t peer);
+/* The peer is no more.  process_gone: its process is known to have ended, so nothing of it can write
+ * to our memory.  Fails its transfers, closes its endpoint. */
+void kvt_node_forget(struct kvt_node *n, uint32_t peer, bool process_gone);
+
+/* ---- receiver ---- */
+
+struct kvt_arrival {
+    enum err
+        err; /* ERR_OK: every block verified; else ERR_TIMEOUT, ERR_CORRUPT, ERR_PEER_LOST, ERR_CANCELED */
+    uint8_t meta[KVT_META_MAX]; /* what the sender passed to kvt_send_finish */
+    size_t meta_len;
+    uint64_t bytes;
+    uint64_t verify_ns;         /* time spent recomputing digests */
+    uint64_t first_ns, last_ns; /* when the first and last piece or notify arrived */
+    enum kvt_path path;
+};
+
+struct kvt_grant_config {
+    uint64_t transfer; /* non-zero, unique per node while in use */
+    uint32_t epoch;
+    uint32_t peer;
+    const uint32_t *slots; /* granted, in order of the sequence */
+    uint32_t n_slots;
+    uint64_t deadline_ns; /* absolute */
+    void *arg;
+    /* Exactly once, later. */
+    void (*on_arrival)(void *arg, const struct kvt_arrival *a);
+    /* Exactly once, after on_arrival: nothing can write to the slots any more (on ERR_OK it follows at
+     * once).  The grant is gone when this returns. */
+    void (*on_safe)(void *arg);
+};
+
+MUST_USE enum err kvt_grant_open(struct kvt_node *n, const struct kvt_grant_config *config,
+                                 struct kvt_grant **out);
+/* End early; on_arrival (ERR_CANCELED, unless it ran already) and on_safe still come. */
+void kvt_grant_cancel(struct kvt_grant *g);
+
+/* ---- sender ---- */
+
+struct kvt_send_result {
+    enum err err; /* ERR_OK: the receiver verified every block */
+    uint64_t bytes;
+    uint64_t wire_ns;    /* time with at least one piece in flight */
+    uint64_t exposed_ns; /* from kvt_send_finish to the acknowledgement */
+    enum kvt_path path;
+};
+
+struct kvt_send_config {
+    uint64_t transfer;
+    uint32_t epoch;
+    uint32_t peer;
+    const uint32_t *remote_slots; /* granted by the peer, in order of the sequence */
+    const uint32_t *local_slots;  /* our blocks that hold the data, same order */
+    uint32_t n_slots;
+    uint64_t deadline_ns; /* absolute */
+    void *arg;
+    /* Exactly once, later.  Our blocks may be reused when it runs. */
+    void (*on_done)(void *arg, const struct kvt_send_result *r);
+};
+
+/* ERR_NOT_FOUND: the peer was not introduced.  ERR_INVALID: slots outside the pool, n_slots 0. */
+MUST_USE enum err kvt_send_open(struct kvt_node *n, const struct kvt_send_config *config,
+                                struct kvt_send **out);
+/* Layers [first_layer, first_layer + n_layers) of blocks [first, first + n) (indices into the slot
+ * arrays) are final: queue them.  Each (layer, block) once.  A failed send ignores it. */
+void kvt_send_piece(struct kvt_send *s, uint32_t first, uint32_t n, uint32_t first_layer,
+                    uint32_t n_layers);
+/* All pieces were passed; meta (up to KVT_META_MAX bytes) travels with the last notify. */
+void kvt_send_finish(struct kvt_send *s, const void *meta, size_t meta_len);
+/* End early; on_done (ERR_CANCELED, unless another error came first) still comes. */
+void kvt_send_cancel(struct kvt_send *s);
+
+#endif
