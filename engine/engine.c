@@ -55,20 +55,16 @@ static enum err resolve(const char *what, uint32_t *value, uint32_t dflt, uint32
     return err_set(msg, ERR_INVALID, "engine: %s is %u, allowed are 1 .. %u", what, *value, max);
 }
 
-enum err engine_open(const struct engine_config *config, struct err_msg *msg, struct engine **out)
+enum err engine_open_backend(const struct engine_backend *backend,
+                             const struct engine_config *config, struct err_msg *msg,
+                             struct engine **out)
 {
     struct engine_config c = *config;
-    const struct engine_backend *backend;
     struct engine *e = NULL;
     enum err err;
 
-    if (c.backend == NULL || c.model_dir == NULL)
-        return err_set(msg, ERR_INVALID, "engine: backend and model directory are both needed");
-    backend = find_backend(c.backend);
-    if (backend == NULL)
-        return err_set(msg, ERR_NOT_FOUND,
-                       "engine: no backend '%s' in this build; built in are: %s", c.backend,
-                       engine_backends());
+    if (c.model_dir == NULL)
+        return err_set(msg, ERR_INVALID, "engine: a model directory is needed");
     if ((err = resolve("block_tokens", &c.block_tokens, BLOCK_TOKENS_DEFAULT, BLOCK_TOKENS_MAX,
                        msg)) != ERR_OK ||
         (err = resolve("max_batch", &c.max_batch, BATCH_DEFAULT, BATCH_MAX, msg)) != ERR_OK ||
@@ -85,6 +81,21 @@ enum err engine_open(const struct engine_config *config, struct err_msg *msg, st
     return ERR_OK;
 }
 
+enum err engine_open(const struct engine_config *config, struct err_msg *msg, struct engine **out)
+{
+    const struct engine_backend *backend;
+
+    if (config->backend == NULL)
+        return err_set(msg, ERR_INVALID, "engine: a backend is needed; built in are: %s",
+                       engine_backends());
+    backend = find_backend(config->backend);
+    if (backend == NULL)
+        return err_set(msg, ERR_NOT_FOUND,
+                       "engine: no backend '%.40s' in this build; built in are: %s",
+                       config->backend, engine_backends());
+    return engine_open_backend(backend, config, msg, out);
+}
+
 const struct engine_info *engine_info(const struct engine *e)
 {
     return &e->info;
@@ -93,7 +104,7 @@ const struct engine_info *engine_info(const struct engine *e)
 enum err engine_attach_kv(struct engine *e, void *base, uint32_t n_blocks)
 {
     if (e->kv_base != NULL)
-        return ERR_STATE;
+        return ERR_BAD_STATE;
     if (base == NULL || n_blocks == 0 || (uintptr_t)base % 64 != 0)
         return ERR_INVALID;
     e->kv_base = base;
@@ -128,8 +139,7 @@ static enum err check_slot(const struct engine *e, const struct engine_slot *s)
         return ERR_INVALID;
     if (!s->sample)
         return ERR_OK;
-    if (s->sampling == NULL ||
-        (s->history == NULL && engine_sampling_uses_history(s->sampling)))
+    if (s->sampling == NULL || (s->history == NULL && engine_sampling_uses_history(s->sampling)))
         return ERR_INVALID;
     return ERR_OK;
 }
@@ -141,7 +151,7 @@ enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, ui
     uint32_t runnable = 0;
 
     if (e->kv_base == NULL)
-        return ERR_STATE;
+        return ERR_BAD_STATE;
     if (n == 0 || n > e->info.max_batch)
         return ERR_INVALID;
     for (uint32_t i = 0; i < n; i++)

@@ -31,6 +31,11 @@ struct engine {
     uint32_t kv_blocks;
 };
 
+/* engine_open with the backend given instead of named. */
+MUST_USE enum err engine_open_backend(const struct engine_backend *backend,
+                                      const struct engine_config *config, struct err_msg *msg,
+                                      struct engine **out);
+
 extern const struct engine_backend engine_backend_cpu;  /* engine/cpu/cpu_backend.c */
 extern const struct engine_backend engine_backend_sim;  /* engine/engine_sim.c */
 extern const struct engine_backend engine_backend_cuda; /* engine/cuda/cuda_backend.c */

@@ -1,0 +1,388 @@
+/* engine/cpu/cpu_backend.c - opening a model on the CPU: choosing kernels, binding weights where they
+ * lie in the mapping, sizing the scratch.
+ *
+ * Weights are used in the type and the order they are stored in: no packed copy, so that all worker
+ * processes of a machine share one set of pages, and a decode step reads each weight once, in order.
+ * Only norms and biases are widened into memory of our own. */
+#include "engine/cpu/cpu_engine.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+
+static const double TWO_PI = 6.283185307179586;
+
+/* ---- weights ---- */
+
+static const struct engine_tensor *layer_tensor(const struct cpu_engine *c, uint32_t layer,
+                                                const char *name)
+{
+    char full[96];
+
+    snprintf(full, sizeof(full), "model.layers.%u.%s", layer, name);
+    return engine_model_tensor(c->model, full);
+}
+
+static size_t vector_floats(const struct engine_model_config *m)
+{
+    size_t q = (size_t)m->n_heads * m->head_dim, kv = (size_t)m->n_kv_heads * m->head_dim;
+
+    return (size_t)m->n_layers *
+               (3 * (size_t)m->hidden + q + 2 * kv + 2 * (size_t)m->ffn + m->hidden) +
+           m->hidden;
+}
+
+/* Widen a norm or bias to float at *at and move *at behind it. */
+static const float *take_vector(const struct engine_tensor *t, float **at)
+{
+    float *dst = *at;
+
+    cpu_to_float(dst, t->data, t->dtype, (size_t)t->dims[0]);
+    *at += t->dims[0];
+    return dst;
+}
+
+static cpu_gemm_fn pick_gemm(const struct cpu_engine *c, enum engine_dtype dtype)
+{
+    switch (dtype) {
+    case ENGINE_F16:
+        return c->kernels->gemm_f16;
+    case ENGINE_BF16:
+        return c->bf16_activations ? c->kernels->gemm_bf16_bf16 : c->kernels->gemm_bf16;
+    case ENGINE_F32:
+        break;
+    }
+    return c->kernels->gemm_f32;
+}
+
+static void bind_matrix(const struct cpu_engine *c, struct cpu_matrix *m,
+                        const struct engine_tensor *t)
+{
+    m->w = t->data;
+    m->n = (uint32_t)t->dims[0];
+    m->k = (uint32_t)t->dims[1];
+    m->dtype = t->dtype;
+    m->gemm = pick_gemm(c, t->dtype);
+    m->bias = NULL;
+}
+
+static void bind_layer(struct cpu_engine *c, uint32_t i, float **at)
+{
+    const struct engine_model_config *m = c->config;
+    struct cpu_layer *l = &c->layers[i];
+
+    l->attention_norm = take_vector(layer_tensor(c, i, "input_layernorm.weight"), at);
+    l->mlp_norm = take_vector(layer_tensor(c, i, "post_attention_layernorm.weight"), at);
+    bind_matrix(c, &l->q, layer_tensor(c, i, "self_attn.q_proj.weight"));
+    bind_matrix(c, &l->k, layer_tensor(c, i, "self_attn.k_proj.weight"));
+    bind_matrix(c, &l->v, layer_tensor(c, i, "self_attn.v_proj.weight"));
+    bind_matrix(c, &l->o, layer_tensor(c, i, "self_attn.o_proj.weight"));
+    bind_matrix(c, &l->gate, layer_tensor(c, i, "mlp.gate_proj.weight"));
+    bind_matrix(c, &l->up, layer_tensor(c, i, "mlp.up_proj.weight"));
+    bind_matrix(c, &l->down, layer_tensor(c, i, "mlp.down_proj.weight"));
+    if (m->attention_bias) {
+        l->q.bias = take_vector(layer_tensor(c, i, "self_attn.q_proj.bias"), at);
+        l->k.bias = take_vector(layer_tensor(c, i, "self_attn.k_proj.bias"), at);
+        l->v.bias = take_vector(layer_tensor(c, i, "self_attn.v_proj.bias"), at);
+    }
+    if (m->attention_out_bias)
+        l->o.bias = take_vector(layer_tensor(c, i, "self_attn.o_proj.bias"), at);
+    if (m->mlp_bias) {
+        l->gate.bias = take_vector(layer_tensor(c, i, "mlp.gate_proj.bias"), at);
+        l->up.bias = take_vector(layer_tensor(c, i, "mlp.up_proj.bias"), at);
+        l->down.bias = take_vector(layer_tensor(c, i, "mlp.down_proj.bias"), at);
+    }
+}
+
+/* The bf16 instruction multiplies bf16 by bf16 only, so it is used only where every matrix is bf16:
+ * then the activations are rounded as other engines of such models do. */
+static bool all_bf16(const struct cpu_engine *c)
+{
+    static const char *const names[] = {"self_attn.q_proj.weight", "self_attn.k_proj.weight",
+                                        "self_attn.v_proj.weight", "self_attn.o_proj.weight",
+                                        "mlp.gate_proj.weight",    "mlp.up_proj.weight",
+                                        "mlp.down_proj.weight"};
+
+    for (uint32_t i = 0; i < c->config->n_layers; i++) {
+        for (size_t k = 0; k < sizeof(names) / sizeof(names[0]); k++) {
+            if (layer_tensor(c, i, names[k])->dtype != ENGINE_BF16)
+                return false;
+        }
+    }
+    return engine_model_tensor(c->model, c->config->tied_embeddings ? "model.embed_tokens.weight"
+                                                                    : "lm_head.weight")
+               ->dtype == ENGINE_BF16;
+}
+
+/* Angles in double: at position 100,000 a float angle is off by hundredths of a radian. */
+static void fill_inv_freq(struct cpu_engine *c)
+{
+    const struct engine_model_config *m = c->config;
+    double low = m->rope_original_positions / m->rope_low_freq_factor;
+    double high = m->rope_original_positions / m->rope_high_freq_factor;
+
+    for (uint32_t i = 0; i < m->head_dim / 2; i++) {
+        double f = pow(m->rope_theta, -2.0 * i / m->head_dim);
+        double wavelength = TWO_PI / f;
+
+        if (m->rope_kind == ENGINE_ROPE_LINEAR) {
+            f /= m->rope_factor;
+        } else if (m->rope_kind == ENGINE_ROPE_LLAMA3 && wavelength > low) {
+            f /= m->rope_factor;
+        } else if (m->rope_kind == ENGINE_ROPE_LLAMA3 && wavelength > high) {
+            double smooth = (m->rope_original_positions / wavelength - m->rope_low_freq_factor) /
+                            (m->rope_high_freq_factor - m->rope_low_freq_factor);
+
+            f = (1 - smooth) * f / m->rope_factor + smooth * f;
+        }
+        c->inv_freq[i] = f;
+    }
+}
+
+static enum err bind_weights(struct cpu_engine *c, struct err_msg *msg)
+{
+    const struct engine_tensor *embedding =
+        engine_model_tensor(c->model, "model.embed_tokens.weight");
+    float *at;
+
+    c->layers = mem_try_calloc(c->config->n_layers, sizeof(c->layers[0]));
+    c->vectors = mem_try_calloc(vector_floats(c->config), sizeof(float));
+    c->inv_freq = mem_try_calloc(c->config->head_dim / 2, sizeof(double));
+    if (c->layers == NULL || c->vectors == NULL || c->inv_freq == NULL)
+        return err_set(msg, ERR_NOMEM, "engine: no memory for the layer table");
+    c->bf16_activations = c->kernels->gemm_bf16_bf16 != NULL && all_bf16(c);
+    at = c->vectors;
+    for (uint32_t i = 0; i < c->config->n_layers; i++)
+        bind_layer(c, i, &at);
+    c->final_norm = take_vector(engine_model_tensor(c->model, "model.norm.weight"), &at);
+    c->embedding = embedding->data;
+    c->embedding_dtype = embedding->dtype;
+    bind_matrix(c, &c->head,
+                c->config->tied_embeddings ? embedding
+                                           : engine_model_tensor(c->model, "lm_head.weight"));
+    fill_inv_freq(c);
+    return ERR_OK;
+}
+
+/* ---- scratch ---- */
+
+static uint32_t max_u32(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Zeroed, so that the padding of activation rows is zero and stays it. */
+static bool take(void *slot, size_t count, size_t size, uint64_t *total)
+{
+    void **out = slot;
+    size_t bytes;
+
+    if (!mem_mul(count, size, &bytes) || !mem_add(bytes, CPU_ALIGN, &bytes))
+        return false;
+    *out = mem_try_aligned(CPU_ALIGN, bytes);
+    if (*out == NULL)
+        return false;
+    memset(*out, 0, bytes);
+    *total += bytes;
+    return true;
+}
+
+static enum err allocate_scratch(struct cpu_engine *c, const struct engine_config *config,
+                                 struct err_msg *msg)
+{
+    const struct engine_model_config *m = c->config;
+    size_t rows = config->max_step_tokens, threads = cpu_pool_threads(c->pool);
+    size_t q = (size_t)m->n_heads * m->head_dim, kv = (size_t)m->n_kv_heads * m->head_dim;
+    uint32_t widest = max_u32(max_u32(m->hidden, m->ffn), (uint32_t)q);
+    uint64_t total = 0;
+    bool ok;
+
+    c->max_rows = config->max_step_tokens;
+    c->act_stride = (widest + CPU_K_PAD - 1) / CPU_K_PAD * CPU_K_PAD;
+    c->tmp_stride = c->act_stride;
+    c->attend_stride = (cpu_attend_scratch(m->head_dim) + 15) / 16 * 16;
+    c->sample_stride = (engine_sample_scratch_bytes(m->vocab) + 63) / 64 * 64;
+    c->logit_rows = config->max_batch < CPU_LOGIT_ROWS ? config->max_batch : CPU_LOGIT_ROWS;
+    /* one job per span, token and head at most */
+    ok = mem_mul(rows, m->n_heads, &q) && q < UINT32_MAX;
+    c->n_jobs_max = (uint32_t)q;
+    q = (size_t)m->n_heads * m->head_dim;
+    ok = ok && take(&c->x, rows * m->hidden, sizeof(float), &total) &&
+         take(&c->act, rows * c->act_stride, c->bf16_activations ? 2 : 4, &total) &&
+         take(&c->q, rows * q, sizeof(float), &total) &&
+         take(&c->att, rows * q, sizeof(float), &total) &&
+         take(&c->k, rows * kv, sizeof(float), &total) &&
+         take(&c->v, rows * kv, sizeof(float), &total) &&
+         take(&c->gate, rows * m->ffn, sizeof(float), &total) &&
+         take(&c->up, rows * m->ffn, sizeof(float), &total) &&
+         take(&c->rope, rows * m->head_dim, sizeof(float), &total) &&
+         take(&c->logits, (size_t)c->logit_rows * m->vocab, sizeof(float), &total) &&
+         take(&c->row_token, rows, sizeof(int32_t), &total) &&
+         take(&c->row_position, rows, sizeof(uint32_t), &total) &&
+         take(&c->row_span, rows, sizeof(uint32_t), &total) &&
+         take(&c->spans, rows, sizeof(struct cpu_span), &total) &&
+         take(&c->jobs, c->n_jobs_max, sizeof(struct cpu_attend_job), &total) &&
+         take(&c->thread_tmp, threads * c->tmp_stride, sizeof(float), &total) &&
+         take(&c->thread_attend, threads * c->attend_stride, sizeof(float), &total) &&
+         take(&c->thread_sample, threads, c->sample_stride, &total);
+    if (!ok)
+        return err_set(msg, ERR_NOMEM,
+                       "engine: no memory for the work space of %u tokens per step; lower "
+                       "max_step_tokens",
+                       config->max_step_tokens);
+    LOG_INFO("engine", "work space", "bytes=%" PRIu64 " rows=%u threads=%zu", total, c->max_rows,
+             threads);
+    return ERR_OK;
+}
+
+/* ---- open and close ---- */
+
+static void cpu_close(struct engine *e)
+{
+    struct cpu_engine *c = (struct cpu_engine *)e;
+    void *const blocks[] = {c->layers,
+                            c->vectors,
+                            c->inv_freq,
+                            c->x,
+                            c->act,
+                            c->q,
+                            c->att,
+                            c->k,
+                            c->v,
+                            c->gate,
+                            c->up,
+                            c->rope,
+                            c->logits,
+                            c->row_token,
+                            c->row_position,
+                            c->row_span,
+                            c->spans,
+                            c->jobs,
+                            c->thread_tmp,
+                            c->thread_attend,
+                            c->thread_sample};
+
+    cpu_pool_destroy(c->pool);
+    for (size_t i = 0; i < sizeof(blocks) / sizeof(blocks[0]); i++)
+        mem_free(blocks[i]);
+    engine_model_close(c->model);
+    mem_free(c);
+}
+
+static enum err fill_info(struct cpu_engine *c, const struct engine_config *config,
+                          struct err_msg *msg)
+{
+    const struct engine_model_config *m = c->config;
+    struct engine_info *info = &c->base.info;
+
+    if (config->max_context > m->max_positions)
+        return err_set(msg, ERR_INVALID, "engine: max_context %u exceeds the model's %u",
+                       config->max_context, m->max_positions);
+    snprintf(info->backend, sizeof(info->backend), "cpu");
+    info->kv = (struct wire_kv_layout){.n_layers = m->n_layers,
+                                       .n_kv_heads = m->n_kv_heads,
+                                       .head_dim = m->head_dim,
+                                       .block_tokens = config->block_tokens,
+                                       .dtype = WIRE_KV_F32,
+                                       .model_id = engine_model_id(c->model)};
+    info->vocab = m->vocab;
+    info->max_context = config->max_context != 0 ? config->max_context : m->max_positions;
+    info->max_batch = config->max_batch;
+    info->max_step_tokens = config->max_step_tokens;
+    info->weight_bytes = engine_model_weight_bytes(c->model);
+    info->n_params = engine_model_n_params(c->model);
+    return wire_kv_layout_check(&info->kv, msg);
+}
+
+static void report_progress(void *arg, uint64_t done, uint64_t total)
+{
+    const struct engine_config *config = arg;
+
+    if (config->progress != NULL)
+        config->progress(config->progress_arg, "loading weights", done, total);
+}
+
+static enum err open_parts(struct cpu_engine *c, const struct engine_config *config,
+                           struct err_msg *msg)
+{
+    uint32_t threads = config->threads != 0 ? config->threads : cpu_pool_cores();
+    struct engine_config progress = *config;
+    enum err err = engine_model_open(config->model_dir, msg, &c->model);
+
+    if (err != ERR_OK)
+        return err;
+    c->config = engine_model_config(c->model);
+    err = fill_info(c, config, msg);
+    if (err != ERR_OK)
+        return err;
+    err = cpu_pool_create(threads, &c->pool);
+    if (err != ERR_OK)
+        return err_set(msg, err, "engine: cannot start %u compute threads", threads);
+    if ((err = bind_weights(c, msg)) != ERR_OK ||
+        (err = allocate_scratch(c, config, msg)) != ERR_OK)
+        return err;
+    engine_model_prefault(c->model, report_progress, &progress);
+    LOG_INFO("engine", "model loaded",
+             "backend=cpu kernels=%s activations=%s threads=%u params=%" PRIu64
+             " weight_bytes=%" PRIu64,
+             c->kernels->name, c->bf16_activations ? "bf16" : "f32", threads, c->base.info.n_params,
+             c->base.info.weight_bytes);
+    return ERR_OK;
+}
+
+static enum err open_with(const struct engine_config *config, const struct cpu_kernels *kernels,
+                          struct err_msg *msg, struct engine **out)
+{
+    struct cpu_engine *c = mem_try_calloc(1, sizeof(*c));
+    enum err err;
+
+    if (c == NULL)
+        return err_set(msg, ERR_NOMEM, "engine: no memory");
+    c->kernels = kernels;
+    err = open_parts(c, config, msg);
+    if (err != ERR_OK) {
+        cpu_close(&c->base);
+        return err;
+    }
+    *out = &c->base;
+    return ERR_OK;
+}
+
+static enum err cpu_open(const struct engine_config *config, struct err_msg *msg,
+                         struct engine **out)
+{
+    return open_with(config, cpu_kernels_best(), msg, out);
+}
+
+const struct engine_backend engine_backend_cpu = {
+    .name = "cpu", .open = cpu_open, .attached = NULL, .step = cpu_engine_step, .close = cpu_close};
+
+/* One backend per instruction set, for cpu_engine_open_isa. */
+#define ISA_BACKEND(isa)                                                                \
+    static enum err open_##isa(const struct engine_config *config, struct err_msg *msg, \
+                               struct engine **out)                                     \
+    {                                                                                   \
+        return open_with(config, cpu_kernels_get(isa), msg, out);                       \
+    }                                                                                   \
+    static const struct engine_backend backend_##isa = {                                \
+        .name = "cpu", .open = open_##isa, .step = cpu_engine_step, .close = cpu_close};
+ISA_BACKEND(CPU_ISA_PORTABLE)
+ISA_BACKEND(CPU_ISA_AVX2)
+ISA_BACKEND(CPU_ISA_AVX512)
+ISA_BACKEND(CPU_ISA_AVX512_BF16)
+
+enum err cpu_engine_open_isa(const struct engine_config *config, enum cpu_isa isa,
+                             struct err_msg *msg, struct engine **out)
+{
+    static const struct engine_backend *const table[CPU_ISA_COUNT] = {
+        &backend_CPU_ISA_PORTABLE, &backend_CPU_ISA_AVX2, &backend_CPU_ISA_AVX512,
+        &backend_CPU_ISA_AVX512_BF16};
+
+    if (cpu_kernels_get(isa) == NULL)
+        return err_set(msg, ERR_UNSUPPORTED, "engine: this processor lacks the instructions");
+    return engine_open_backend(table[isa], config, msg, out);
+}
