@@ -9,15 +9,27 @@
  *
  *   QUEUED ------> PREFILLING ------> HANDOVER ------> DECODING ------> gone
  *     ^  place         |  first token     |  verified      |
- *     '----------------+------------------+----------------'   worker lost or attempt failed: next epoch
+ *     '----------------+------------------+----------------'   next epoch: worker lost, attempt failed
  *
- * An attempt is one placement (prefill worker, decode worker) and has an epoch, counted from 1; messages
- * of older epochs are ignored.  The blocks of an attempt are claimed on both workers in the ledger here
- * before anything is sent, and stay claimed until that worker says RELEASED (or left), whatever became
- * of the request: so the ledger never promises a block that a transfer may still write to.
+ * An attempt is one placement (prefill worker, decode worker) and has an epoch, counted from 1;
+ * messages of older epochs are ignored.  The blocks of an attempt are claimed on both workers in the
+ * ledger here before anything is sent, and stay claimed until that worker says RELEASED (or left),
+ * whatever became of the request: so the ledger never promises a block that a transfer may still write
+ * to.  A decode claim covers prompt and max_new in full, so nothing placed is ever preempted; an attempt
+ * with one token left to generate has no decode worker.
  *
- * Order: tier rank, then deadline, then arrival.  A request that was running before a failure keeps its
- * arrival and so goes to the front of its tier.
+ * Order: tier rank, priority, deadline, arrival, id.  A request that was running before a failure keeps
+ * its arrival and so goes to the front of its tier.  Who may pass whom: sched_place.c.
+ *
+ * Attempts: one that failed counts 1 of max_attempts; one lost with its worker counts a half, or 1 if
+ * the request was alone there, or nothing if it had delivered 16 tokens.  A failed attempt is followed
+ * by a pause of 10 ms, doubled each time up to 1 s, and other workers are preferred; after a lost worker
+ * there is no pause.
+ *
+ * What the caller owes: TOKENS with the exact count before WORKER_LEAVE and on every RESUME action, since
+ * the next attempt computes prompt + delivered.  Request ids are never used twice.  A request may be
+ * finished here while the front end still works on its last tokens, so FINISH for an unknown request is
+ * normal.
  *
  * Thread: one.  Ownership: everything inside belongs to the sched; action arrays to the caller.
  * Units: nanoseconds of any one monotonic clock; tokens; blocks. */
@@ -53,8 +65,8 @@ struct sched_config {
     uint64_t grant_timeout_ns;      /* RESERVE to GRANTED */
     uint64_t prefill_timeout_ns;    /* longest time in PREFILLING without progress */
     uint64_t handover_timeout_ns;   /* longest time in HANDOVER */
-    uint64_t
-        decode_timeout_ns; /* longest time in DECODING without a TOKENS or DECODE_PROGRESS event */
+    uint64_t decode_timeout_ns;     /* longest time in DECODING without a new token */
+    uint64_t release_timeout_ns;    /* CANCEL is said again while RELEASED does not come */
 };
 /* gold, silver, bronze (500/30, 2000/100, 10000/200 ms) and the default limits. */
 void sched_config_defaults(struct sched_config *c);
@@ -72,7 +84,7 @@ enum sched_event_kind {
     SCHED_EV_HANDOVER_DONE, /* verified by the decode worker, or failed on either side */
     SCHED_EV_TOKENS,   /* so many tokens delivered; before every event that may end an attempt */
     SCHED_EV_RELEASED, /* the worker holds nothing of (request, epoch) any more */
-    SCHED_EV_FINISH,   /* the front end has the last token */
+    SCHED_EV_FINISH,   /* the front end has the last token; epoch of that token, or 0 */
     SCHED_EV_STOP,     /* admit nothing new: the process drains */
     SCHED_EV_TIMER     /* sched_next_timer() has come */
 };
@@ -152,7 +164,7 @@ struct sched_action {
     uint32_t worker;
     uint32_t peer;
     uint64_t order;           /* PREFILL: smaller first */
-    uint64_t retry_after_ns;  /* REJECT */
+    uint64_t retry_after_ns;  /* REJECT with QUEUE_FULL: queue / measured rate, 1 .. 60 s; else 0 */
     enum sched_reason reason; /* REJECT, FAIL */
 };
 
@@ -172,8 +184,9 @@ MUST_USE enum err sched_create(const struct sched_config *c, struct err_msg *msg
 void sched_destroy(struct sched *s);
 
 /* Apply one event; now never goes back.  Events that name something unknown or old are counted and
- * ignored: they are normal in a distributed system.  ERR_INVALID: a field out of range (a bug of the
- * caller); ERR_NOMEM: state and actions are as before. */
+ * ignored: they are normal in a distributed system.  ERR_INVALID: a field out of range, an id that is
+ * taken, or a time before the last one (a bug of the caller); ERR_NOMEM: state and actions are as before.
+ * Placement that runs out of memory is no error: it is tried again at the next timer. */
 MUST_USE enum err sched_apply(struct sched *s, const struct sched_event *e, uint64_t now_ns,
                               struct sched_actions *out);
 
@@ -216,9 +229,14 @@ MUST_USE enum err sched_get_request(const struct sched *s, uint64_t request,
                                     enum sched_state *state, uint32_t *epoch,
                                     uint32_t *prefill_worker, uint32_t *decode_worker);
 
+/* The requests whose current attempt has a part on this worker: *ids is allocated (mem_free it), n may
+ * be 0.  ERR_NOT_FOUND, ERR_NOMEM.  The daemon reports what they delivered before WORKER_LEAVE. */
+MUST_USE enum err sched_worker_requests(const struct sched *s, uint32_t worker, uint64_t **ids,
+                                        size_t *n);
+
 /* Tests and the simulator: walk everything and check the invariants (each claim belongs to a live or
- * canceled attempt, sums match, queue order holds, every waiting state has a timer).  ERR_BAD_STATE with the
- * first violation. */
+ * canceled attempt, sums match, queue order holds, every waiting state has a timer, nothing waits that
+ * fits).  ERR_BAD_STATE with the first violation. */
 MUST_USE enum err sched_check(const struct sched *s, struct err_msg *msg);
 
 #endif

@@ -1,0 +1,246 @@
+/* scheduler/sched_check.c - walk everything and hold it against everything else.
+ *
+ * Sums are recomputed from the objects they sum up; each link is followed from both ends.  Not on any
+ * hot path: the cost is linear in all there is. */
+#include <inttypes.h>
+
+#include "scheduler/sched_impl.h"
+
+#define FAIL(msg, ...) return err_set(msg, ERR_BAD_STATE, __VA_ARGS__)
+
+struct sums {
+    struct sched_stats stats;
+    uint32_t in_tree, unfit, attempts, owners, sides, armed;
+};
+
+static bool timer_armed(const struct sched *s, const struct sched_timer *t)
+{
+    return t->at != SCHED_NEVER && t->pos < s->timers.n && s->timers.v[t->pos] == t;
+}
+
+static enum err check_attempt(const struct sched *s, const struct sched_request *r,
+                              const struct sched_attempt *a, struct sums *sum, struct err_msg *msg)
+{
+    bool holds = false;
+
+    sum->attempts++;
+    sum->owners++;
+    if (a->request != r || a->current != (a == r->current) || a->done > a->given)
+        FAIL(msg, "request %" PRIu64 " epoch %u: attempt is linked wrongly", r->id, a->epoch);
+    if (a->epoch > r->epoch || (a->current && a->epoch != r->epoch))
+        FAIL(msg, "request %" PRIu64 ": attempt %u of epoch %u", r->id, a->epoch, r->epoch);
+    for (int i = 0; i < 2; i++) {
+        const struct sched_side *side = &a->side[i];
+
+        if (side->claimed && (side->worker == NULL || side->worker->id != side->worker_id))
+            FAIL(msg, "request %" PRIu64 ": claim on no worker", r->id);
+        if (side->listed != (side->worker != NULL && (side->claimed || a->current)))
+            FAIL(msg, "request %" PRIu64 ": side %d listed %d", r->id, i, side->listed);
+        if (side->listed && sched_ledger_worker(s, side->worker_id) != side->worker)
+            FAIL(msg, "request %" PRIu64 ": worker %u is gone", r->id, side->worker_id);
+        holds |= side->claimed;
+        sum->stats.claims += side->claimed;
+        sum->sides += side->listed;
+    }
+    if (!a->current && !holds)
+        FAIL(msg, "request %" PRIu64 ": attempt %u holds nothing", r->id, a->epoch);
+    if (!a->current && !timer_armed(s, &a->timer))
+        FAIL(msg, "request %" PRIu64 ": nobody watches for RELEASED of %u", r->id, a->epoch);
+    sum->armed += a->timer.at != SCHED_NEVER;
+    return ERR_OK;
+}
+
+static enum err check_waiting(const struct sched_request *r, struct sums *sum, struct err_msg *msg)
+{
+    bool queued = r->state == SCHED_STATE_QUEUED;
+
+    if (queued != (r->waits_in != SCHED_WAITS_NOWHERE) ||
+        r->node.linked != (r->waits_in == SCHED_WAITS_TREE))
+        FAIL(msg, "request %" PRIu64 " in state %d waits in %d", r->id, r->state, r->waits_in);
+    sum->in_tree += r->waits_in == SCHED_WAITS_TREE;
+    sum->unfit += r->waits_in == SCHED_WAITS_WORKER;
+    if (queued) {
+        sum->stats.queued[r->tier]++;
+        sum->stats.queued_tokens += r->n_prompt;
+    }
+    return ERR_OK;
+}
+
+static enum err check_live(const struct sched *s, const struct sched_request *r, struct sums *sum,
+                           struct err_msg *msg)
+{
+    bool queued = r->state == SCHED_STATE_QUEUED;
+    uint64_t at = r->timer.at;
+
+    sum->stats.requests++;
+    sum->stats.running[r->tier] += !queued;
+    if (queued != (r->current == NULL))
+        FAIL(msg, "request %" PRIu64 ": state %d and attempt do not match", r->id, r->state);
+    if (!timer_armed(s, &r->timer) || at > r->state_deadline_ns || at > r->give_up_ns)
+        FAIL(msg, "request %" PRIu64 " waits in %s without a timer", r->id,
+             sched_state_name((enum sched_state)r->state));
+    if (r->waits_in == SCHED_WAITS_BACKOFF && at > r->not_before_ns)
+        FAIL(msg, "request %" PRIu64 ": nobody ends its back-off", r->id);
+    if (!queued && at > r->grant_deadline_ns)
+        FAIL(msg, "request %" PRIu64 ": nobody watches for its grant", r->id);
+    if (r->state == SCHED_STATE_DECODING && !r->current->verified && !r->current->finished)
+        FAIL(msg, "request %" PRIu64 " decodes from unverified blocks", r->id);
+    if (r->state == SCHED_STATE_HANDOVER && r->current->verified)
+        FAIL(msg, "request %" PRIu64 " waits for a hand-over that is done", r->id);
+    if (!queued && !r->current->finished) {
+        const struct sched_side *side = r->current->side;
+        bool prefill = r->state == SCHED_STATE_PREFILLING;
+
+        if ((prefill && side[0].worker == NULL) ||
+            (side[1].worker_id != 0 && side[1].worker == NULL))
+            FAIL(msg, "request %" PRIu64 " waits for a worker that left", r->id);
+    }
+    return ERR_OK;
+}
+
+static enum err check_requests(const struct sched *s, struct sums *sum, struct err_msg *msg)
+{
+    const struct sched_request *r;
+    enum err err = ERR_OK;
+    size_t at = 0;
+
+    while (err == ERR_OK && (r = map_next(&s->requests, &at)) != NULL) {
+        sum->owners++;
+        sum->armed += r->timer.at != SCHED_NEVER;
+        for (const struct sched_attempt *a = r->attempts; a != NULL && err == ERR_OK; a = a->next)
+            err = check_attempt(s, r, a, sum, msg);
+        if (err == ERR_OK)
+            err = check_waiting(r, sum, msg);
+        if (err == ERR_OK && r->state != SCHED_REQ_ENDED)
+            err = check_live(s, r, sum, msg);
+        if (err == ERR_OK && r->state == SCHED_REQ_ENDED &&
+            (r->attempts == NULL || r->current != NULL || r->timer.at != SCHED_NEVER))
+            FAIL(msg, "request %" PRIu64 " ended but is not released", r->id);
+    }
+    return err;
+}
+
+static enum err check_worker(const struct sched_worker *w, struct err_msg *msg)
+{
+    uint64_t blocks = 0, outstanding = 0;
+    uint32_t claims = 0, sides = 0;
+
+    for (const struct sched_side *side = w->first; side != NULL; side = side->next) {
+        const struct sched_attempt *a = side->attempt;
+
+        sides++;
+        claims += side->claimed;
+        blocks += side->claimed ? side->blocks : 0;
+        if (side == &a->side[SCHED_SIDE_PREFILL] && a->current)
+            outstanding += a->given - a->done;
+        if (side->worker != w || !side->listed)
+            FAIL(msg, "worker %u lists a side that is not its own", w->id);
+    }
+    if (sides != w->n_sides || claims != w->claims || blocks != w->claimed_blocks)
+        FAIL(msg, "worker %u: %u claims, %" PRIu64 " blocks; counted %u, %u", w->id, claims, blocks,
+             w->claims, w->claimed_blocks);
+    if (outstanding != w->outstanding)
+        FAIL(msg, "worker %u: %" PRIu64 " tokens outstanding, counted %" PRIu64, w->id, outstanding,
+             w->outstanding);
+    if (w->claimed_blocks > w->shape->n_blocks ||
+        (w->shape->role == SCHED_ROLE_DECODE && w->claims > w->shape->max_batch))
+        FAIL(msg, "worker %u has promised more than it has", w->id);
+    if (w->node.linked != sched_ledger_may_index(w))
+        FAIL(msg, "worker %u: in the index %d", w->id, w->node.linked);
+    return ERR_OK;
+}
+
+static enum err check_workers(const struct sched *s, struct sums *sum, struct err_msg *msg)
+{
+    uint32_t sides = 0, indexed = 0, in_shapes = 0, refs = 0;
+    enum err err = ERR_OK;
+
+    for (int role = 1; role <= 2; role++) {
+        uint32_t open = 0;
+
+        for (const struct sched_worker *w = s->first_worker[role]; w != NULL && err == ERR_OK;
+             w = w->next) {
+            err = check_worker(w, msg);
+            sum->stats.workers[role]++;
+            open += !w->draining;
+            sides += w->n_sides;
+            indexed += w->node.linked;
+        }
+        if (err == ERR_OK && open != s->open_workers[role])
+            FAIL(msg, "role %d: %u workers open, counted %u", role, open, s->open_workers[role]);
+    }
+    if (err != ERR_OK)
+        return err;
+    for (const struct sched_shape *h = s->shapes; h != NULL; h = h->next) {
+        if (h->refs == 0 || !sched_tree_valid(&h->index))
+            FAIL(msg, "the index of a worker shape is out of order");
+        in_shapes += h->index.count;
+        refs += h->refs;
+    }
+    if (sides != sum->sides || indexed != in_shapes || refs != s->workers.count)
+        FAIL(msg, "%u sides listed, %u exist; %u workers indexed, %u in trees", sides, sum->sides,
+             indexed, in_shapes);
+    return ERR_OK;
+}
+
+static enum err check_sums(const struct sched *s, const struct sums *sum, struct err_msg *msg)
+{
+    uint32_t unfit = 0, queued = 0;
+
+    for (const struct sched_request *r = s->unfit_first; r != NULL; r = r->next)
+        unfit++;
+    for (int i = 0; i < SCHED_TIERS_MAX; i++) {
+        queued += sum->stats.queued[i];
+        if (sum->stats.queued[i] != s->stats.queued[i] ||
+            sum->stats.running[i] != s->stats.running[i])
+            FAIL(msg, "tier %d: %u queued and %u running, counted %u and %u", i,
+                 sum->stats.queued[i], sum->stats.running[i], s->stats.queued[i],
+                 s->stats.running[i]);
+    }
+    if (queued != s->n_queued || sum->stats.queued_tokens != s->stats.queued_tokens)
+        FAIL(msg, "%u requests queued, counted %u", queued, s->n_queued);
+    if (sum->stats.requests != s->stats.requests || sum->stats.claims != s->stats.claims)
+        FAIL(msg, "%u requests and %u claims, counted %u and %u", sum->stats.requests,
+             sum->stats.claims, s->stats.requests, s->stats.claims);
+    if (sum->stats.workers[1] != s->stats.workers[1] ||
+        sum->stats.workers[2] != s->stats.workers[2])
+        FAIL(msg, "the number of workers is wrong");
+    if (sum->in_tree != s->queue.count || sum->unfit != unfit || sum->attempts != s->attempts)
+        FAIL(msg, "%u in the queue, tree has %u", sum->in_tree, s->queue.count);
+    if (sum->owners != s->timers.owners || sum->armed != s->timers.n)
+        FAIL(msg, "%u timers armed, heap has %u", sum->armed, s->timers.n);
+    return ERR_OK;
+}
+
+/* Work must not wait for an event that nobody promised. */
+static enum err check_work_conserving(const struct sched *s, struct err_msg *msg)
+{
+    const struct sched_request *head = sched_queue_first(s);
+    struct sched_pair pair;
+
+    if (head != NULL && !s->place_pending && s->open_workers[SCHED_ROLE_PREFILL] > 0 &&
+        sched_place_find(s, head, &pair) == SCHED_PLACE_OK)
+        FAIL(msg, "request %" PRIu64 " waits although it fits", head->id);
+    return ERR_OK;
+}
+
+enum err sched_check(const struct sched *s, struct err_msg *msg)
+{
+    struct sums sum = {0};
+    enum err err;
+
+    if (s->illegal_moves > 0)
+        FAIL(msg, "%u moves that the table of states does not allow", s->illegal_moves);
+    if (!sched_timers_valid(&s->timers))
+        FAIL(msg, "the timer heap is out of order");
+    if (!sched_tree_valid(&s->queue))
+        FAIL(msg, "the queue is out of order");
+    err = check_requests(s, &sum, msg);
+    if (err == ERR_OK)
+        err = check_workers(s, &sum, msg);
+    if (err == ERR_OK)
+        err = check_sums(s, &sum, msg);
+    if (err == ERR_OK)
+        err = check_work_conserving(s, msg);
+    return err;
+}
