@@ -92,6 +92,19 @@ void cpu_to_float(float *dst, const void *src, enum engine_dtype dtype, size_t n
     }
 }
 
+void cpu_round_bf16(uint16_t *out, const float *x, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t u;
+
+        memcpy(&u, &x[i], sizeof(u));
+        if ((u & 0x7fffffffu) > 0x7f800000u)
+            out[i] = (uint16_t)(u >> 16 | 0x40); /* a NaN stays one */
+        else
+            out[i] = (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+    }
+}
+
 /* Per row: CPU_KEY_BLOCK scores, head_dim sums (padded to a vector), maximum and total. */
 size_t cpu_attend_scratch(uint32_t head_dim)
 {

@@ -83,6 +83,9 @@ const struct cpu_kernels *cpu_kernels_best(void);
 /* dst[i] = (float)src[i], exact for every type. */
 void cpu_to_float(float *dst, const void *src, enum engine_dtype dtype, size_t n);
 
+/* The plain version of cpu_kernels.round_bf16. */
+void cpu_round_bf16(uint16_t *out, const float *x, uint32_t n);
+
 extern const struct cpu_kernels cpu_kernels_portable, cpu_kernels_avx2, cpu_kernels_avx512,
     cpu_kernels_avx512bf16;
 

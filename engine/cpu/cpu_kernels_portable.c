@@ -137,19 +137,6 @@ static void silu_mul(float *out, const float *gate, const float *up, uint32_t n)
         out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
-static void round_bf16(uint16_t *out, const float *x, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t u;
-
-        memcpy(&u, &x[i], sizeof(u));
-        if ((u & 0x7fffffffu) > 0x7f800000u)
-            out[i] = (uint16_t)(u >> 16 | 0x40); /* a NaN stays one */
-        else
-            out[i] = (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-    }
-}
-
 const struct cpu_kernels cpu_kernels_portable = {
     .name = "portable",
     .gemm_f32 = gemm_f32,
@@ -158,5 +145,5 @@ const struct cpu_kernels cpu_kernels_portable = {
     .attend = attend,
     .rmsnorm = rmsnorm,
     .silu_mul = silu_mul,
-    .round_bf16 = round_bf16,
+    .round_bf16 = cpu_round_bf16,
 };
