@@ -6,6 +6,10 @@
  *
  *   engine_tok_open -> encode / decode from any thread -> engine_tok_close
  *
+ * Added tokens that the file does not call special are ordinary vocabulary: they are recognised with
+ * every flag.  Special ones need ENGINE_TOK_PARSE_SPECIAL.
+ *
+ * Limits     file 64 MiB, 1,048,576 ids, 4,194,304 merges, 65,536 added tokens: beyond them ERR_LIMIT.
  * Thread     an open tokenizer is immutable: any number of threads may encode with it.
  * Ownership  results are appended to the caller's array.
  * Cost       encode is O(n log n) in the text for every input, also for one repeated character. */
@@ -29,7 +33,8 @@ struct engine_ids {
 void engine_ids_free(struct engine_ids *ids);
 
 /* dir: the model directory with tokenizer.json (and tokenizer_config.json if there).
- * ERR_NOT_FOUND, ERR_INVALID (malformed: where), ERR_UNSUPPORTED (feature named), ERR_NOMEM. */
+ * ERR_NOT_FOUND, ERR_IO, ERR_INVALID (malformed: where), ERR_UNSUPPORTED (feature named), ERR_LIMIT,
+ * ERR_NOMEM. */
 MUST_USE enum err engine_tok_open(const char *dir, struct err_msg *msg, struct engine_tok **out);
 /* The same from memory, for tests and fuzzing. */
 MUST_USE enum err engine_tok_open_json(const char *json, size_t len, struct err_msg *msg,
@@ -47,6 +52,12 @@ enum engine_tok_flags {
  * Invalid only by the text: never by its length. */
 MUST_USE enum err engine_tok_encode(const struct engine_tok *t, const char *text, size_t len,
                                     unsigned flags, struct engine_ids *ids);
+/* The same where parts of the text are a client's: spans[2*i], spans[2*i+1] are begin and end offsets,
+ * ascending.  A special token is recognised only where it touches none of them; apart from that the
+ * borders of the spans leave no trace in the ids.  ERR_INVALID also: spans out of order or range. */
+MUST_USE enum err engine_tok_encode_spans(const struct engine_tok *t, const char *text, size_t len,
+                                          unsigned flags, const size_t *spans, size_t n_spans,
+                                          struct engine_ids *ids);
 
 /* The raw bytes of one token as they stand in running text (a piece may be part of a UTF-8
  * character).  Special tokens give their name if with_special, else nothing.  An id outside the

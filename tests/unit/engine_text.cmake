@@ -1,0 +1,3 @@
+# Tokenizer and chat templates.
+baton_unit_test(NAME engine_tok_test SOURCES unit/engine_tok_test.c
+  LIBS engine PkgConfig::JANSSON PkgConfig::PCRE2)
