@@ -4,11 +4,11 @@
  *   decode_create -> decode_on_* (messages) -> decode_destroy
  *
  * A request is in one state: GRANTED (blocks set aside, waits for a verified hand-over), RUNNING (in the
- * batch), QUARANTINED (ended, but something may still write to its blocks).  Nothing is decoded from a block
+ * batch), LEAVING (canceled while a step runs), QUARANTINED (ended, but something may still write to its blocks).  Nothing is decoded from a block
  * that has not been verified.  Every request given by decode_on_reserve is answered by one GRANTED message
- * and ends with exactly one RELEASED message, when its blocks are free again.
+ * (refused or not) and ends with exactly one RELEASED message, when its blocks are free again.
  *
- * The meta bytes of the hand-over (see decode/decode_meta in proto/wire_meta.h) carry what decode must know
+ * The meta bytes of the hand-over (proto/wire_meta.h) carry what decode must know
  * beside the KV: the first token and its index.
  *
  * The engine runs on a thread of its own, which this module starts; requests join and leave the batch
@@ -46,8 +46,10 @@ MUST_USE enum err decode_create(const struct decode_config *c, struct decode **o
 void decode_on_reserve(struct decode *d, const Baton__Reserve *m);
 void decode_on_cancel(struct decode *d, const Baton__Cancel *m);
 void decode_cancel_all(struct decode *d);
+/* Cancel what belongs to one front end: its connection is gone. */
+void decode_cancel_frontend(struct decode *d, uint32_t frontend);
 void decode_report(const struct decode *d, Baton__Report *m);
-/* Requests of the batch and their token counts, for DECODE_PROGRESS; arrays are valid until the next call. */
+/* Requests of the batch and how many tokens each has in all (the first one included), for DECODE_PROGRESS; arrays are valid until the next call. */
 void decode_progress(struct decode *d, Baton__DecodeProgress *m);
 uint32_t decode_live(const struct decode *d);
 void decode_destroy(struct decode *d);

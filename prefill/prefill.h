@@ -1,11 +1,11 @@
 /* prefill/prefill.h - the prefill role of a worker: computes prompts in chunks, samples the first token,
  * sends it to the front end at once, and hands the KV blocks over as layers become final.
  *
- *   prefill_create -> prefill_on_* (messages) -> prefill_drain -> prefill_destroy
+ *   prefill_create -> prefill_on_* (messages) -> prefill_destroy
  *
- * A request is in one state (PREFILL_STATE_MAP in the .c file): QUEUED (waits for the engine), COMPUTING
+ * A request is in one state (PREFILL_STATE_MAP in prefill_request.h): QUEUED (waits for the engine), COMPUTING
  * (chunks run), WAIT_GRANT (computed, the decode worker's blocks are not known yet), SENDING (hand-over
- * runs).  Each has a deadline; every request given by prefill_on_prefill ends with exactly one RELEASED
+ * runs), CLOSING (ended, but a step or a transfer still uses its blocks).  Each has a deadline; every request given by prefill_on_prefill ends with exactly one RELEASED
  * message, when none of its blocks is in use any more.
  *
  * The engine runs on a thread of its own, which this module starts; it computes the request with the
@@ -51,6 +51,8 @@ void prefill_on_grant(struct prefill *p, const Baton__Grant *m);
 void prefill_on_cancel(struct prefill *p, const Baton__Cancel *m);
 /* Cancel everything: the scheduler connection is gone. */
 void prefill_cancel_all(struct prefill *p);
+/* Cancel what belongs to one front end: its connection is gone. */
+void prefill_cancel_frontend(struct prefill *p, uint32_t frontend);
 /* Fill the fields of a report that this role knows. */
 void prefill_report(const struct prefill *p, Baton__Report *m);
 uint32_t prefill_live(const struct prefill *p); /* requests not yet released */
