@@ -1,0 +1,347 @@
+/* bench/perf_engine.c - see the header.  Every figure is the median of several rounds, so that one
+ * stall of the machine does not decide it. */
+#include "bench/perf_engine.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "bench/perf_engine_limits.h"
+#include "engine/engine.h"
+#include "engine/engine_model.h"
+
+enum {
+    CHUNK = 512,
+    STREAMS_MAX = 32,
+    DECODE_CONTEXT = 32,
+    DECODE_STEPS_MAX = 200,
+    ROUNDS_MAX = 15,
+    BLOCK_TOKENS = 16,
+    RESULTS_MAX = 16
+};
+static const uint64_t FIGURE_NS = 4 * CLOCK_NS_PER_S; /* time spent on one figure */
+
+struct result {
+    const char *name, *unit, *what;
+    double value, reference; /* reference 0: none */
+};
+
+struct perf {
+    struct engine *engine;
+    const struct engine_info *info;
+    struct bench_limits limits;
+    double flops; /* the limit of the type the model's products use */
+    void *pool;
+    uint32_t *blocks;
+    uint32_t blocks_per_stream;
+    int32_t tokens[CHUNK];
+    struct result results[RESULTS_MAX];
+    uint32_t n_results;
+};
+
+static void add(struct perf *p, const char *name, const char *unit, double value, const char *what,
+                double reference)
+{
+    if (p->n_results < RESULTS_MAX)
+        p->results[p->n_results++] = (struct result){name, unit, what, value, reference};
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static double median(double *v, uint32_t n)
+{
+    qsort(v, n, sizeof(v[0]), by_value);
+    return v[n / 2];
+}
+
+/* ---- the steps ---- */
+
+static enum err prefill(struct perf *p, uint32_t stream, uint32_t n_tokens, bool sample)
+{
+    struct engine_sampling greedy;
+
+    engine_sampling_defaults(&greedy);
+    for (uint32_t at = 0; at < n_tokens; at += CHUNK) {
+        uint32_t n = n_tokens - at < CHUNK ? n_tokens - at : CHUNK;
+        struct engine_slot slot = {.tokens = p->tokens,
+                                   .n_tokens = n,
+                                   .position = at,
+                                   .blocks = p->blocks + (size_t)stream * p->blocks_per_stream,
+                                   .n_blocks = p->blocks_per_stream,
+                                   .sample = sample && at + n == n_tokens,
+                                   .sampling = &greedy};
+        enum err err = engine_step(p->engine, &slot, 1, 0, NULL, NULL);
+
+        if (err != ERR_OK || slot.result != ERR_OK)
+            return ERR_DEVICE;
+    }
+    return ERR_OK;
+}
+
+static enum err measure_prefill(struct perf *p, uint32_t n_tokens, double *rate)
+{
+    double rates[ROUNDS_MAX];
+    uint64_t begin = clock_now_ns();
+    uint32_t n = 0;
+
+    while (n < ROUNDS_MAX && (n < 3 || clock_now_ns() - begin < FIGURE_NS)) {
+        uint64_t start = clock_now_ns();
+        enum err err = prefill(p, 0, n_tokens, true);
+
+        if (err != ERR_OK)
+            return err;
+        rates[n++] = n_tokens * 1e9 / (double)(clock_now_ns() - start);
+    }
+    *rate = median(rates, n);
+    return ERR_OK;
+}
+
+static enum err decode_step(struct perf *p, struct engine_slot *slots, int32_t *next, uint32_t n,
+                            uint32_t position)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        slots[i].tokens = &next[i];
+        slots[i].n_tokens = 1;
+        slots[i].position = position;
+        slots[i].sample_index = position - DECODE_CONTEXT;
+    }
+    if (engine_step(p->engine, slots, n, 0, NULL, NULL) != ERR_OK)
+        return ERR_DEVICE;
+    for (uint32_t i = 0; i < n; i++) {
+        if (slots[i].result != ERR_OK)
+            return ERR_DEVICE;
+        next[i] = slots[i].out.token;
+    }
+    return ERR_OK;
+}
+
+/* Time of the median step. */
+static enum err measure_decode(struct perf *p, uint32_t streams, double *rate)
+{
+    struct engine_slot slots[STREAMS_MAX];
+    int32_t next[STREAMS_MAX];
+    double times[DECODE_STEPS_MAX];
+    struct engine_sampling greedy;
+    uint64_t begin;
+    uint32_t n = 0;
+
+    engine_sampling_defaults(&greedy);
+    for (uint32_t i = 0; i < streams; i++) {
+        slots[i] = (struct engine_slot){.blocks = p->blocks + (size_t)i * p->blocks_per_stream,
+                                        .n_blocks = p->blocks_per_stream,
+                                        .sample = true,
+                                        .sampling = &greedy};
+        next[i] = p->tokens[i];
+        if (prefill(p, i, DECODE_CONTEXT, false) != ERR_OK)
+            return ERR_DEVICE;
+    }
+    begin = clock_now_ns();
+    while (n < DECODE_STEPS_MAX && (n < 5 || clock_now_ns() - begin < FIGURE_NS)) {
+        uint64_t start = clock_now_ns();
+        enum err err = decode_step(p, slots, next, streams, DECODE_CONTEXT + n);
+
+        if (err != ERR_OK)
+            return err;
+        times[n++] = (double)(clock_now_ns() - start);
+    }
+    *rate = streams * 1e9 / median(times, n);
+    return ERR_OK;
+}
+
+/* ---- the figures ---- */
+
+static double decode_limit(const struct perf *p, uint32_t streams)
+{
+    double read = (double)p->info->weight_bytes / p->limits.read_bytes_per_s;
+    double compute = 2.0 * (double)p->info->n_params * streams / p->flops;
+
+    return streams / (read > compute ? read : compute);
+}
+
+static enum err measure_all(struct perf *p)
+{
+    static const uint32_t prompts[] = {512, 2048}, streams[] = {1, 8, 32};
+    static const char *const prefill_names[] = {"engine.prefill.512", "engine.prefill.2048"};
+    static const char *const decode_names[] = {"engine.decode.1", "engine.decode.8",
+                                               "engine.decode.32"};
+    double rate;
+    enum err err;
+
+    add(p, "machine.read", "GB/s", p->limits.read_bytes_per_s / 1e9, NULL, 0);
+    add(p, "machine.flops.f32", "GFLOP/s", p->limits.f32_flops / 1e9, NULL, 0);
+    if (p->limits.bf16_flops > 0)
+        add(p, "machine.flops.bf16", "GFLOP/s", p->limits.bf16_flops / 1e9, NULL, 0);
+    for (size_t i = 0; i < sizeof(prompts) / sizeof(prompts[0]); i++) {
+        if (prompts[i] + 1 > p->info->max_context)
+            continue;
+        err = measure_prefill(p, prompts[i], &rate);
+        if (err != ERR_OK)
+            return err;
+        add(p, prefill_names[i], "tokens/s", rate, "arithmetic peak, same run",
+            p->flops / (2.0 * (double)p->info->n_params));
+    }
+    for (size_t i = 0; i < sizeof(streams) / sizeof(streams[0]); i++) {
+        err = measure_decode(p, streams[i], &rate);
+        if (err != ERR_OK)
+            return err;
+        add(p, decode_names[i], "tokens/s", rate, "memory and arithmetic limit, same run",
+            decode_limit(p, streams[i]));
+    }
+    return ERR_OK;
+}
+
+/* ---- printing ---- */
+
+static void cpu_name(char *out, size_t cap)
+{
+    char line[256];
+    FILE *f = fopen("/proc/cpuinfo", "r");
+
+    snprintf(out, cap, "unknown");
+    while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
+        const char *colon = strchr(line, ':');
+
+        if (strncmp(line, "model name", 10) != 0 || colon == NULL)
+            continue;
+        snprintf(out, cap, "%s", colon + 2);
+        out[strcspn(out, "\n\"\\")] = '\0';
+        break;
+    }
+    if (f != NULL)
+        fclose(f);
+}
+
+static const char *build_name(void)
+{
+#if defined(BATON_SANITIZED)
+    return "sanitized";
+#elif defined(NDEBUG)
+    return "release";
+#else
+    return "debug";
+#endif
+}
+
+static void print_json(const struct perf *p, uint32_t threads)
+{
+    char cpu[128];
+
+    cpu_name(cpu, sizeof(cpu));
+    printf("{\"command\": \"perf engine\", \"machine\": {\"cpu\": \"%s\", \"cores\": %u, \"gpu\": "
+           "null}, "
+           "\"build\": \"%s\", \"results\": [",
+           cpu, threads, build_name());
+    for (uint32_t i = 0; i < p->n_results; i++) {
+        const struct result *r = &p->results[i];
+
+        printf("%s\n  {\"name\": \"%s\", \"value\": %.6g, \"unit\": \"%s\", \"better\": \"higher\"",
+               i > 0 ? "," : "", r->name, r->value, r->unit);
+        if (r->reference > 0)
+            printf(", \"reference\": {\"what\": \"%s\", \"value\": %.6g}, \"ratio\": %.3f", r->what,
+                   r->reference, r->value / r->reference);
+        printf("}");
+    }
+    printf("]}\n");
+}
+
+static void print_table(const struct perf *p)
+{
+    printf("%-22s %12s %-10s %8s  %s\n", "name", "value", "unit", "ratio", "of");
+    for (uint32_t i = 0; i < p->n_results; i++) {
+        const struct result *r = &p->results[i];
+
+        printf("%-22s %12.1f %-10s", r->name, r->value, r->unit);
+        if (r->reference > 0)
+            printf(" %8.3f  %.1f: %s", r->value / r->reference, r->reference, r->what);
+        printf("\n");
+    }
+}
+
+/* ---- set-up ---- */
+
+static enum err attach(struct perf *p, struct err_msg *msg)
+{
+    uint32_t context =
+        p->info->max_context < 2048 + BLOCK_TOKENS ? p->info->max_context : 2048 + BLOCK_TOKENS;
+    size_t n_blocks, block = wire_kv_block_bytes(&p->info->kv), bytes;
+
+    p->blocks_per_stream = (context + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
+    n_blocks = (size_t)p->blocks_per_stream * STREAMS_MAX;
+    p->blocks = mem_try_calloc(n_blocks, sizeof(uint32_t));
+    /* Stream 0 has room for the long prompt; the others share one pool of decode blocks. */
+    n_blocks = p->blocks_per_stream +
+               (size_t)STREAMS_MAX * ((DECODE_CONTEXT + DECODE_STEPS_MAX) / BLOCK_TOKENS + 2);
+    if (mem_mul(n_blocks, block, &bytes))
+        p->pool = mem_try_aligned(64, bytes);
+    if (p->blocks == NULL || p->pool == NULL)
+        return err_set(msg, ERR_NOMEM, "perf engine: no memory for %zu KV blocks", n_blocks);
+    memset(p->pool, 0, bytes);
+    for (uint32_t i = 0; i < p->blocks_per_stream; i++)
+        p->blocks[i] = i;
+    for (uint32_t s = 1; s < STREAMS_MAX; s++) {
+        uint32_t own = (DECODE_CONTEXT + DECODE_STEPS_MAX) / BLOCK_TOKENS + 2;
+
+        for (uint32_t i = 0; i < p->blocks_per_stream; i++)
+            p->blocks[s * p->blocks_per_stream + i] =
+                p->blocks_per_stream + (s - 1) * own + (i < own ? i : own - 1);
+    }
+    return engine_attach_kv(p->engine, p->pool, (uint32_t)n_blocks);
+}
+
+static enum err run(struct perf *p, const char *model_dir, uint32_t threads, struct err_msg *msg)
+{
+    struct engine_config config = {.backend = "cpu",
+                                   .model_dir = model_dir,
+                                   .threads = threads,
+                                   .block_tokens = BLOCK_TOKENS,
+                                   .max_batch = STREAMS_MAX,
+                                   .max_step_tokens = CHUNK};
+    enum err err = engine_open(&config, msg, &p->engine);
+
+    if (err != ERR_OK)
+        return err;
+    p->info = engine_info(p->engine);
+    err = attach(p, msg);
+    if (err != ERR_OK)
+        return err;
+    for (uint32_t i = 0; i < CHUNK; i++)
+        p->tokens[i] = (int32_t)(i * 7919u % p->info->vocab);
+    p->flops = p->info->weight_bytes < 3 * p->info->n_params && p->limits.bf16_flops > 0
+                   ? p->limits.bf16_flops
+                   : p->limits.f32_flops;
+    err = measure_all(p);
+    return err == ERR_OK ? ERR_OK : err_set(msg, err, "perf engine: a step failed");
+}
+
+enum err bench_perf_engine(const char *model_dir, uint32_t threads, bool json, struct err_msg *msg)
+{
+    struct perf *p = mem_try_calloc(1, sizeof(*p));
+    enum err err;
+
+    if (p == NULL)
+        return err_set(msg, ERR_NOMEM, "perf engine: no memory");
+    if (threads == 0)
+        threads = bench_limits_cores();
+    err = bench_limits_measure(threads, &p->limits);
+    if (err != ERR_OK)
+        (void)err_set(msg, err, "perf engine: no memory to measure the machine's limits");
+    else
+        err = run(p, model_dir, threads, msg);
+    if (err == ERR_OK && json)
+        print_json(p, threads);
+    else if (err == ERR_OK)
+        print_table(p);
+    engine_close(p->engine);
+    mem_free(p->blocks);
+    mem_free(p->pool);
+    mem_free(p);
+    return err;
+}
