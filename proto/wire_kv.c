@@ -78,36 +78,43 @@ size_t wire_kv_block_bytes(const struct wire_kv_layout *l)
 uint32_t wire_kv_group_layers(const struct wire_kv_layout *l, size_t target_bytes)
 {
     size_t layer = wire_kv_layer_bytes(l);
-    size_t n = (target_bytes + layer - 1) / layer;
+    size_t n = target_bytes / layer + (target_bytes % layer != 0);
 
     if (n < 1)
         n = 1;
     return n > l->n_layers ? l->n_layers : (uint32_t)n;
 }
 
-/* A 32-bit word and its index make one 64-bit number, which one multiplication with an odd constant
- * and a shift-xor spread before the next; everything is a lane operation, so compilers vectorise the
- * loop and a GPU can sum partial results in any order. */
-static inline uint64_t mix(uint32_t w, uint32_t index, uint64_t salt)
-{
-    uint64_t x = (((uint64_t)index << 32) | w) ^ salt;
+/* With a scrambled salt S and the odd G = 2^64 / golden ratio, word w at index i gives
+ *
+ *   y = S + G * (i * 2^32 + w),  and to the sum  (y mod 2^32) * (y / 2^32)
+ *
+ * The product of the halves is what makes words and indices inseparable: a sum of anything linear in
+ * either would not see two words change places.  Every operation is one of 32 x 32 -> 64 bits or an
+ * addition, so compilers vectorise the loop, and a GPU may sum partial results in any order. */
+#define DIGEST_G UINT64_C(0x9e3779b97f4a7c15)
 
-    x *= 0x9e3779b97f4a7c15u;
-    x ^= x >> 32;
-    return x * 0xd6e8feb86659fd93u;
+static uint64_t scramble(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
 }
 
 uint64_t wire_kv_digest(const void *bytes, size_t len, size_t offset, uint64_t salt)
 {
     const unsigned char *p = bytes;
-    uint32_t base = (uint32_t)(offset / 4);
+    uint64_t start = scramble(salt + DIGEST_G) + DIGEST_G * ((uint64_t)(offset / 4) << 32);
     uint64_t sum = 0;
 
     for (size_t i = 0; i < len / 4; i++) {
-        uint32_t w;
+        uint32_t w,
+            step = (uint32_t)DIGEST_G * (uint32_t)i; /* all of G * i that stays above 2^32 */
+        uint64_t y;
 
         memcpy(&w, p + i * 4, 4);
-        sum += mix(w, base + (uint32_t)i, salt);
+        y = start + ((uint64_t)step << 32) + DIGEST_G * w;
+        sum += (y & 0xffffffffu) * (y >> 32);
     }
     return sum;
 }

@@ -44,7 +44,7 @@ uint32_t wire_kv_group_layers(const struct wire_kv_layout *l, size_t target_byte
  * transfer `salt`.  Digests of the disjoint pieces of a block add up (mod 2^64) to the digest of the
  * block, in any order, so a sender folds it layer by layer and a device computes it in parallel.  It
  * finds lost, stale and foreign data; it is no defence against someone who wants to collide it.
- * d = sum over 32-bit words w at word index i of mix(w, i, salt), see the .c file. */
+ * d = sum over 32-bit words w at word index i of f(w, i, salt), given in the .c file. */
 uint64_t wire_kv_digest(const void *bytes, size_t len, size_t offset, uint64_t salt);
 
 #endif
