@@ -10,31 +10,42 @@
 
 enum { BUF_MIN_CAP = 256 };
 
+static void move_to_front(struct buf *b)
+{
+    if (b->head > 0)
+        memmove(b->data, b->data + b->head, b->len);
+    b->head = 0;
+}
+
+/* The content moves to the front only when at least as much was consumed as is left.  Otherwise the
+ * buffer grows, even if the bytes would just fit after a move: a nearly full buffer that is eaten and
+ * filled in small pieces would else be moved whole for each of them. */
 enum err buf_reserve(struct buf *b, size_t extra)
 {
     size_t need, cap;
     char *grown;
 
-    if (b->cap - b->head - b->len >= extra && b->data != NULL)
+    if (b->data != NULL && b->cap - b->head - b->len >= extra)
         return ERR_OK;
     if (!mem_add(b->len, extra, &need))
         return ERR_NOMEM;
-    if (b->head > 0 && b->data != NULL) {
-        memmove(b->data, b->data + b->head, b->len);
-        b->head = 0;
-    }
-    if (b->cap >= need && b->data != NULL)
+    if (b->data != NULL && need <= b->cap && b->head >= b->len) {
+        move_to_front(b);
         return ERR_OK;
-    cap = b->cap < BUF_MIN_CAP ? BUF_MIN_CAP : b->cap;
+    }
+    cap = b->cap < BUF_MIN_CAP ? BUF_MIN_CAP : b->cap * 2;
     while (cap < need) {
         if (!mem_mul(cap, 2, &cap))
             return ERR_NOMEM;
     }
     grown = mem_try_realloc(b->data, cap);
-    if (grown == NULL)
+    if (grown == NULL && need > b->cap)
         return ERR_NOMEM;
-    b->data = grown;
-    b->cap = cap;
+    if (grown != NULL) {
+        b->data = grown;
+        b->cap = cap;
+    }
+    move_to_front(b);
     return ERR_OK;
 }
 

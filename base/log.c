@@ -1,6 +1,5 @@
 /* base/log.c - formats into a buffer on the stack and writes it once, so that lines of several
- * threads and processes never mix.  Repeats are folded in a small table keyed by the address of the
- * event text, which is a literal. */
+ * threads and processes never mix.  Repeats are folded in a small hash table of (module, event). */
 #include "base/log.h"
 
 #include <pthread.h>
@@ -12,10 +11,10 @@
 
 #include "base/clock.h"
 
-enum { LINE_MAX_LEN = 2048, FOLD_SLOTS = 64 };
+enum { LINE_MAX_LEN = 2048, FOLD_SLOTS = 256, FOLD_PROBES = 8 };
 
 struct fold {
-    const char *event;
+    const char *module, *event; /* literals; NULL: unused */
     uint64_t second;
     unsigned written, held;
 };
@@ -51,17 +50,48 @@ bool log_is_on(enum log_level level)
     return level <= max_level;
 }
 
-/* false: this line is held back.  *held_before: lines held back since the last one written. */
-static bool fold_admits(const char *event, uint64_t now_ns, unsigned *held_before)
+static size_t fold_hash(const char *module, const char *event)
 {
-    struct fold *f = &folds[((uintptr_t)event >> 4) % FOLD_SLOTS];
+    uint64_t h = 0;
+
+    for (const char *c = module; *c != '\0'; c++)
+        h = (h ^ (unsigned char)*c) * 0x100000001b3u;
+    for (const char *c = event; *c != '\0'; c++)
+        h = (h ^ (unsigned char)*c) * 0x100000001b3u;
+    return (size_t)(h ^ (h >> 32));
+}
+
+/* The event's own slot; else one that is free or whose event is quiet, made its own.  If all probed
+ * ones are busy, the last of them is taken: its event may then write more than its burst. */
+static struct fold *fold_find(const char *module, const char *event, uint64_t second)
+{
+    size_t h = fold_hash(module, event);
+    struct fold *spare = NULL, *f = NULL;
+
+    for (size_t i = 0; i < FOLD_PROBES; i++) {
+        f = &folds[(h + i) % FOLD_SLOTS];
+        if (f->event != NULL && strcmp(f->event, event) == 0 && strcmp(f->module, module) == 0)
+            return f;
+        if (spare == NULL && (f->event == NULL || (f->second != second && f->held == 0)))
+            spare = f;
+    }
+    if (spare == NULL)
+        spare = f;
+    *spare = (struct fold){.module = module, .event = event, .second = second};
+    return spare;
+}
+
+/* false: this line is held back.  *held_before: lines held back since the last one written. */
+static bool fold_admits(const char *module, const char *event, uint64_t now_ns,
+                        unsigned *held_before)
+{
     uint64_t second = now_ns / CLOCK_NS_PER_S;
+    struct fold *f;
     bool admit;
 
     pthread_mutex_lock(&fold_lock);
-    if (f->event != event) {
-        *f = (struct fold){.event = event, .second = second};
-    } else if (f->second != second) {
+    f = fold_find(module, event, second);
+    if (f->second != second) {
         f->second = second;
         f->written = 0;
     }
@@ -78,21 +108,46 @@ static bool fold_admits(const char *event, uint64_t now_ns, unsigned *held_befor
     return admit;
 }
 
+/* Bytes of the UTF-8 character at s, 0 if it is none. */
+static size_t utf8_len(const char *s)
+{
+    const unsigned char *u = (const unsigned char *)s;
+    size_t n = u[0] < 0x80 ? 1 : u[0] >= 0xc2 && u[0] < 0xe0 ? 2 : (u[0] & 0xf0) == 0xe0 ? 3 : 0;
+
+    if (u[0] >= 0xf0 && u[0] < 0xf5)
+        n = 4;
+    for (size_t i = 1; i < n; i++) {
+        if ((u[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    if ((u[0] == 0xe0 && u[1] < 0xa0) || (u[0] == 0xed && u[1] > 0x9f) ||
+        (u[0] == 0xf0 && u[1] < 0x90) || (u[0] == 0xf4 && u[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+/* What is no UTF-8 becomes U+FFFD: a line must parse, whatever a peer sent. */
 static size_t put_json_string(char *dst, size_t room, const char *s)
 {
     size_t n = 0;
 
-    for (; *s != '\0' && n + 7 < room; s++) {
+    while (*s != '\0' && n + 7 < room) {
         unsigned char c = (unsigned char)*s;
+        size_t len = utf8_len(s);
 
         if (c == '"' || c == '\\') {
             dst[n++] = '\\';
             dst[n++] = (char)c;
         } else if (c < 0x20) {
             n += (size_t)snprintf(dst + n, room - n, "\\u%04x", c);
+        } else if (len == 0) {
+            memcpy(dst + n, "\xef\xbf\xbd", 3);
+            n += 3;
         } else {
-            dst[n++] = (char)c;
+            memcpy(dst + n, s, len);
+            n += len;
         }
+        s += len > 0 ? len : 1;
     }
     dst[n] = '\0';
     return n;
@@ -126,7 +181,7 @@ void log_write(enum log_level level, const char *module, const char *event, cons
     int put;
     va_list args;
 
-    if (!fold_admits(event, clock_now_ns(), &held))
+    if (!fold_admits(module, event, clock_now_ns(), &held))
         return;
     va_start(args, format);
     put = vsnprintf(detail, sizeof(detail), format, args);
@@ -141,7 +196,7 @@ void log_write(enum log_level level, const char *module, const char *event, cons
         line[n++] = '"';
     } else {
         for (char *c = detail; *c != '\0'; c++) {
-            if ((unsigned char)*c < 0x20)
+            if ((unsigned char)*c < 0x20 || *c == 0x7f)
                 *c = ' '; /* a line stays one line, whatever a peer sent */
         }
         n += (size_t)snprintf(line + n, sizeof(line) - n, "%s", detail);

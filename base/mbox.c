@@ -108,11 +108,13 @@ void mbox_post(struct mbox *m, struct mbox_msg *msg)
 bool mbox_wait(struct mbox *m, uint64_t timeout_ns)
 {
     struct mbox_msg *first;
-    struct timespec until;
-    uint64_t at = 0;
+    struct timespec until = {0, 0};
+    uint64_t now = clock_now_ns(), at;
 
-    if (timeout_ns != 0 && timeout_ns != UINT64_MAX) {
-        at = clock_now_ns() + timeout_ns;
+    if (timeout_ns > UINT64_MAX - now)
+        timeout_ns = UINT64_MAX; /* further off than the clock counts */
+    if (timeout_ns != UINT64_MAX) {
+        at = now + timeout_ns;
         until.tv_sec = (time_t)(at / CLOCK_NS_PER_S);
         until.tv_nsec = (long)(at % CLOCK_NS_PER_S);
     }

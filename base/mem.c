@@ -31,7 +31,9 @@ void *mem_try_alloc(size_t size)
 
 void *mem_try_calloc(size_t count, size_t size)
 {
-    if (must_fail())
+    size_t total;
+
+    if (must_fail() || !mem_mul(count, size, &total)) /* some allocators abort on it */
         return NULL;
     if (count == 0 || size == 0)
         count = size = 1;
