@@ -6,9 +6,11 @@
  * Long pieces keep, for each rank that occurs, a list of the positions whose pair has that rank, and a
  * heap of those ranks.  Each position is in at most one list, so memory is fixed by the piece, and a
  * piece of one repeated character needs few lists that are walked in order, where one heap of all
- * positions would jump about in memory.  Merging a pair cannot make a pair of the same rank (its text is
- * longer), and all that happens between two takes from one list happens next to the first of them; so a
- * list needs sorting at most once, when it first comes to the top, and the whole is O(n log n). */
+ * positions would jump about in memory.
+ *
+ * The first of a list is also its leftmost, though entries are only ever added at the end: two places
+ * where the same pair comes about go through the same merges, and of equal merges the left one is done
+ * first, so the left place is never behind.  Taking a pair costs O(log n) at most. */
 #include "engine/engine_tok_impl.h"
 
 #include <string.h>
@@ -28,7 +30,7 @@ struct tok_bpe_node {
 struct tok_bpe_bucket {
     uint32_t rank; /* TOK_NONE: unused */
     uint32_t head, tail;
-    bool in_heap, unsorted;
+    bool in_heap;
 };
 
 void tok_bpe_free(struct tok_bpe *b)
@@ -147,13 +149,14 @@ static enum err long_prepare(const struct engine_tok *t, struct tok_bpe *b, size
     return ERR_OK;
 }
 
-static struct tok_bpe_bucket *bucket_of(const struct engine_tok *t, struct tok_bpe *b, uint32_t rank)
+static struct tok_bpe_bucket *bucket_of(const struct engine_tok *t, struct tok_bpe *b,
+                                        uint32_t rank)
 {
     size_t at = (size_t)tok_mix(rank ^ t->seed) & b->mask;
 
     while (b->buckets[at].rank != rank) {
         if (b->buckets[at].rank == TOK_NONE) {
-            b->buckets[at] = (struct tok_bpe_bucket){rank, TOK_NONE, TOK_NONE, false, false};
+            b->buckets[at] = (struct tok_bpe_bucket){rank, TOK_NONE, TOK_NONE, false};
             break;
         }
         at = (at + 1) & b->mask;
@@ -188,29 +191,19 @@ static void heap_pop(struct tok_bpe *b)
     b->heap[at] = key;
 }
 
-/* Enter position p, whose pair has a rank, into the list of that rank. */
+/* Put position p, whose pair has a rank, at the end of the list of that rank. */
 static void list_enter(const struct engine_tok *t, struct tok_bpe *b, uint32_t p)
 {
     struct tok_bpe_node *node = &b->nodes[p];
     struct tok_bpe_bucket *k = bucket_of(t, b, node->rank);
 
-    if (k->head != TOK_NONE && p < k->head) {
-        node->bprev = TOK_NONE;
-        node->bnext = k->head;
-        b->nodes[k->head].bprev = p;
+    node->bnext = TOK_NONE;
+    node->bprev = k->tail;
+    if (k->tail != TOK_NONE)
+        b->nodes[k->tail].bnext = p;
+    else
         k->head = p;
-    } else {
-        node->bnext = TOK_NONE;
-        node->bprev = k->tail;
-        if (k->tail != TOK_NONE) {
-            k->unsorted |= p < k->tail;
-            b->nodes[k->tail].bnext = p;
-        } else {
-            k->head = p;
-            k->unsorted = false;
-        }
-        k->tail = p;
-    }
+    k->tail = p;
     if (!k->in_heap) {
         k->in_heap = true;
         heap_push(b, (uint64_t)k->rank << 32 | (uint32_t)(k - b->buckets));
@@ -236,56 +229,6 @@ static void list_leave(const struct engine_tok *t, struct tok_bpe *b, uint32_t p
         b->nodes[node->bnext].bprev = node->bprev;
     else
         k->tail = node->bprev;
-}
-
-/* Merge two ascending chains along bnext. */
-static uint32_t chain_merge(struct tok_bpe_node *nodes, uint32_t a, uint32_t c)
-{
-    uint32_t head = TOK_NONE, tail = TOK_NONE;
-
-    while (a != TOK_NONE || c != TOK_NONE) {
-        uint32_t *from = c == TOK_NONE || (a != TOK_NONE && a < c) ? &a : &c;
-        uint32_t p = *from;
-
-        *from = nodes[p].bnext;
-        if (tail == TOK_NONE)
-            head = p;
-        else
-            nodes[tail].bnext = p;
-        tail = p;
-    }
-    if (tail != TOK_NONE)
-        nodes[tail].bnext = TOK_NONE;
-    return head;
-}
-
-/* Merge sort of a list: chains[i] holds 2^i positions or none. */
-static void list_sort(struct tok_bpe *b, struct tok_bpe_bucket *k)
-{
-    uint32_t chains[32], p = k->head, head = TOK_NONE, prev = TOK_NONE;
-    size_t level;
-
-    memset(chains, 0xff, sizeof(chains));
-    while (p != TOK_NONE) {
-        uint32_t chain = p, next = b->nodes[p].bnext;
-
-        b->nodes[p].bnext = TOK_NONE;
-        for (level = 0; level < 31 && chains[level] != TOK_NONE; level++) {
-            chain = chain_merge(b->nodes, chains[level], chain);
-            chains[level] = TOK_NONE;
-        }
-        chains[level] = chain_merge(b->nodes, chains[level], chain);
-        p = next;
-    }
-    for (level = 0; level < 32; level++)
-        head = chain_merge(b->nodes, chains[level], head);
-    k->head = head;
-    for (p = head; p != TOK_NONE; p = b->nodes[p].bnext) {
-        b->nodes[p].bprev = prev;
-        prev = p;
-    }
-    k->tail = prev;
-    k->unsorted = false;
 }
 
 static uint32_t rank_of(const struct engine_tok *t, const struct tok_bpe *b, uint32_t p)
@@ -354,8 +297,6 @@ static enum err merge_long(const struct engine_tok *t, struct tok_bpe *b)
             heap_pop(b);
             continue;
         }
-        if (k->unsorted)
-            list_sort(b, k);
         merge_at(t, b, k->head);
     }
     for (uint32_t p = 0; p != TOK_NONE; p = b->nodes[p].next)
@@ -364,7 +305,8 @@ static enum err merge_long(const struct engine_tok *t, struct tok_bpe *b)
     return ERR_OK;
 }
 
-static enum err symbols_bytes(const struct engine_tok *t, struct tok_bpe *b, const char *s, size_t len)
+static enum err symbols_bytes(const struct engine_tok *t, struct tok_bpe *b, const char *s,
+                              size_t len)
 {
     enum err err = grow((void **)&b->ids, &b->cap_ids, len, sizeof(*b->ids));
 
@@ -399,7 +341,8 @@ static bool push_bytes(const struct engine_tok *t, struct tok_bpe *b, const char
 
 /* One symbol per character; what has no token becomes bytes, or the unknown token.  An unknown one is
  * held until the next known character, as the library that defines these files does. */
-static enum err symbols_chars(const struct engine_tok *t, struct tok_bpe *b, const char *s, size_t len)
+static enum err symbols_chars(const struct engine_tok *t, struct tok_bpe *b, const char *s,
+                              size_t len)
 {
     const char *p = s, *end = s + len;
     bool unk_held = false;
@@ -432,7 +375,8 @@ static enum err symbols_chars(const struct engine_tok *t, struct tok_bpe *b, con
     return ERR_OK;
 }
 
-static enum err merge_piece(const struct engine_tok *t, struct tok_bpe *b, const char *s, size_t len)
+static enum err merge_piece(const struct engine_tok *t, struct tok_bpe *b, const char *s,
+                            size_t len)
 {
     enum err err = t->byte_level ? symbols_bytes(t, b, s, len) : symbols_chars(t, b, s, len);
 

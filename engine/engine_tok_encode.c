@@ -114,7 +114,8 @@ static enum err put_marks(struct enc *e, const char *s, size_t len, bool at_star
 {
     const struct engine_tok *t = e->t;
     static const struct tok_str space = {(char *)(uintptr_t) " ", 1};
-    bool prepend = t->prepend == TOK_PREPEND_ALWAYS || (t->prepend == TOK_PREPEND_FIRST && at_start);
+    bool prepend =
+        t->prepend == TOK_PREPEND_ALWAYS || (t->prepend == TOK_PREPEND_FIRST && at_start);
     enum err err = ERR_OK;
 
     buf_clear(&e->marked);

@@ -23,7 +23,7 @@ enum {
     TOK_MERGES_MAX = 1 << 22,
     TOK_ADDED_MAX = 1 << 16,
     TOK_ADDED_LEN_MAX = 4096,
-    TOK_STEPS_MAX = 8, /* normaliser steps, pre-tokenizer stages, decoder replacements, BOS ids */
+    TOK_STEPS_MAX = 8,  /* normaliser steps, pre-tokenizer stages, decoder replacements, BOS ids */
     TOK_WHOLE_MAX = 64, /* longest token that is tried as a whole piece before merging */
 };
 #define TOK_NONE UINT32_MAX
@@ -84,7 +84,12 @@ struct tok_norm {
     struct tok_str from, to; /* PREPEND: to alone */
 };
 
-enum tok_stage_kind { TOK_STAGE_PATTERN = 1, TOK_STAGE_DIGITS, TOK_STAGE_DIGIT_RUNS, TOK_STAGE_MARKS };
+enum tok_stage_kind {
+    TOK_STAGE_PATTERN = 1,
+    TOK_STAGE_DIGITS,
+    TOK_STAGE_DIGIT_RUNS,
+    TOK_STAGE_MARKS
+};
 struct tok_stage {
     enum tok_stage_kind kind;
     enum engine_tok_pattern pattern;
@@ -106,7 +111,7 @@ struct engine_tok {
     uint32_t n_merges;
 
     bool byte_level, byte_fallback, fuse_unk, ignore_merges;
-    uint32_t byte_ids[256]; /* byte level: the byte's token; else its <0xXX> token, or TOK_NONE */
+    uint32_t byte_ids[256];  /* byte level: the byte's token; else its <0xXX> token, or TOK_NONE */
     uint32_t ascii_ids[128]; /* not byte level: the token of the character, or TOK_NONE */
     uint32_t unk;            /* TOK_NONE: characters without a token are dropped */
     bool cuts_before_mark;   /* no merge crosses from another character into U+2581 */
@@ -171,9 +176,11 @@ static inline const struct tok_merge *tok_merge_find(const struct engine_tok *t,
 
 /* engine_tok_stages.c: the four sections of the file that are pipelines. */
 MUST_USE enum err tok_read_normalizer(struct engine_tok *t, const json_t *j, struct err_msg *msg);
-MUST_USE enum err tok_read_pre_tokenizer(struct engine_tok *t, const json_t *j, struct err_msg *msg);
+MUST_USE enum err tok_read_pre_tokenizer(struct engine_tok *t, const json_t *j,
+                                         struct err_msg *msg);
 MUST_USE enum err tok_read_decoder(struct engine_tok *t, const json_t *j, struct err_msg *msg);
-MUST_USE enum err tok_read_post_processor(struct engine_tok *t, const json_t *j, struct err_msg *msg);
+MUST_USE enum err tok_read_post_processor(struct engine_tok *t, const json_t *j,
+                                          struct err_msg *msg);
 const char *tok_json_type(const json_t *j); /* the "type" member, or NULL */
 
 /* engine_tok_added.c */

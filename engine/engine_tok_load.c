@@ -5,16 +5,13 @@
  * or pads a prompt, and the published files carry leftovers of training there. */
 #include "engine/engine_tok_impl.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "engine/engine_tok_file.h"
 #include "engine/engine_tok_utf8.h"
 
 static enum err invalid(struct err_msg *msg, const char *what)
@@ -68,9 +65,11 @@ static enum err size_vocab(const json_t *vocab, const json_t *added, uint32_t *n
     }
     json_array_foreach(added, i, value)
     {
-        const json_t *content = json_object_get(value, "content"), *id = json_object_get(value, "id");
+        const json_t *content = json_object_get(value, "content"),
+                     *id = json_object_get(value, "id");
 
-        if (!json_is_string(content) || json_string_length(content) > TOK_ADDED_LEN_MAX || !id_ok(id))
+        if (!json_is_string(content) || json_string_length(content) > TOK_ADDED_LEN_MAX ||
+            !id_ok(id))
             return err_set(msg, ERR_INVALID,
                            "tokenizer.json: added_tokens[%zu] needs a content of at most %d bytes "
                            "and an id in 0..%d",
@@ -286,7 +285,8 @@ static enum err find_alphabet(struct engine_tok *t, struct err_msg *msg)
 }
 
 /* The two halves of a merge, as "a b" or ["a", "b"]. */
-static bool merge_halves(const json_t *j, const char **a, size_t *a_len, const char **b, size_t *b_len)
+static bool merge_halves(const json_t *j, const char **a, size_t *a_len, const char **b,
+                         size_t *b_len)
 {
     if (json_is_string(j)) {
         const char *s = json_string_value(j), *space = strchr(s, ' ');
@@ -388,7 +388,8 @@ static enum err read_model_options(struct engine_tok *t, const json_t *model, st
     if (!json_is_object(model))
         return invalid(msg, "\"model\" must be an object");
     if (type != NULL && (!json_is_string(type) || strcmp(json_string_value(type), "BPE") != 0))
-        return err_set(msg, ERR_UNSUPPORTED, "tokenizer.json: model type \"%.60s\" is not supported",
+        return err_set(msg, ERR_UNSUPPORTED,
+                       "tokenizer.json: model type \"%.60s\" is not supported",
                        json_is_string(type) ? json_string_value(type) : "?");
     if (json_is_number(dropout) && json_number_value(dropout) > 0)
         return unsupported_option(msg, "dropout");
@@ -487,7 +488,8 @@ enum err engine_tok_open_json(const char *json, size_t len, struct err_msg *msg,
     if (root == NULL) {
         if (json_error_code(&bad) == json_error_out_of_memory)
             return err_set(msg, ERR_NOMEM, "tokenizer.json: out of memory");
-        return err_set(msg, ERR_INVALID, "tokenizer.json:%d:%d: %s", bad.line, bad.column, bad.text);
+        return err_set(msg, ERR_INVALID, "tokenizer.json:%d:%d: %s", bad.line, bad.column,
+                       bad.text);
     }
     t = mem_try_calloc(1, sizeof(*t));
     if (t == NULL) {
@@ -534,47 +536,59 @@ void engine_tok_close(struct engine_tok *t)
     mem_free(t);
 }
 
-/* A whole file, size-checked before a byte is allocated for it. */
-static enum err read_file(const char *path, size_t cap, struct buf *out, struct err_msg *msg)
+static bool is_llama_class(const char *name)
 {
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    enum err err;
+    return name != NULL &&
+           (strcmp(name, "LlamaTokenizer") == 0 || strcmp(name, "LlamaTokenizerFast") == 0);
+}
 
-    if (fd < 0)
-        return err_set(msg, errno == ENOENT || errno == ENOTDIR ? ERR_NOT_FOUND : ERR_IO, "%s: %s",
-                       path, strerror(errno));
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        err = err_set(msg, ERR_IO, "%s: not a regular file", path);
-    } else if (st.st_size < 0 || (unsigned long long)st.st_size > cap) {
-        err = err_set(msg, ERR_LIMIT, "%s: larger than %zu MiB", path, cap >> 20);
-    } else {
-        err = buf_reserve(out, (size_t)st.st_size);
-        while (err == ERR_OK && out->len < (size_t)st.st_size) {
-            ssize_t n = read(fd, buf_bytes(out) + out->len, (size_t)st.st_size - out->len);
+/* The Llama tokenizer classes take "add_bos_token" from tokenizer_config.json and put it above the
+ * post-processor of tokenizer.json; other classes do not look at it. */
+static enum err apply_config(struct engine_tok *t, const json_t *config, struct err_msg *msg)
+{
+    const json_t *add_bos = json_object_get(config, "add_bos_token");
+    const char *bos = engine_tok_config_name(config, "bos_token");
+    int32_t id;
 
-            if (n > 0)
-                buf_added(out, (size_t)n);
-            else if (n == 0 || errno != EINTR)
-                err = err_set(msg, ERR_IO, "%s: cannot be read whole", path);
-        }
+    if (!is_llama_class(json_string_value(json_object_get(config, "tokenizer_class"))))
+        return ERR_OK;
+    if (json_is_true(json_object_get(config, "add_eos_token")))
+        return err_set(msg, ERR_UNSUPPORTED,
+                       "tokenizer_config.json: \"add_eos_token\": true is not supported");
+    if (json_is_false(add_bos)) {
+        t->n_prefix = 0;
+    } else if (json_is_true(add_bos) && t->n_prefix == 0) {
+        id = bos != NULL ? engine_tok_find(t, bos) : -1;
+        if (id < 0)
+            return err_set(msg, ERR_INVALID,
+                           "tokenizer_config.json: \"add_bos_token\" is true, but \"bos_token\" is "
+                           "not in the vocabulary");
+        t->prefix_ids[t->n_prefix++] = id;
     }
-    close(fd);
-    return err;
+    return ERR_OK;
 }
 
 enum err engine_tok_open(const char *dir, struct err_msg *msg, struct engine_tok **out)
 {
     struct buf file = BUF_INIT;
-    char path[4096];
-    enum err err;
+    struct engine_tok *t = NULL;
+    json_t *config = NULL;
+    enum err err = engine_tok_read_file(dir, "tokenizer.json", TOK_FILE_MAX, &file, msg);
 
-    if (snprintf(path, sizeof(path), "%s/tokenizer.json", dir) >= (int)sizeof(path))
-        return err_set(msg, ERR_INVALID, "the path of the model directory is too long");
-    err = read_file(path, TOK_FILE_MAX, &file, msg);
     if (err == ERR_OK)
-        err = engine_tok_open_json(file.len > 0 ? buf_bytes(&file) : "", file.len, msg, out);
+        err = engine_tok_open_json(file.len > 0 ? buf_bytes(&file) : "", file.len, msg, &t);
     buf_free(&file);
+    if (err == ERR_OK)
+        err = engine_tok_read_config(dir, &config, msg);
+    if (err == ERR_OK)
+        err = apply_config(t, config, msg);
+    else if (err == ERR_NOT_FOUND && t != NULL)
+        err = ERR_OK;
+    json_decref(config);
+    if (err == ERR_OK)
+        *out = t;
+    else
+        engine_tok_close(t);
     return err;
 }
 

@@ -128,8 +128,8 @@ static enum err nfc(const char *s, size_t len, struct buf *out)
     return err == ERR_OK ? buf_append(out, plain, (size_t)(end - plain)) : err;
 }
 
-enum err tok_replace(const char *s, size_t len, const struct tok_str *from, const struct tok_str *to,
-                     struct buf *out)
+enum err tok_replace(const char *s, size_t len, const struct tok_str *from,
+                     const struct tok_str *to, struct buf *out)
 {
     const char *end = s + len;
     enum err err = ERR_OK;

@@ -14,40 +14,29 @@
 
 enum class { OTHER = 0, LETTER, NUMBER, SPACE };
 
-static enum class class_wide(uint32_t cp)
-{
+static enum class class_wide(uint32_t cp) {
     utf8proc_category_t category;
 
-    if (tok_is_space(cp))
-        return SPACE;
+    if (tok_is_space(cp)) return SPACE;
     category = utf8proc_category((utf8proc_int32_t)cp);
-    if (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO)
-        return LETTER;
-    if (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO)
-        return NUMBER;
+    if (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO) return LETTER;
+    if (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO) return NUMBER;
     return OTHER;
 }
 
 /* The class of the character at s[at] and its length. */
-static inline enum class class_at(const char *s, size_t len, size_t at, size_t *n)
-{
-    unsigned char c = (unsigned char)s[at];
-    uint32_t cp = 0;
+static inline enum class class_at(const char *s, size_t len, size_t at, size_t *n) {
+    unsigned char c = (unsigned char)s[at]; uint32_t cp = 0;
 
-    if (c < 0x80) {
-        *n = 1;
-        if ((unsigned char)((c | 0x20) - 'a') < 26)
-            return LETTER;
-        if (c == ' ' || (c >= 9 && c <= 13))
-            return SPACE;
-        return (unsigned char)(c - '0') < 10 ? NUMBER : OTHER;
-    }
-    *n = tok_utf8_get(s + at, s + len, &cp);
-    if (*n == 0) {
-        *n = 1;
-        return OTHER;
-    }
-    return class_wide(cp);
+    if (c < 0x80){ *n = 1; if ((unsigned char)((c | 0x20) - 'a') < 26) return LETTER;
+                   if (c == ' ' || (c >= 9 && c <= 13)) return SPACE;
+                   return (unsigned char)(c - '0') < 10 ? NUMBER : OTHER;}
+*n = tok_utf8_get(s + at, s + len, &cp);
+if (*n == 0) {
+    *n = 1;
+    return OTHER;
+}
+return class_wide(cp);
 }
 
 static size_t run_end(const char *s, size_t len, size_t at, enum class want)

@@ -31,7 +31,8 @@ static enum err unknown(struct err_msg *msg, const char *section, const json_t *
                    type);
 }
 
-static enum err copy_str(const json_t *j, struct tok_str *out, struct err_msg *msg, const char *what)
+static enum err copy_str(const json_t *j, struct tok_str *out, struct err_msg *msg,
+                         const char *what)
 {
     if (!json_is_string(j))
         return err_set(msg, ERR_INVALID, "tokenizer.json: %s must be a string", what);
@@ -278,7 +279,8 @@ static enum err read_dec(struct engine_tok *t, const json_t *j, int depth, bool 
     if (strcmp(type, "Metaspace") == 0) {
         struct tok_norm *r = &t->dec_replace[t->n_dec_replace++];
         const char *scheme = json_string_value(json_object_get(j, "prepend_scheme"));
-        enum err err = copy_str(json_object_get(j, "replacement"), &r->from, msg, "\"replacement\"");
+        enum err err =
+            copy_str(json_object_get(j, "replacement"), &r->from, msg, "\"replacement\"");
 
         if (err == ERR_OK && r->from.len == 0)
             err = err_set(msg, ERR_INVALID, "tokenizer.json: decoder with an empty replacement");
@@ -287,8 +289,8 @@ static enum err read_dec(struct engine_tok *t, const json_t *j, int depth, bool 
         r->kind = TOK_NORM_REPLACE;
         r->to.s = mem_try_strdup(" ");
         r->to.len = 1;
-        t->dec_strip = scheme != NULL ? strcmp(scheme, "never") != 0
-                                      : flag_or(j, "add_prefix_space", true);
+        t->dec_strip =
+            scheme != NULL ? strcmp(scheme, "never") != 0 : flag_or(j, "add_prefix_space", true);
         return r->to.s != NULL ? ERR_OK : ERR_NOMEM;
     }
     return unknown(msg, "decoder", j);
@@ -320,7 +322,8 @@ static enum err read_template_ids(struct engine_tok *t, const json_t *j, const c
 
     if (json_array_size(ids) == 0)
         return err_set(msg, ERR_INVALID,
-                       "tokenizer.json: post_processor uses \"%.60s\" without giving its ids", name);
+                       "tokenizer.json: post_processor uses \"%.60s\" without giving its ids",
+                       name);
     for (size_t i = 0; i < json_array_size(ids); i++) {
         json_int_t id = json_integer_value(json_array_get(ids, i));
 
@@ -342,9 +345,11 @@ static enum err read_template(struct engine_tok *t, const json_t *j, struct err_
     bool text_seen = false;
 
     if (!json_is_array(list))
-        return err_set(msg, ERR_INVALID, "tokenizer.json: post_processor without a \"single\" list");
+        return err_set(msg, ERR_INVALID,
+                       "tokenizer.json: post_processor without a \"single\" list");
     for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *item = json_array_get(list, i), *special = json_object_get(item, "SpecialToken");
+        const json_t *item = json_array_get(list, i),
+                     *special = json_object_get(item, "SpecialToken");
         const char *name = json_string_value(json_object_get(special, "id"));
         enum err err;
 

@@ -71,8 +71,7 @@ bool tok_index_add(struct tok_index *x, const struct engine_tok *t, bool raw, ui
     const struct tok_token *token = &t->tokens[id];
     const char *s = t->arena + (raw ? token->raw_off : token->name_off);
     uint32_t tag;
-    struct tok_slot *slot =
-        index_slot(x, t, raw, s, raw ? token->raw_len : token->name_len, &tag);
+    struct tok_slot *slot = index_slot(x, t, raw, s, raw ? token->raw_len : token->name_len, &tag);
 
     if (slot->id_plus_1 != 0)
         return false;

@@ -55,8 +55,9 @@ static inline size_t tok_utf8_partial(const char *p, size_t left)
     if (left >= n)
         return 0;
     if (left > 1) {
-        if ((u[1] & 0xc0) != 0x80 || (u[0] == 0xe0 && u[1] < 0xa0) || (u[0] == 0xed && u[1] > 0x9f) ||
-            (u[0] == 0xf0 && u[1] < 0x90) || (u[0] == 0xf4 && u[1] > 0x8f))
+        if ((u[1] & 0xc0) != 0x80 || (u[0] == 0xe0 && u[1] < 0xa0) ||
+            (u[0] == 0xed && u[1] > 0x9f) || (u[0] == 0xf0 && u[1] < 0x90) ||
+            (u[0] == 0xf4 && u[1] > 0x8f))
             return 0;
     }
     return left < 3 || (u[2] & 0xc0) == 0x80 ? left : 0;
