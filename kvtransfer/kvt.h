@@ -62,6 +62,7 @@ struct kvt_counters {
     uint64_t sends_done, sends_failed, grants_verified, grants_failed;
     uint64_t late_messages; /* for unknown transfers or old epochs: counted and dropped */
     uint64_t bad_messages;  /* malformed or out of bounds: the peer is dropped */
+    uint64_t refused;       /* connections that were not introduced or had another token */
 };
 
 struct kvt_node_config {
@@ -71,6 +72,8 @@ struct kvt_node_config {
     const char *
         transports; /* UCX_TLS list, NULL = "posix,sysv,tcp" plus rc/dc/ud where present; "tcp" forces TCP */
     const char *net_device; /* UCX_NET_DEVICES, NULL = derived from host */
+    /* Has the operator set this environment variable ("UCX_...")?  Then it stays.  NULL = none set. */
+    bool (*user_set)(const char *name);
     struct wire_kv_layout layout;
     uint32_t n_blocks;
     uint64_t

@@ -1,0 +1,562 @@
+/* kvtransfer/kvt_grant.c - the receiver's side of a transfer.
+ *
+ *   OPEN -> CLAIMED -> VERIFIED
+ *     |        `-> QUARANTINED -> SAFE      (one-sided path: the peer may still write)
+ *     |        `-> SAFE                     (message path: only we write to our slots)
+ *     `-> SAFE                              (nobody was ever allowed to write)
+ *
+ * Every byte of every block must be covered by exactly one record, and every record's digest must come
+ * out of our own memory.  On the message path that happens as each message is placed; on the one-sided
+ * path notified records queue up and are read in slices, a bounded amount per loop turn. */
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "kvtransfer/kvt_int.h"
+
+enum grant_state {
+    GRANT_OPEN = 0,    /* waits for a claim */
+    GRANT_CLAIMED,     /* waits for records and DONE */
+    GRANT_QUARANTINED, /* failed; waits for STOPPED, or the end of the peer's connection */
+    GRANT_SAFE         /* waits for its callbacks; verified or failed */
+};
+
+enum { VERIFY_SLICE = 256 * 1024 };
+
+struct kvt_grant {
+    struct kvt_item active; /* node->active_grants */
+    struct kvt_item ended;  /* node->ended_grants */
+    struct kvt_node *node;
+    struct kvt_conn *conn; /* that claimed it; NULL: none, or it has ended */
+    struct kvt_grant_config config;
+    uint32_t *slots;
+    enum grant_state state;
+    bool arrived; /* on_arrival is due or done */
+    bool told;    /* on_arrival is done */
+    bool one_sided;
+    uint64_t instance; /* of the claiming process */
+    uint64_t *covered; /* a bit per grain of each block */
+    uint64_t grains_left;
+    struct kvt_wire_record *queue; /* to verify */
+    uint32_t n_queue, cap_queue, head;
+    uint32_t block_at; /* progress inside queue[head] */
+    size_t byte_at;
+    uint64_t sum;
+    uint32_t n_records, n_expected;
+    bool done_seen;
+    uint64_t done_ns;
+    struct kvt_arrival arrival;
+};
+
+bool kvt_record_fits(const struct kvt_node *n, const struct kvt_wire_record *r, uint32_t n_slots)
+{
+    return r->n > 0 && r->first < n_slots && r->n <= n_slots - r->first && r->n_grains > 0 &&
+           r->grain < n->grains_per_block && r->n_grains <= n->grains_per_block - r->grain;
+}
+
+/* ---- states ---- */
+
+static void queue_callbacks(struct kvt_grant *g)
+{
+    if (!item_linked(&g->ended))
+        item_append(&g->node->ended_grants, &g->ended);
+}
+
+static void grant_arrive(struct kvt_grant *g, enum err err)
+{
+    if (g->arrived)
+        return;
+    g->arrived = true;
+    g->arrival.err = err;
+    item_unlink(&g->active);
+    queue_callbacks(g);
+}
+
+static void grant_safe(struct kvt_grant *g)
+{
+    struct kvt_conn *c = g->conn;
+
+    if (g->state == GRANT_SAFE)
+        return;
+    if (g->state == GRANT_QUARANTINED)
+        g->node->counters.slots_quarantined -= g->config.n_slots;
+    g->conn = NULL;
+    if (g->state == GRANT_QUARANTINED && c != NULL)
+        kvt_conn_unquarantine(c);
+    g->state = GRANT_SAFE;
+    queue_callbacks(g);
+}
+
+static void grant_quarantine(struct kvt_grant *g)
+{
+    g->state = GRANT_QUARANTINED;
+    g->node->counters.slots_quarantined += g->config.n_slots;
+    if (g->conn != NULL)
+        g->conn->quarantined++;
+}
+
+/* confirmed: the peer has said, or its end has shown, that nothing more will be written. */
+static void grant_fail(struct kvt_grant *g, enum err err, bool confirmed)
+{
+    bool claimed = g->state == GRANT_CLAIMED;
+
+    if (g->arrived)
+        return;
+    grant_arrive(g, err);
+    if (claimed && !confirmed && g->conn != NULL)
+        kvt_conn_write_transfer(g->conn, KVT_WIRE_ABORT, g->config.transfer, g->config.epoch, err);
+    if (claimed && !confirmed && g->one_sided)
+        grant_quarantine(g);
+    else
+        grant_safe(g);
+}
+
+static void grant_verified(struct kvt_grant *g)
+{
+    kvt_conn_write_transfer(g->conn, KVT_WIRE_ACK, g->config.transfer, g->config.epoch, ERR_OK);
+    g->node->counters.bytes_received[g->arrival.path] += g->arrival.bytes;
+    grant_arrive(g, ERR_OK);
+    grant_safe(g);
+}
+
+/* Records may overtake DONE and each other; their number decides. */
+static void grant_check(struct kvt_grant *g)
+{
+    if (g->state != GRANT_CLAIMED || g->head < g->n_queue || !g->done_seen)
+        return;
+    if (g->n_records > g->n_expected || (g->n_records == g->n_expected && g->grains_left > 0))
+        grant_fail(g, ERR_CORRUPT, false);
+    else if (g->n_records == g->n_expected)
+        grant_verified(g);
+}
+
+static void grant_free(struct kvt_grant *g)
+{
+    mem_free(g->slots);
+    mem_free(g->covered);
+    mem_free(g->queue);
+    mem_free(g);
+}
+
+/* Either callback may open, cancel or forget anything, this grant too. */
+bool kvt_grant_callbacks(struct kvt_node *n)
+{
+    bool any = false;
+
+    while (item_linked(&n->ended_grants)) {
+        struct kvt_grant *g = KVT_OF(n->ended_grants.next, struct kvt_grant, ended);
+        struct kvt_grant_config config = g->config;
+
+        any = true;
+        item_unlink(&g->ended);
+        if (!g->told) {
+            g->told = true;
+            if (g->arrival.err == ERR_OK)
+                n->counters.grants_verified++;
+            else
+                n->counters.grants_failed++;
+            if (config.on_arrival != NULL)
+                config.on_arrival(config.arg, &g->arrival);
+        }
+        if (g->state != GRANT_SAFE)
+            continue;
+        item_unlink(&g->ended);
+        (void)map_del(&n->grants, config.transfer);
+        n->counters.grants_open--;
+        grant_free(g);
+        if (config.on_safe != NULL)
+            config.on_safe(config.arg);
+    }
+    return any;
+}
+
+/* ---- records ---- */
+
+/* Mark the record's grains.  false: one of them was marked before. */
+static bool cover(struct kvt_grant *g, const struct kvt_wire_record *r)
+{
+    size_t words = (g->node->grains_per_block + 63u) / 64u;
+
+    for (uint32_t i = 0; i < r->n; i++) {
+        uint64_t *bits = g->covered + (size_t)(r->first + i) * words;
+
+        for (uint32_t k = r->grain; k < r->grain + r->n_grains; k++) {
+            uint64_t bit = 1ull << (k % 64);
+
+            if (bits[k / 64] & bit)
+                return false;
+            bits[k / 64] |= bit;
+        }
+    }
+    g->grains_left -= (uint64_t)r->n * r->n_grains;
+    g->n_records++;
+    return true;
+}
+
+static void grant_seen(struct kvt_grant *g, uint64_t now)
+{
+    if (g->arrival.first_ns == 0)
+        g->arrival.first_ns = now;
+    g->arrival.last_ns = now;
+}
+
+static uint8_t *run_at(const struct kvt_grant *g, const struct kvt_wire_record *r, uint32_t i)
+{
+    const struct kvt_node *n = g->node;
+
+    return n->pool + (size_t)g->slots[r->first + i] * n->block_bytes + (size_t)r->grain * n->grain;
+}
+
+/* The claimed grant that a frame or message of c speaks of; NULL: counted as late. */
+static struct kvt_grant *grant_of(struct kvt_conn *c, uint64_t transfer, uint32_t epoch)
+{
+    struct kvt_grant *g = map_get(&c->node->grants, transfer);
+
+    if (g != NULL && g->conn == c && g->config.epoch == epoch)
+        return g;
+    c->node->counters.late_messages++;
+    return NULL;
+}
+
+void kvt_grant_data(struct kvt_conn *c, const struct kvt_wire_data *d, const uint8_t *bytes,
+                    size_t len)
+{
+    struct kvt_grant *g = grant_of(c, d->transfer, d->epoch);
+    const struct kvt_wire_record *r = &d->record;
+    struct kvt_node *n = c->node;
+    uint64_t start, sum = 0;
+    size_t run;
+
+    if (g == NULL || g->state != GRANT_CLAIMED)
+        return;
+    run = (size_t)r->n_grains * n->grain;
+    if (g->one_sided || !kvt_record_fits(n, r, g->config.n_slots) || len != run * r->n) {
+        kvt_conn_malformed(c, "data out of bounds");
+        return;
+    }
+    start = clock_now_ns();
+    grant_seen(g, start);
+    if (!cover(g, r)) {
+        grant_fail(g, ERR_CORRUPT, false);
+        return;
+    }
+    for (uint32_t i = 0; i < r->n; i++) {
+        uint8_t *to = run_at(g, r, i);
+
+        memcpy(to, bytes + i * run, run);
+        sum += wire_kv_digest(to, run, (size_t)r->grain * n->grain,
+                              kvt_wire_salt(d->transfer, d->epoch, r->first + i));
+    }
+    g->arrival.bytes += len;
+    g->arrival.verify_ns += clock_now_ns() - start;
+    if (sum != r->digest)
+        grant_fail(g, ERR_CORRUPT, false);
+    else
+        grant_check(g);
+}
+
+static bool queue_push(struct kvt_grant *g, const struct kvt_wire_record *r)
+{
+    if (g->n_queue == g->cap_queue) {
+        uint32_t cap = g->cap_queue == 0 ? 16 : g->cap_queue * 2;
+        struct kvt_wire_record *bigger;
+        size_t bytes;
+
+        if (cap <= g->cap_queue || !mem_mul(cap, sizeof(*bigger), &bytes))
+            return false;
+        bigger = mem_try_realloc(g->queue, bytes);
+        if (bigger == NULL)
+            return false;
+        g->queue = bigger;
+        g->cap_queue = cap;
+    }
+    g->queue[g->n_queue++] = *r;
+    return true;
+}
+
+void kvt_grant_notified(struct kvt_conn *c, const struct kvt_wire_notify *m)
+{
+    struct kvt_grant *g = grant_of(c, m->transfer, m->epoch);
+
+    if (g == NULL || g->state != GRANT_CLAIMED)
+        return;
+    grant_seen(g, clock_now_ns());
+    for (uint32_t i = 0; i < m->n_records; i++) {
+        const struct kvt_wire_record *r = &m->record[i];
+
+        if (!g->one_sided || !kvt_record_fits(c->node, r, g->config.n_slots)) {
+            kvt_conn_malformed(c, "a notify out of bounds");
+            return;
+        }
+        if (!cover(g, r)) {
+            grant_fail(g, ERR_CORRUPT, false);
+            return;
+        }
+        if (!queue_push(g, r)) {
+            grant_fail(g, ERR_NOMEM, false);
+            return;
+        }
+    }
+    if (!item_linked(&g->active))
+        item_append(&c->node->active_grants, &g->active);
+}
+
+/* Read one slice of the first queued record. */
+static void verify_slice(struct kvt_grant *g)
+{
+    const struct kvt_node *n = g->node;
+    const struct kvt_wire_record *r = &g->queue[g->head];
+    size_t run = (size_t)r->n_grains * n->grain;
+    size_t budget = VERIFY_SLICE;
+
+    while (budget > 0 && g->block_at < r->n) {
+        size_t len = run - g->byte_at < budget ? run - g->byte_at : budget;
+
+        g->sum += wire_kv_digest(
+            run_at(g, r, g->block_at) + g->byte_at, len, (size_t)r->grain * n->grain + g->byte_at,
+            kvt_wire_salt(g->config.transfer, g->config.epoch, r->first + g->block_at));
+        budget -= len;
+        g->byte_at += len;
+        if (g->byte_at == run) {
+            g->byte_at = 0;
+            g->block_at++;
+        }
+    }
+    if (g->block_at < r->n)
+        return;
+    g->arrival.bytes += run * r->n;
+    if (g->sum != r->digest) {
+        grant_fail(g, ERR_CORRUPT, false);
+        return;
+    }
+    g->block_at = 0;
+    g->sum = 0;
+    if (++g->head == g->n_queue)
+        g->head = g->n_queue = 0;
+}
+
+bool kvt_grant_work(struct kvt_node *n, uint64_t until_ns)
+{
+    uint64_t now = clock_now_ns();
+
+    while (item_linked(&n->active_grants)) {
+        struct kvt_grant *g = KVT_OF(n->active_grants.next, struct kvt_grant, active);
+        uint64_t start = now;
+
+        item_unlink(&g->active);
+        verify_slice(g);
+        now = clock_now_ns();
+        g->arrival.verify_ns += now - start;
+        if (g->state == GRANT_CLAIMED && g->head < g->n_queue)
+            item_append(&n->active_grants, &g->active);
+        else
+            grant_check(g);
+        if (now >= until_ns)
+            return item_linked(&n->active_grants);
+    }
+    return false;
+}
+
+/* ---- from the connection ---- */
+
+static enum err claim_check(const struct kvt_grant *g, const struct kvt_conn *c,
+                            const struct kvt_wire_transfer *t)
+{
+    if (g == NULL)
+        return ERR_NOT_FOUND;
+    if (g->config.peer != c->peer_id || g->config.epoch != t->epoch)
+        return ERR_INVALID;
+    if (g->state != GRANT_OPEN)
+        return ERR_BAD_STATE;
+    if (t->n_slots != g->config.n_slots ||
+        t->slots_digest !=
+            kvt_wire_slots_digest(g->slots, g->config.n_slots, t->transfer, t->epoch))
+        return ERR_INVALID;
+    return ERR_OK;
+}
+
+void kvt_grant_claimed(struct kvt_conn *c, const struct kvt_wire_transfer *t)
+{
+    struct kvt_grant *g = map_get(&c->node->grants, t->transfer);
+    enum err err = c->peer == NULL ? ERR_NOT_FOUND : claim_check(g, c, t);
+
+    if (err != ERR_OK) {
+        c->node->counters.late_messages++;
+        kvt_conn_write_transfer(c, KVT_WIRE_REFUSE, t->transfer, t->epoch, err);
+        return;
+    }
+    g->conn = c;
+    g->instance = c->instance;
+    g->one_sided = t->one_sided;
+    g->arrival.path = c->link.path;
+    g->state = GRANT_CLAIMED;
+    kvt_conn_write_transfer(c, KVT_WIRE_ACCEPT, t->transfer, t->epoch, ERR_OK);
+}
+
+void kvt_grant_done(struct kvt_conn *c, const struct kvt_wire_done *d)
+{
+    struct kvt_grant *g = grant_of(c, d->transfer, d->epoch);
+
+    if (g == NULL || g->state != GRANT_CLAIMED)
+        return;
+    if (g->done_seen) {
+        kvt_conn_malformed(c, "a second done");
+        return;
+    }
+    g->done_seen = true;
+    g->done_ns = clock_now_ns();
+    g->n_expected = d->n_records;
+    memcpy(g->arrival.meta, d->meta, d->meta_len);
+    g->arrival.meta_len = d->meta_len;
+    grant_seen(g, g->done_ns);
+    grant_check(g);
+}
+
+void kvt_grant_stopped(struct kvt_conn *c, const struct kvt_wire_transfer *t)
+{
+    struct kvt_grant *g = grant_of(c, t->transfer, t->epoch);
+
+    if (g == NULL)
+        return;
+    if (g->state == GRANT_QUARANTINED)
+        grant_safe(g);
+    else
+        grant_fail(g, t->err != ERR_OK ? t->err : ERR_CANCELED, true);
+}
+
+void kvt_grant_fail_conn(struct kvt_conn *c, enum err err, bool proof)
+{
+    size_t at = 0;
+    struct kvt_grant *g;
+
+    while ((g = map_next(&c->node->grants, &at)) != NULL) {
+        if (g->conn != c)
+            continue;
+        if (g->state == GRANT_CLAIMED)
+            grant_fail(g, err == ERR_CANCELED ? err : ERR_PEER_LOST, proof);
+        else if (g->state == GRANT_QUARANTINED && proof)
+            grant_safe(g);
+    }
+}
+
+void kvt_grant_detach(struct kvt_conn *c)
+{
+    size_t at = 0;
+    struct kvt_grant *g;
+
+    while ((g = map_next(&c->node->grants, &at)) != NULL) {
+        if (g->conn == c)
+            g->conn = NULL;
+    }
+    c->quarantined = 0;
+}
+
+void kvt_grant_release(struct kvt_node *n, uint32_t peer, uint64_t instance,
+                       const struct kvt_conn *except)
+{
+    size_t at = 0;
+    struct kvt_grant *g;
+
+    while ((g = map_next(&n->grants, &at)) != NULL) {
+        if (g->state == GRANT_QUARANTINED && g->config.peer == peer &&
+            (instance == 0 || g->instance == instance) && (g->conn == NULL || g->conn != except))
+            grant_safe(g);
+    }
+}
+
+void kvt_grant_fail_peer(struct kvt_node *n, uint32_t peer, enum err err)
+{
+    size_t at = 0;
+    struct kvt_grant *g;
+
+    while ((g = map_next(&n->grants, &at)) != NULL) {
+        if (g->config.peer == peer)
+            grant_fail(g, err, false);
+    }
+}
+
+/* The pool goes away with the node, so its slots are not reused by anyone. */
+void kvt_grant_close_all(struct kvt_node *n)
+{
+    size_t at = 0;
+    struct kvt_grant *g;
+
+    while ((g = map_next(&n->grants, &at)) != NULL) {
+        grant_fail(g, ERR_CANCELED, false);
+        grant_safe(g);
+    }
+}
+
+/* A sender may pause as long as its computation takes; once it says DONE, everything is on its way. */
+void kvt_grant_sweep(struct kvt_node *n, uint64_t now)
+{
+    size_t at = 0;
+    struct kvt_grant *g;
+
+    while ((g = map_next(&n->grants, &at)) != NULL) {
+        bool stalled = g->state == GRANT_CLAIMED && g->done_seen && g->head == g->n_queue &&
+                       now - g->arrival.last_ns > n->config.transfer_timeout_ns;
+
+        if (!g->arrived && (now >= g->config.deadline_ns || stalled))
+            grant_fail(g, ERR_TIMEOUT, false);
+    }
+}
+
+/* ---- the public part ---- */
+
+static struct kvt_grant *grant_create(struct kvt_node *n, const struct kvt_grant_config *config)
+{
+    struct kvt_grant *g = mem_try_calloc(1, sizeof(*g));
+    size_t words = (n->grains_per_block + 63u) / 64u;
+
+    if (g == NULL)
+        return NULL;
+    g->slots = mem_try_alloc((size_t)config->n_slots * sizeof(uint32_t));
+    g->covered = mem_try_calloc(config->n_slots, words * sizeof(uint64_t));
+    if (g->slots == NULL || g->covered == NULL) {
+        grant_free(g);
+        return NULL;
+    }
+    memcpy(g->slots, config->slots, (size_t)config->n_slots * sizeof(uint32_t));
+    g->node = n;
+    g->config = *config;
+    g->config.slots = NULL;
+    g->grains_left = (uint64_t)config->n_slots * n->grains_per_block;
+    item_init(&g->active);
+    item_init(&g->ended);
+    return g;
+}
+
+enum err kvt_grant_open(struct kvt_node *n, const struct kvt_grant_config *config,
+                        struct kvt_grant **out)
+{
+    struct kvt_grant *g;
+
+    if (kvt_peer_find(n, config->peer) == NULL)
+        return ERR_NOT_FOUND;
+    if (n->closing || map_get(&n->grants, config->transfer) != NULL)
+        return ERR_BAD_STATE;
+    if (config->transfer == 0 || config->n_slots == 0)
+        return ERR_INVALID;
+    for (uint32_t i = 0; i < config->n_slots; i++) {
+        if (config->slots[i] >= n->config.n_blocks)
+            return ERR_INVALID;
+    }
+    g = grant_create(n, config);
+    if (g == NULL)
+        return ERR_NOMEM;
+    if (map_put(&n->grants, config->transfer, g) != ERR_OK) {
+        grant_free(g);
+        return ERR_NOMEM;
+    }
+    n->counters.grants_open++;
+    kvt_node_hurry(n);
+    *out = g;
+    return ERR_OK;
+}
+
+void kvt_grant_cancel(struct kvt_grant *g)
+{
+    grant_fail(g, ERR_CANCELED, false);
+}

@@ -1,0 +1,57 @@
+/* tests/kvt/kvt_pair.h - two kvt nodes in one process and on one loop, for tests: node 0 sends, node 1
+ * receives, and everything that their callbacks said is written down. */
+#ifndef TESTS_KVT_PAIR_H
+#define TESTS_KVT_PAIR_H
+
+#include <uv.h>
+
+#include "kvtransfer/kvt.h"
+
+enum { PAIR_BLOCKS = 64, PAIR_SENDER = 10, PAIR_RECEIVER = 20 };
+
+struct pair_grant {
+    struct kvt_grant *grant;
+    int arrivals, safes;
+    struct kvt_arrival arrival;
+    bool safe_before_arrival;
+};
+
+struct pair_send {
+    struct kvt_send *send;
+    int dones;
+    struct kvt_send_result result;
+};
+
+struct pair {
+    uv_loop_t loop;
+    struct kvt_node *node[2];
+    struct kvt_node_config config[2];
+    uint8_t token[KVT_TOKEN_BYTES];
+    int links[2], losts[2], closed;
+    struct kvt_link link[2];
+    enum err lost_err[2];
+};
+
+/* A model of 4 layers whose blocks have 4 * 2 * heads * 16 * 32 * 2 bytes: 8 KiB per head. */
+struct wire_kv_layout pair_layout(uint32_t heads);
+/* transports: NULL or "tcp".  Nodes are created, and introduced to each other. */
+void pair_open(struct pair *p, const char *transports, const struct wire_kv_layout *layout);
+void pair_introduce(struct pair *p);
+/* Close both nodes; asserts that nothing is left of any transfer. */
+void pair_close(struct pair *p);
+/* Run the loop until *flag reaches `value` or ms have passed; returns whether it did. */
+bool pair_run(struct pair *p, const int *flag, int value, unsigned ms);
+void pair_run_for(struct pair *p, unsigned ms);
+size_t pair_block_bytes(const struct pair *p);
+uint8_t *pair_block(const struct pair *p, int node, uint32_t slot);
+/* Fill a block with bytes that depend on seed. */
+void pair_fill(const struct pair *p, int node, uint32_t slot, uint64_t seed);
+bool pair_same(const struct pair *p, uint32_t sender_slot, uint32_t receiver_slot);
+enum err pair_grant(struct pair *p, struct pair_grant *g, uint64_t transfer, uint32_t epoch,
+                    const uint32_t *slots, uint32_t n, unsigned deadline_ms);
+enum err pair_send(struct pair *p, struct pair_send *s, uint64_t transfer, uint32_t epoch,
+                   const uint32_t *remote, const uint32_t *local, uint32_t n, unsigned deadline_ms);
+/* All pieces of n blocks, layer by layer. */
+void pair_pieces(struct pair_send *s, uint32_t n, uint32_t n_layers);
+
+#endif
