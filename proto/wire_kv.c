@@ -85,36 +85,83 @@ uint32_t wire_kv_group_layers(const struct wire_kv_layout *l, size_t target_byte
     return n > l->n_layers ? l->n_layers : (uint32_t)n;
 }
 
-/* With a scrambled salt S and the odd G = 2^64 / golden ratio, word w at index i gives
+/* With a scrambled salt S, word w at index i gives
  *
- *   y = S + G * (i * 2^32 + w),  and to the sum  (y mod 2^32) * (y / 2^32)
+ *   y = S + 2^32 * (i * DIGEST_INDEX mod 2^32) + w * DIGEST_WORD   (mod 2^64)
  *
- * The product of the halves is what makes words and indices inseparable: a sum of anything linear in
- * either would not see two words change places.  Every operation is one of 32 x 32 -> 64 bits or an
- * addition, so compilers vectorise the loop, and a GPU may sum partial results in any order. */
-#define DIGEST_G UINT64_C(0x9e3779b97f4a7c15)
+ * and adds (y mod 2^32) * (y / 2^32) to the sum.  The product of the halves is what makes words and
+ * indices inseparable: a sum of anything linear in either would not see two words change places.
+ * Every operation is one of 32 x 32 -> 64 bits or an addition, so compilers vectorise the loop, and a
+ * GPU may sum partial results in any order. */
+#define DIGEST_WORD UINT64_C(0x9e3779b1)
+#define DIGEST_INDEX UINT64_C(0x85ebca77)
 
-static uint64_t scramble(uint64_t x)
+static inline uint64_t digest_scramble(uint64_t x)
 {
     x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
     return x ^ (x >> 31);
 }
 
-uint64_t wire_kv_digest(const void *bytes, size_t len, size_t offset, uint64_t salt)
+static inline uint64_t digest_word(uint64_t start, uint64_t index, uint64_t w)
 {
-    const unsigned char *p = bytes;
-    uint64_t start = scramble(salt + DIGEST_G) + DIGEST_G * ((uint64_t)(offset / 4) << 32);
-    uint64_t sum = 0;
+    uint64_t y = start + (index * DIGEST_INDEX << 32) + w * DIGEST_WORD;
 
-    for (size_t i = 0; i < len / 4; i++) {
-        uint32_t w,
-            step = (uint32_t)DIGEST_G * (uint32_t)i; /* all of G * i that stays above 2^32 */
-        uint64_t y;
+    return (y & 0xffffffffu) * (y >> 32);
+}
+
+/* Two words at a time: the halves of a 64-bit load need no shuffle to become two 64-bit lanes. */
+__attribute__((always_inline)) static inline uint64_t digest_run(const unsigned char *p, size_t n,
+                                                                 uint64_t start)
+{
+    enum { LANES = 16 };
+    uint64_t even[LANES] = {0}, odd[LANES] = {0}, sum = 0;
+    size_t i = 0;
+
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        for (size_t j = 0; j < LANES; j++) {
+            uint64_t v;
+
+            memcpy(&v, p + i * 4 + j * 8, 8); /* little-endian, as every machine this runs on */
+            even[j] += digest_word(start, i + 2 * j, v & 0xffffffffu);
+            odd[j] += digest_word(start, i + 2 * j + 1, v >> 32);
+        }
+    }
+    for (size_t j = 0; j < LANES; j++)
+        sum += even[j] + odd[j];
+    for (; i < n; i++) {
+        uint32_t w;
 
         memcpy(&w, p + i * 4, 4);
-        y = start + ((uint64_t)step << 32) + DIGEST_G * w;
-        sum += (y & 0xffffffffu) * (y >> 32);
+        sum += digest_word(start, i, w);
     }
     return sum;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) static uint64_t digest_avx2(const unsigned char *p, size_t n,
+                                                            uint64_t start)
+{
+    return digest_run(p, n, start);
+}
+
+__attribute__((target("avx512f,avx512dq"))) static uint64_t digest_avx512(const unsigned char *p,
+                                                                          size_t n, uint64_t start)
+{
+    return digest_run(p, n, start);
+}
+#endif
+
+uint64_t wire_kv_digest(const void *bytes, size_t len, size_t offset, uint64_t salt)
+{
+    uint64_t start = digest_scramble(salt + UINT64_C(0x9e3779b97f4a7c15)) +
+                     ((uint64_t)(offset / 4) * DIGEST_INDEX << 32);
+
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
+        return digest_avx512(bytes, len / 4, start);
+    if (__builtin_cpu_supports("avx2"))
+        return digest_avx2(bytes, len / 4, start);
+#endif
+    return digest_run(bytes, len / 4, start);
 }

@@ -119,14 +119,14 @@ static void the_digest_gives_known_answers(void **state)
         uint64_t salt, want;
     } kat[] = {
         {0, 0x0, UINT64_C(0x0), UINT64_C(0x0)},
-        {4, 0x0, UINT64_C(0x0), UINT64_C(0x1c6c2f7e5c5512de)},
-        {4, 0x4, UINT64_C(0x0), UINT64_C(0xc8ec67d8d59412c)},
-        {16, 0x0, UINT64_C(0x0), UINT64_C(0xc95e74fd9f8eb3f8)},
-        {16, 0x0, UINT64_C(0x1), UINT64_C(0x5073cd7151094190)},
-        {1000, 0x0, UINT64_C(0x0), UINT64_C(0x17bf84c20a101bdc)},
-        {1000, 0x40, UINT64_C(0xfeedface12345678), UINT64_C(0x77f273484d5159fc)},
-        {64, 0x3fffffff8, UINT64_C(0x5), UINT64_C(0x17761d8f26fd867d)},
-        {1000, 0x1000, UINT64_C(0xffffffffffffffff), UINT64_C(0x1b2e8e249f01013)},
+        {4, 0x0, UINT64_C(0x0), UINT64_C(0x14061b75651f6448)},
+        {4, 0x4, UINT64_C(0x0), UINT64_C(0x4ea8e3bf25cbf2ae)},
+        {16, 0x0, UINT64_C(0x0), UINT64_C(0x8bec941c0fc3d6d2)},
+        {16, 0x0, UINT64_C(0x1), UINT64_C(0x89e2c0313134ccf8)},
+        {1000, 0x0, UINT64_C(0x0), UINT64_C(0xd13331210b17adfc)},
+        {1000, 0x40, UINT64_C(0xfeedface12345678), UINT64_C(0x3002dfb698531bae)},
+        {64, 0x3fffffff8, UINT64_C(0x5), UINT64_C(0x70ca19e94f488f88)},
+        {1000, 0x1000, UINT64_C(0xffffffffffffffff), UINT64_C(0x691a7c4592e69913)},
     };
     uint8_t bytes[1000];
 
