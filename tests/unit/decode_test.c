@@ -1,0 +1,709 @@
+/* tests/unit/decode_test.c - the decode role over a fake engine and a fake KV node. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "decode/decode.h"
+#include "proto/wire_meta.h"
+#include "tests/unit/roles_fake.h"
+
+enum { PREFILL_WORKER = 4, FRONTEND = 3, MAX_BATCH = 2 };
+
+static uv_loop_t loop;
+static struct decode *role;
+
+static int setup_with(uint32_t max_batch)
+{
+    struct decode_config c = {.loop = &loop,
+                              .n_blocks = FAKE_BLOCKS,
+                              .to_scheduler = fake_to_scheduler,
+                              .to_frontend = fake_to_frontend,
+                              .on_broken = fake_on_broken};
+
+    fake_engine_reset(max_batch, 64);
+    fake_kvt_reset();
+    fake_msgs_reset();
+    fake_loop_open(&loop);
+    c.engine = fake_engine();
+    c.kvt = fake_kvt();
+    return decode_create(&c, &role) == ERR_OK ? 0 : -1;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    return setup_with(64);
+}
+
+static int setup_small(void **state)
+{
+    (void)state;
+    return setup_with(MAX_BATCH);
+}
+
+static void end_grants(void)
+{
+    for (uint32_t i = 0; i < fake_grants(); i++) {
+        if (!fake_grant_at(i)->arrived)
+            fake_grant_arrive(fake_grant_at(i), ERR_CANCELED, NULL, 0);
+        if (!fake_grant_at(i)->safe)
+            fake_grant_safe(fake_grant_at(i));
+    }
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    fake_engine_hold(false);
+    decode_destroy(role);
+    end_grants();
+    assert_true(fake_loop_close(&loop));
+    fake_kvt_reset();
+    fake_msgs_reset();
+    assert_int_equal(mem_live(), 0);
+    return 0;
+}
+
+struct ask {
+    uint64_t request;
+    uint32_t epoch;
+    uint32_t n_tokens;
+    uint32_t n_prompt; /* 0: all */
+    uint32_t max_new;
+    uint32_t frontend; /* 0: FRONTEND */
+    bool penalty, no_tokens;
+    bool logprobs;
+    uint32_t stop_id;
+};
+
+static void reserve(struct ask a)
+{
+    Baton__Reserve m = BATON__RESERVE__INIT;
+    Baton__Sampling s;
+    uint8_t tokens[4 * 200] = {0};
+    uint8_t stop[4];
+
+    fake_sampling(&s);
+    s.presence_penalty = a.penalty ? 0.5f : 0;
+    s.want_logprobs = a.logprobs;
+    s.n_top = a.logprobs ? 1 : 0;
+    memcpy(stop, &a.stop_id, 4);
+    s.stop_ids.data = stop;
+    s.stop_ids.len = a.stop_id != 0 ? 4 : 0;
+    m.request = a.request;
+    m.epoch = a.epoch != 0 ? a.epoch : 1;
+    m.frontend = a.frontend != 0 ? a.frontend : FRONTEND;
+    m.prefill_worker = PREFILL_WORKER;
+    m.n_tokens = a.n_tokens;
+    m.n_prompt = a.n_prompt != 0 ? a.n_prompt : a.n_tokens;
+    m.max_new = a.max_new;
+    m.tokens.data = tokens;
+    m.tokens.len = a.penalty && !a.no_tokens ? (size_t)a.n_tokens * 4 : 0;
+    m.deadline_ns = 10 * CLOCK_NS_PER_S;
+    m.sampling = &s;
+    decode_on_reserve(role, &m);
+}
+
+static void cancel(uint64_t request)
+{
+    Baton__Cancel m = BATON__CANCEL__INIT;
+
+    m.request = request;
+    m.epoch = 1;
+    decode_on_cancel(role, &m);
+}
+
+static void arrive_with(uint32_t grant, struct wire_meta meta)
+{
+    uint8_t bytes[WIRE_META_LEN];
+
+    wire_meta_encode(&meta, bytes);
+    fake_grant_arrive(fake_grant_at(grant), ERR_OK, bytes, sizeof(bytes));
+    fake_grant_safe(fake_grant_at(grant));
+}
+
+/* What a good prefill worker sends for request `a`: the first token has index n_tokens - n_prompt. */
+static void arrive(uint32_t grant, struct ask a)
+{
+    uint32_t n_prompt = a.n_prompt != 0 ? a.n_prompt : a.n_tokens;
+
+    arrive_with(grant, (struct wire_meta){.request = a.request,
+                                          .epoch = a.epoch != 0 ? a.epoch : 1,
+                                          .n_tokens = a.n_tokens,
+                                          .token = 100 + a.n_tokens - n_prompt,
+                                          .index = a.n_tokens - n_prompt});
+}
+
+static bool has_released(void)
+{
+    return fake_count(WIRE_RELEASED) >= 1;
+}
+static bool has_two_released(void)
+{
+    return fake_count(WIRE_RELEASED) >= 2;
+}
+static bool has_three_released(void)
+{
+    return fake_count(WIRE_RELEASED) >= 3;
+}
+static bool is_broken(void)
+{
+    return fake_broken() == 1;
+}
+
+static const Baton__Released *released(uint32_t i)
+{
+    return fake_nth(WIRE_RELEASED, i);
+}
+static const Baton__Granted *granted(uint32_t i)
+{
+    return fake_nth(WIRE_GRANTED, i);
+}
+static const Baton__HandoverDone *handover(uint32_t i)
+{
+    return fake_nth(WIRE_HANDOVER_DONE, i);
+}
+
+static Baton__Report report(void)
+{
+    Baton__Report m = BATON__REPORT__INIT;
+
+    decode_report(role, &m);
+    assert_int_equal(m.free_blocks + m.blocks_owned + m.blocks_granted + m.blocks_quarantined,
+                     FAKE_BLOCKS);
+    return m;
+}
+
+static void check_at_rest(uint32_t n_released)
+{
+    Baton__Report m;
+
+    fake_run_some(&loop);
+    m = report();
+    assert_int_equal(fake_count(WIRE_RELEASED), n_released);
+    assert_int_equal(fake_count(WIRE_GRANTED), n_released);
+    assert_int_equal(m.free_blocks, FAKE_BLOCKS);
+    assert_int_equal(m.live_requests, 0);
+    assert_int_equal(m.live_grants, 0);
+    assert_int_equal(decode_live(role), 0);
+    assert_true(fake_broken() < 1000); /* every message was valid */
+}
+
+/* All tokens of a request in the order they went out: index from `first` on, no gap, one finish at the end. */
+static uint32_t check_stream(uint64_t request, uint32_t first)
+{
+    uint32_t index = first;
+    bool finished = false;
+
+    for (uint32_t i = 0; i < fake_msgs(); i++) {
+        const Baton__Tokens *t = (const Baton__Tokens *)fake_msg_at(i)->m;
+
+        for (size_t k = 0; fake_msg_at(i)->type == WIRE_TOKENS && k < t->n_request; k++) {
+            if (t->request[k] != request)
+                continue;
+            assert_false(finished);
+            assert_int_equal(t->index[k], index);
+            assert_int_equal(t->token[k], 100 + index);
+            finished = t->finish[k] != 0;
+            index++;
+        }
+    }
+    return index - first;
+}
+
+static void reservation_takes_all_blocks_and_grants_those_of_the_prompt(void **state)
+{
+    Baton__Report m;
+
+    (void)state;
+    reserve((struct ask){.request = 5, .n_tokens = 10, .max_new = 20});
+    assert_true(granted(0)->ok);
+    assert_int_not_equal(granted(0)->transfer, 0);
+    assert_int_equal(granted(0)->blocks.len, 3 * 4);
+    assert_int_equal(fake_grant_at(0)->c.peer, PREFILL_WORKER);
+    assert_int_equal(fake_grant_at(0)->c.transfer, granted(0)->transfer);
+    assert_int_equal(fake_grant_at(0)->c.n_slots, 3);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(wire_u32_at(&granted(0)->blocks, i), fake_grant_at(0)->slots[i]);
+    m = report();
+    assert_int_equal(m.blocks_granted, 3);
+    assert_int_equal(m.blocks_owned, 5); /* 30 tokens need 8 */
+    assert_int_equal(m.waiting, 1);
+    cancel(5);
+    end_grants();
+    check_at_rest(1);
+}
+
+static void nothing_is_decoded_before_the_hand_over_is_verified(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 10, .max_new = 4};
+
+    (void)state;
+    reserve(a);
+    fake_run_some(&loop);
+    assert_int_equal(fake_engine_steps(), 0);
+    assert_int_equal(fake_count(WIRE_TOKENS), 0);
+    arrive(0, a);
+    assert_int_equal(handover(0)->err, ERR_OK);
+    assert_true(handover(0)->from_decode);
+    assert_int_equal(handover(0)->path, KVT_PATH_SHM);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(fake_engine_step_at(0).slots[0].position, 10);
+    assert_int_equal(fake_engine_step_at(0).slots[0].first_token, 100);
+    assert_int_equal(fake_engine_step_at(0).slots[0].sample_index, 1);
+    assert_int_equal(check_stream(5, 1), 3);
+    assert_int_equal(released(0)->err, ERR_OK);
+    assert_int_equal(released(0)->tokens, 3);
+    assert_true(fake_where(WIRE_TOKENS, 2) < fake_where(WIRE_RELEASED, 0));
+    assert_int_equal(((const Baton__Tokens *)fake_nth(WIRE_TOKENS, 2))->finish[0], 2);
+    check_at_rest(1);
+}
+
+static void resumed_request_goes_on_with_the_next_index(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 13, .n_prompt = 10, .max_new = 6};
+
+    (void)state;
+    reserve(a);
+    arrive(0, a);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(check_stream(5, 4), 2);
+    check_at_rest(1);
+}
+
+static void stop_token_ends_the_stream(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 10, .max_new = 50, .stop_id = 103};
+
+    (void)state;
+    reserve(a);
+    arrive(0, a);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(check_stream(5, 1), 3);
+    assert_int_equal(((const Baton__Tokens *)fake_nth(WIRE_TOKENS, 2))->finish[0], 1);
+    check_at_rest(1);
+}
+
+static void reservation_that_does_not_fit_is_refused_and_takes_nothing(void **state)
+{
+    (void)state;
+    reserve((struct ask){.request = 1, .n_tokens = 10, .max_new = 90});
+    assert_true(granted(0)->ok);
+    reserve((struct ask){.request = 2, .n_tokens = 10, .max_new = 40});
+    assert_false(granted(1)->ok);
+    assert_non_null(strstr(granted(1)->error, "7 are free"));
+    assert_int_equal(released(0)->request, 2);
+    assert_int_equal(released(0)->err, ERR_LIMIT);
+    reserve((struct ask){.request = 3, .n_tokens = 10, .max_new = 91}); /* beyond the context */
+    assert_int_equal(released(1)->err, ERR_INVALID);
+    reserve((struct ask){.request = 4, .n_tokens = 4, .max_new = 4, .stop_id = FAKE_VOCAB});
+    assert_int_equal(released(2)->err, ERR_INVALID);
+    reserve(
+        (struct ask){.request = 5, .n_tokens = 4, .max_new = 4, .penalty = true, .no_tokens = 1});
+    assert_int_equal(released(3)->err, ERR_INVALID);
+    reserve((struct ask){.request = 6, .n_tokens = 8, .n_prompt = 4, .max_new = 4});
+    assert_int_equal(released(4)->err, ERR_INVALID);
+    fake_kvt_refuse(ERR_NOT_FOUND);
+    reserve((struct ask){.request = 7, .n_tokens = 4, .max_new = 4});
+    assert_int_equal(released(5)->err, ERR_NOT_FOUND);
+    assert_int_equal(report().free_blocks, 7);
+    cancel(1);
+    end_grants();
+    check_at_rest(7);
+}
+
+static void hand_over_of_something_else_is_not_decoded(void **state)
+{
+    static const struct wire_meta wrong[] = {
+        {.request = 6, .epoch = 1, .n_tokens = 10, .token = 100, .index = 0},
+        {.request = 5, .epoch = 2, .n_tokens = 10, .token = 100, .index = 0},
+        {.request = 5, .epoch = 1, .n_tokens = 9, .token = 100, .index = 0},
+        {.request = 5, .epoch = 1, .n_tokens = 10, .token = FAKE_VOCAB, .index = 0},
+        {.request = 5, .epoch = 1, .n_tokens = 10, .token = 100, .index = 1},
+    };
+    uint32_t n = sizeof(wrong) / sizeof(wrong[0]);
+
+    (void)state;
+    for (uint32_t i = 0; i < n; i++) {
+        reserve((struct ask){.request = 5, .n_tokens = 10, .max_new = 4});
+        arrive_with(i, wrong[i]);
+        assert_int_equal(handover(i)->err, ERR_CORRUPT);
+        assert_int_equal(released(i)->err, ERR_CORRUPT);
+    }
+    reserve((struct ask){.request = 5, .n_tokens = 10, .max_new = 4});
+    fake_grant_arrive(fake_grant_at(n), ERR_OK, "short", 5);
+    fake_grant_safe(fake_grant_at(n));
+    assert_int_equal(released(n)->err, ERR_CORRUPT);
+    check_at_rest(n + 1);
+    assert_int_equal(fake_engine_steps(), 0);
+}
+
+static void failed_hand_over_keeps_its_blocks_until_nothing_can_write_to_them(void **state)
+{
+    (void)state;
+    reserve((struct ask){.request = 5, .n_tokens = 10, .max_new = 20});
+    fake_grant_arrive(fake_grant_at(0), ERR_TIMEOUT, NULL, 0);
+    assert_int_equal(handover(0)->err, ERR_TIMEOUT);
+    fake_run_some(&loop);
+    assert_int_equal(fake_count(WIRE_RELEASED), 0);
+    assert_int_equal(report().blocks_quarantined, 3);
+    cancel(5); /* changes nothing: the first cause counts */
+    fake_grant_safe(fake_grant_at(0));
+    assert_int_equal(released(0)->err, ERR_TIMEOUT);
+    check_at_rest(1);
+}
+
+static void cancel_before_the_hand_over_waits_until_its_blocks_are_safe(void **state)
+{
+    (void)state;
+    reserve((struct ask){.request = 5, .n_tokens = 10, .max_new = 20});
+    cancel(5);
+    cancel(5);
+    assert_true(fake_grant_at(0)->canceled);
+    assert_int_equal(report().blocks_quarantined, 3);
+    fake_grant_arrive(fake_grant_at(0), ERR_CANCELED, NULL, 0);
+    assert_int_equal(fake_count(WIRE_RELEASED), 0);
+    assert_int_equal(fake_count(WIRE_HANDOVER_DONE), 0);
+    fake_grant_safe(fake_grant_at(0));
+    assert_int_equal(released(0)->err, ERR_CANCELED);
+    check_at_rest(1);
+}
+
+static void hand_over_that_wins_the_race_with_a_cancel_is_not_decoded(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 10, .max_new = 20};
+
+    (void)state;
+    reserve(a);
+    cancel(5);
+    arrive(0, a); /* verified, but nobody wants it any more */
+    assert_int_equal(released(0)->err, ERR_CANCELED);
+    check_at_rest(1);
+    assert_int_equal(fake_engine_steps(), 0);
+}
+
+static void cancel_while_a_step_runs_waits_for_it_and_sends_nothing_more(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 10, .max_new = 20};
+
+    (void)state;
+    fake_engine_hold(true);
+    reserve(a);
+    arrive(0, a);
+    fake_run_some(&loop);
+    assert_true(fake_engine_in_step());
+    cancel(5);
+    cancel(5);
+    fake_run_some(&loop);
+    assert_int_equal(fake_count(WIRE_RELEASED), 0);
+    assert_int_equal(report().free_blocks, FAKE_BLOCKS - 8);
+    fake_engine_hold(false);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(released(0)->err, ERR_CANCELED);
+    assert_int_equal(fake_count(WIRE_TOKENS), 0);
+    check_at_rest(1);
+}
+
+static void cancel_during_the_last_step_still_releases_once(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 10, .max_new = 2};
+
+    (void)state;
+    fake_engine_hold(true);
+    reserve(a);
+    arrive(0, a);
+    fake_run_some(&loop);
+    cancel(5);
+    fake_engine_hold(false);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(released(0)->err, ERR_CANCELED);
+    check_at_rest(1);
+}
+
+static void first_token_that_was_the_last_needs_no_step(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 10, .max_new = 20, .stop_id = 100};
+
+    (void)state;
+    reserve(a);
+    arrive(0, a);
+    assert_int_equal(released(0)->err, ERR_OK);
+    assert_int_equal(released(0)->tokens, 0);
+    check_at_rest(1);
+    assert_int_equal(fake_engine_steps(), 0);
+}
+
+static void tokens_of_a_step_go_out_in_one_frame_per_front_end(void **state)
+{
+    struct ask a[4] = {{.request = 1, .n_tokens = 4, .max_new = 5, .frontend = 1},
+                       {.request = 2, .n_tokens = 4, .max_new = 5, .frontend = 2, .logprobs = true},
+                       {.request = 3, .n_tokens = 4, .max_new = 5, .frontend = 1},
+                       {.request = 4, .n_tokens = 4, .max_new = 5, .frontend = 2}};
+    uint32_t full = 0;
+
+    (void)state;
+    fake_engine_hold(true);
+    for (uint32_t i = 0; i < 4; i++) {
+        reserve(a[i]);
+        arrive(i, a[i]);
+    }
+    fake_run_some(&loop);
+    fake_engine_hold(false);
+    assert_true(fake_run_until(&loop, has_three_released));
+    fake_run_some(&loop);
+    for (uint32_t i = 0; i < fake_msgs(); i++) {
+        const Baton__Tokens *t = (const Baton__Tokens *)fake_msg_at(i)->m;
+
+        if (fake_msg_at(i)->type != WIRE_TOKENS)
+            continue;
+        for (size_t k = 0; k < t->n_request; k++)
+            assert_int_equal(fake_msg_at(i)->frontend, a[t->request[k] - 1].frontend);
+        full += t->n_request == 2;
+        if (fake_msg_at(i)->frontend == 1 || t->request[0] != 2)
+            continue;
+        assert_int_equal(t->n_top, t->n_request); /* parallel, empty for who did not ask */
+        assert_int_equal(t->top[0]->n_token, 1);
+        if (t->n_request == 2)
+            assert_int_equal(t->top[1]->n_token, 0);
+    }
+    assert_in_range(full, 6, 8); /* two per step, save where one joined a step late */
+    for (uint32_t i = 1; i <= 4; i++)
+        assert_int_equal(check_stream(i, 1), 4);
+    check_at_rest(4);
+}
+
+static void more_sequences_than_a_step_holds_take_turns(void **state)
+{
+    struct ask a[3] = {{.request = 1, .n_tokens = 4, .max_new = 12},
+                       {.request = 2, .n_tokens = 4, .max_new = 12},
+                       {.request = 3, .n_tokens = 4, .max_new = 12}};
+    uint32_t turns[4] = {0};
+
+    (void)state;
+    fake_engine_hold(true);
+    for (uint32_t i = 0; i < 3; i++) {
+        reserve(a[i]);
+        arrive(i, a[i]);
+    }
+    fake_run_some(&loop);
+    fake_engine_hold(false);
+    assert_true(fake_run_until(&loop, has_three_released));
+    for (uint32_t i = 1; i <= 3; i++)
+        assert_int_equal(check_stream(i, 1), 11);
+    for (uint32_t i = 0; i < 12; i++) { /* nobody starves among the first tokens out */
+        const Baton__Tokens *t = fake_nth(WIRE_TOKENS, i);
+
+        assert_in_range(t->n_request, 1, MAX_BATCH);
+        for (size_t k = 0; k < t->n_request; k++)
+            turns[t->request[k]]++;
+    }
+    for (uint32_t i = 1; i <= 3; i++)
+        assert_in_range(turns[i], 6, 9);
+    check_at_rest(3);
+}
+
+static void penalty_counts_prompt_and_generated_tokens(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 10, .max_new = 4, .penalty = true};
+
+    (void)state;
+    reserve(a);
+    arrive(0, a);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_true(fake_engine_step_at(0).slots[0].has_history);
+    check_at_rest(1);
+}
+
+static void sequence_that_fails_in_a_step_ends_alone(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 10, .max_new = 4};
+
+    (void)state;
+    fake_engine_fail(ERR_OK, ERR_CORRUPT);
+    reserve(a);
+    arrive(0, a);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(released(0)->err, ERR_CORRUPT);
+    assert_int_equal(fake_count(WIRE_TOKENS), 0);
+    fake_engine_fail(ERR_OK, ERR_OK);
+    a.request = 6;
+    reserve(a);
+    arrive(1, a);
+    assert_true(fake_run_until(&loop, has_two_released));
+    assert_int_equal(released(1)->err, ERR_OK);
+    check_at_rest(2);
+}
+
+static void broken_engine_is_told_once_and_everything_is_released(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 10, .max_new = 4};
+
+    (void)state;
+    fake_engine_fail(ERR_DEVICE, ERR_OK);
+    reserve(a);
+    reserve((struct ask){.request = 6, .n_tokens = 10, .max_new = 4});
+    arrive(0, a);
+    assert_true(fake_run_until(&loop, is_broken));
+    end_grants();
+    assert_true(fake_run_until(&loop, has_two_released));
+    assert_int_equal(released(0)->err, ERR_DEVICE);
+    reserve((struct ask){.request = 7, .n_tokens = 10, .max_new = 4});
+    assert_false(granted(2)->ok);
+    assert_int_equal(fake_broken(), 1);
+    check_at_rest(3);
+}
+
+static void late_and_unknown_messages_are_counted_and_ignored(void **state)
+{
+    (void)state;
+    cancel(77);
+    reserve((struct ask){.request = 5, .n_tokens = 10, .max_new = 4});
+    reserve((struct ask){.request = 5, .n_tokens = 10, .max_new = 4});
+    assert_int_equal(report().late_messages, 2);
+    assert_int_equal(fake_grants(), 1);
+    cancel(5);
+    reserve((struct ask){.request = 5, .epoch = 2, .n_tokens = 10, .max_new = 4});
+    assert_int_equal(fake_grants(), 2);
+    assert_int_not_equal(fake_grant_at(0)->c.transfer, fake_grant_at(1)->c.transfer);
+    assert_false(fake_grant_at(1)->canceled);
+    decode_cancel_all(role);
+    end_grants();
+    check_at_rest(2);
+}
+
+static void progress_names_running_requests_with_their_token_counts(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 10, .max_new = 40};
+    Baton__DecodeProgress m = BATON__DECODE_PROGRESS__INIT;
+
+    (void)state;
+    fake_engine_hold(true);
+    reserve((struct ask){.request = 4, .n_tokens = 4, .max_new = 4}); /* waits: not listed */
+    reserve(a);
+    arrive(1, a);
+    decode_progress(role, &m);
+    assert_int_equal(m.n_request, 1);
+    assert_int_equal(m.request[0], 5);
+    assert_int_equal(m.tokens[0], 1);
+    decode_cancel_frontend(role, FRONTEND);
+    fake_engine_hold(false);
+    end_grants();
+    assert_true(fake_run_until(&loop, has_two_released));
+    decode_progress(role, &m);
+    assert_int_equal(m.n_request, 0);
+    check_at_rest(2);
+}
+
+static void slow_loop_holds_the_engine_back(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 4, .max_new = 90};
+
+    (void)state;
+    reserve(a);
+    arrive(0, a);
+    uv_sleep(50); /* the loop does not run */
+    assert_in_range(fake_engine_steps(), 1, 4);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(check_stream(5, 1), 89);
+    check_at_rest(1);
+}
+
+static void role_can_go_while_a_step_and_a_grant_are_open(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 4, .max_new = 90};
+
+    (void)state;
+    reserve((struct ask){.request = 4, .n_tokens = 4, .max_new = 4});
+    reserve(a);
+    arrive(1, a);
+    /* teardown destroys the role, then ends the grants, and counts what stays allocated */
+}
+
+/* Any order of events: each request is granted once and released once, and no block is lost. */
+static void random_events_leave_nothing_behind(void **state)
+{
+    static struct ask asks[256];
+    uint32_t seed = 4242, given = 0;
+
+    (void)state;
+    for (uint32_t i = 0; i < 600 && fake_grants() < 200; i++) {
+        uint32_t r, g;
+
+        seed = seed * 1664525u + 1013904223u;
+        r = seed >> 16;
+        g = fake_grants() > 0 ? r % fake_grants() : 0;
+        switch ((r >> 8) % 5) {
+        case 0:
+        case 1:
+            given++;
+            asks[fake_grants()] = (struct ask){.request = given,
+                                               .n_tokens = 1 + r % 30,
+                                               .max_new = 1 + r % 20,
+                                               .penalty = r % 3 == 0,
+                                               .stop_id = r % 4 == 0 ? 104 : 0};
+            reserve(asks[fake_grants()]);
+            break;
+        case 2:
+            if (given > 0)
+                cancel(1 + r % given);
+            break;
+        case 3:
+            if (fake_grants() == 0 || fake_grant_at(g)->safe)
+                break;
+            if (fake_grant_at(g)->arrived)
+                fake_grant_safe(fake_grant_at(g));
+            else if (r % 3 == 0)
+                fake_grant_arrive(fake_grant_at(g), ERR_PEER_LOST, NULL, 0);
+            else
+                arrive(g, asks[g]);
+            break;
+        default:
+            uv_run(&loop, UV_RUN_NOWAIT);
+            break;
+        }
+        report();
+    }
+    decode_cancel_all(role);
+    end_grants();
+    fake_run_some(&loop);
+    check_at_rest(given);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(reservation_takes_all_blocks_and_grants_those_of_the_prompt),
+        TEST(nothing_is_decoded_before_the_hand_over_is_verified),
+        TEST(resumed_request_goes_on_with_the_next_index),
+        TEST(stop_token_ends_the_stream),
+        TEST(reservation_that_does_not_fit_is_refused_and_takes_nothing),
+        TEST(hand_over_of_something_else_is_not_decoded),
+        TEST(failed_hand_over_keeps_its_blocks_until_nothing_can_write_to_them),
+        TEST(cancel_before_the_hand_over_waits_until_its_blocks_are_safe),
+        TEST(hand_over_that_wins_the_race_with_a_cancel_is_not_decoded),
+        TEST(cancel_while_a_step_runs_waits_for_it_and_sends_nothing_more),
+        TEST(cancel_during_the_last_step_still_releases_once),
+        TEST(first_token_that_was_the_last_needs_no_step),
+        TEST(tokens_of_a_step_go_out_in_one_frame_per_front_end),
+        cmocka_unit_test_setup_teardown(more_sequences_than_a_step_holds_take_turns, setup_small,
+                                        teardown),
+        TEST(penalty_counts_prompt_and_generated_tokens),
+        TEST(sequence_that_fails_in_a_step_ends_alone),
+        TEST(broken_engine_is_told_once_and_everything_is_released),
+        TEST(late_and_unknown_messages_are_counted_and_ignored),
+        TEST(progress_names_running_requests_with_their_token_counts),
+        TEST(slow_loop_holds_the_engine_back),
+        TEST(role_can_go_while_a_step_and_a_grant_are_open),
+        TEST(random_events_leave_nothing_behind),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

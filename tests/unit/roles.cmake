@@ -1,0 +1,3 @@
+# The two worker roles: each over a fake engine and KV node, then both over the real ones.
+baton_unit_test(NAME prefill_test SOURCES unit/prefill_test.c unit/roles_fake.c LIBS prefill)
+baton_unit_test(NAME decode_test SOURCES unit/decode_test.c unit/roles_fake.c LIBS decode)
