@@ -99,10 +99,14 @@ static void *worker_main(void *arg)
     struct worker *w = arg;
     struct cpu_pool *p = w->pool;
 
-    while (!atomic_load_explicit(&p->stop, memory_order_acquire)) {
+    for (;;) {
+        /* Before the look at `stop`: whoever sets it changes `posted` afterwards, so a thread that
+         * missed it cannot go to sleep on the new value. */
         uint32_t posted = atomic_load_explicit(&p->posted, memory_order_seq_cst);
         bool found = false;
 
+        if (atomic_load_explicit(&p->stop, memory_order_seq_cst))
+            return NULL;
         for (int i = 0; i < SPIN_IDLE && !found; i++) {
             found = has_task(p);
             if (!found)
@@ -118,7 +122,6 @@ static void *worker_main(void *arg)
             futex_wait(&p->posted, posted);
         atomic_fetch_sub_explicit(&p->n_asleep, 1, memory_order_seq_cst);
     }
-    return NULL;
 }
 
 /* Signals are for the main thread. */

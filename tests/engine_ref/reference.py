@@ -110,7 +110,9 @@ def _rotate(x, angles):
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def forward(model, ids):
+def forward(model, ids, bf16_activations=False):
+    """With bf16_activations the input of every matrix is rounded to bf16, as an engine does whose
+    products take bf16 on both sides."""
     config, w = model
     heads = config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
@@ -120,8 +122,11 @@ def forward(model, ids):
     angles = np.arange(n)[:, None] * inverse_frequencies(config, dim)[None, :]
     hidden_future = np.triu(np.full((n, n), -np.inf), 1)
 
+    def rounded(x):
+        return from_bf16(to_bf16(x)).astype(np.float64) if bf16_activations else x
+
     def linear(x, name):
-        y = x @ w[name + ".weight"].T
+        y = rounded(x) @ w[name + ".weight"].T
         bias = w.get(name + ".bias")
         return y if bias is None else y + bias
 
@@ -143,7 +148,7 @@ def forward(model, ids):
         x = x + linear(gate / (1 + np.exp(-gate)) * linear(h, p + "mlp.up_proj"), p + "mlp.down_proj")
     x = _norm(x, w["model.norm.weight"], eps)
     tied = config.get("tie_word_embeddings", False)
-    return x @ w["model.embed_tokens.weight" if tied else "lm_head.weight"].T
+    return rounded(x) @ w["model.embed_tokens.weight" if tied else "lm_head.weight"].T
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,3 +1,10 @@
-# Engine: model files, CPU backend, and the helper that the NumPy comparison drives.
+# Engine: model files, CPU backend, and the comparison with an independent NumPy reference.
 add_executable(engine_run ${CMAKE_SOURCE_DIR}/tests/engine_ref/engine_run.c)
 target_link_libraries(engine_run PRIVATE engine base)
+
+# 77 says that NumPy or pytest is not installed.
+add_test(NAME engine_reference
+  COMMAND sh -c "python3 -c 'import numpy, pytest' || exit 77; exec python3 -B -m pytest -q -p no:cacheprovider tests/engine_ref"
+  WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+set_tests_properties(engine_reference PROPERTIES LABELS slow TIMEOUT 600 SKIP_RETURN_CODE 77
+  ENVIRONMENT "${BATON_TEST_ENV};BATON_ENGINE_RUN=$<TARGET_FILE:engine_run>")
