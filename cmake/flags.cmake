@@ -4,7 +4,15 @@ include(CheckIPOSupported)
 
 add_library(baton_flags INTERFACE)
 target_include_directories(baton_flags INTERFACE ${CMAKE_SOURCE_DIR})
-target_compile_definitions(baton_flags INTERFACE _GNU_SOURCE BATON_VERSION="${PROJECT_VERSION}")
+if(BATON_SANITIZE)
+  set(BATON_BUILD_NAME ${BATON_SANITIZE})
+elseif(CMAKE_BUILD_TYPE MATCHES "^Rel")
+  set(BATON_BUILD_NAME release)
+else()
+  set(BATON_BUILD_NAME debug)
+endif()
+target_compile_definitions(baton_flags INTERFACE _GNU_SOURCE BATON_VERSION="${PROJECT_VERSION}"
+  BATON_BUILD="${BATON_BUILD_NAME}")
 target_compile_options(baton_flags INTERFACE
   $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes
     -Wmissing-prototypes -Wvla -Walloca -Wformat=2 -Wswitch-enum -Werror

@@ -95,7 +95,7 @@ struct daemon_listener {
     daemon_accept_fn on_accept;
     void *arg;
     struct daemon_addr addr;
-    char bound[DAEMON_ADDR_MAX + 16];
+    char bound[DAEMON_LINK_ADDRESS_MAX];
     struct daemon_link *unproven;
     unsigned n_unproven;
 };
@@ -614,29 +614,32 @@ static int bind_unix(struct daemon_listener *s)
     return bad;
 }
 
+static void address_text(const struct sockaddr *at, char out[DAEMON_LINK_ADDRESS_MAX])
+{
+    char ip[64] = "?";
+    bool v6 = at->sa_family == AF_INET6;
+
+    uv_ip_name(at, ip, sizeof(ip));
+    snprintf(out, DAEMON_LINK_ADDRESS_MAX, v6 ? "[%s]:%u" : "%s:%u", ip,
+             ntohs(v6 ? ((const struct sockaddr_in6 *)at)->sin6_port
+                      : ((const struct sockaddr_in *)at)->sin_port));
+}
+
 static int bind_tcp(struct daemon_listener *s)
 {
     struct sockaddr_storage at;
     int bad, len = sizeof(at);
-    bool v6 = false;
-    char ip[64];
 
     bad = uv_ip4_addr(strcmp(s->addr.host, "localhost") == 0 ? "127.0.0.1" : s->addr.host,
                       s->addr.port, (struct sockaddr_in *)&at);
-    if (bad != 0) {
+    if (bad != 0)
         bad = uv_ip6_addr(s->addr.host, s->addr.port, (struct sockaddr_in6 *)&at);
-        v6 = true;
-    }
     if (bad == 0)
         bad = uv_tcp_bind(&s->io.tcp, (struct sockaddr *)&at, 0);
     if (bad == 0)
         bad = uv_tcp_getsockname(&s->io.tcp, (struct sockaddr *)&at, &len);
-    if (bad == 0) {
-        uv_ip_name((struct sockaddr *)&at, ip, sizeof(ip));
-        snprintf(s->bound, sizeof(s->bound), v6 ? "[%s]:%u" : "%s:%u", ip,
-                 ntohs(v6 ? ((struct sockaddr_in6 *)&at)->sin6_port
-                          : ((struct sockaddr_in *)&at)->sin_port));
-    }
+    if (bad == 0)
+        address_text((struct sockaddr *)&at, s->bound);
     return bad;
 }
 
@@ -709,6 +712,19 @@ void daemon_link_set_arg(struct daemon_link *l, void *arg)
 const char *daemon_link_peer(const struct daemon_link *l)
 {
     return l->peer;
+}
+
+void daemon_link_local(const struct daemon_link *l, char out[DAEMON_LINK_ADDRESS_MAX])
+{
+    struct sockaddr_storage at = {0};
+    int len = sizeof(at);
+
+    if (l->addr.is_unix) {
+        snprintf(out, DAEMON_LINK_ADDRESS_MAX, "unix:%s", l->addr.host);
+    } else {
+        uv_tcp_getsockname(&l->io.tcp, (struct sockaddr *)&at, &len);
+        address_text((struct sockaddr *)&at, out);
+    }
 }
 
 void daemon_link_close(struct daemon_link *l)

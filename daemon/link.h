@@ -64,6 +64,9 @@ void daemon_link_set_arg(struct daemon_link *l, void *arg);
 void daemon_link_set_timeout(struct daemon_link *l, uint64_t peer_timeout_ns);
 /* The peer's address as text, for the log. */
 const char *daemon_link_peer(const struct daemon_link *l);
+/* The local end as an address a peer can use ("unix:PATH", "HOST:PORT"). */
+enum { DAEMON_LINK_ADDRESS_MAX = 272 };
+void daemon_link_local(const struct daemon_link *l, char out[DAEMON_LINK_ADDRESS_MAX]);
 /* Queue a frame.  A failure (ERR_NOMEM, ERR_LIMIT) closes the link in a later turn; callers need not look
  * at it, the close is what they act on. */
 void daemon_link_send(struct daemon_link *l, enum wire_type t, const ProtobufCMessage *m);

@@ -1,0 +1,584 @@
+/* daemon/call.c - the life of a call: parse, tokenize, submit, take tokens, fail, cancel.
+ *
+ * A call that has been answered, or whose client has left, is freed at once unless a tokenizing job on the
+ * pool still refers to it; then that job's completion frees it.
+ */
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "daemon/frontend_impl.h"
+
+enum { INLINE_TEXT_MAX = 8 * 1024 };
+
+static void call_free(struct call *call)
+{
+    struct daemon_frontend *f = call->f;
+
+    for (uint32_t i = 0; i < call->n_gens; i++)
+        daemon_gen_fini(&call->gens[i].g);
+    for (size_t i = 0; call->prompts != NULL && i < call->n_prompts; i++) {
+        engine_ids_free(&call->prompts[i].ids);
+        buf_free(&call->prompts[i].text);
+    }
+    mem_free(call->gens);
+    mem_free(call->prompts);
+    api_request_free(call->r);
+    *call->prev = call->next;
+    if (call->next != NULL)
+        call->next->prev = call->prev;
+    f->n_calls--;
+    mem_free(call);
+}
+
+/* The hub forgets what still runs; dirty entries of this call leave the list. */
+static void drop_gens(struct call *call)
+{
+    struct daemon_frontend *f = call->f;
+    struct call_gen **at = &f->dirty;
+
+    while (*at != NULL) {
+        if ((*at)->call == call)
+            *at = (*at)->next_dirty;
+        else
+            at = &(*at)->next_dirty;
+    }
+    for (uint32_t i = 0; i < call->n_gens; i++) {
+        struct call_gen *g = &call->gens[i];
+
+        if (!g->submitted || g->ended)
+            continue;
+        g->ended = true;
+        map_del(&f->gens, g->g.id);
+        daemon_hub_cancel(f->hub, g->g.id);
+    }
+    call->n_running = 0;
+}
+
+/* The last step of every call. */
+void call_end(struct call *call)
+{
+    drop_gens(call);
+    call_record(call);
+    call->state = CALL_DONE;
+    call->x = NULL;
+    if (!call->pool_owns)
+        call_free(call);
+}
+
+void call_fail(struct call *call, int status, const char *type, const char *code,
+               const char *message, uint64_t retry_after_ns, bool should_retry)
+{
+    struct http_exchange *x = call->x;
+    struct buf *out = &call->f->scratch;
+    struct api_error e = {.status = status, .type = type, .code = code};
+    char seconds[24];
+
+    call->status = status;
+    if (call->outcome == NULL)
+        call->outcome = status == 429 ? "rejected" : status < 500 ? "invalid" : "failed";
+    snprintf(e.message, sizeof(e.message), "%s", message);
+    if (x != NULL && call->streaming) {
+        buf_clear(out);
+        if (api_render_error_event(out, &e) == ERR_OK &&
+            http_stream_write(x, buf_bytes(out), out->len) == ERR_OK)
+            http_stream_end(x);
+        else
+            http_stream_abort(x);
+    } else if (x != NULL) {
+        bool ok = true;
+
+        if (retry_after_ns > 0) {
+            snprintf(seconds, sizeof(seconds), "%llu",
+                     (unsigned long long)((retry_after_ns + CLOCK_NS_PER_S - 1) / CLOCK_NS_PER_S));
+            ok = http_add_header(x, "Retry-After", seconds) == ERR_OK;
+        }
+        if (ok && status >= 429)
+            ok = http_add_header(x, "x-should-retry", should_retry ? "true" : "false") == ERR_OK;
+        (void)ok; /* without memory for a header the answer itself still goes out */
+        http_respond_error(x, status, type, call->error.param[0] != '\0' ? call->error.param : NULL,
+                           code, message);
+    }
+    call_end(call);
+}
+
+void call_abandon(struct call *call)
+{
+    call->outcome = "canceled";
+    call->status = 499;
+    call_end(call);
+}
+
+static void on_client_left(struct http_exchange *x, void *context)
+{
+    (void)x;
+    call_abandon(context);
+}
+
+/* ---- tokens in ---- */
+
+static bool copy_top(struct daemon_token *t, const Baton__Tokens *m, size_t i)
+{
+    const Baton__TopLogprobs *top;
+
+    if (m->n_top == 0 || m->top[i]->n_token == 0)
+        return true;
+    top = m->top[i];
+    t->top = mem_try_alloc(top->n_token * sizeof(*t->top));
+    if (t->top == NULL)
+        return false;
+    t->n_top = (uint8_t)top->n_token;
+    for (size_t k = 0; k < top->n_token; k++)
+        t->top[k] =
+            (struct engine_top){.token = (int32_t)top->token[k], .logprob = top->logprob[k]};
+    return true;
+}
+
+static void gen_ended(struct call_gen *g)
+{
+    struct daemon_frontend *f = g->call->f;
+
+    g->ended = true;
+    map_del(&f->gens, g->g.id);
+    if (g->g.by_stop_string)
+        daemon_hub_cancel(f->hub, g->g.id);
+    else
+        daemon_hub_finish(f->hub, g->g.id);
+    g->call->n_running--;
+}
+
+static void take_item(struct daemon_frontend *f, const Baton__Tokens *m, size_t i, uint64_t now)
+{
+    struct call_gen *g = map_get(&f->gens, m->request[i]);
+    struct daemon_token t = {.index = m->index[i],
+                             .id = (int32_t)m->token[i],
+                             .finish = (uint8_t)m->finish[i],
+                             .logprob = m->n_logprob > 0 ? m->logprob[i] : 0};
+    uint32_t accepted = 0;
+
+    if (g == NULL)
+        return;
+    if (!copy_top(&t, m, i) || daemon_gen_take(&g->g, m->epoch[i], &t, &accepted) != ERR_OK) {
+        call_fail(g->call, 500, "server_error", "internal_error", "Out of memory.", 0, true);
+        return;
+    }
+    if (accepted == 0)
+        return;
+    if (g->times.first_ns == 0)
+        g->times.first_ns = now;
+    else
+        frontend_observe_gap(f, g->call->tier, (now - g->times.last_ns) / accepted, accepted);
+    g->times.last_ns = now;
+    if (g->g.finish != DAEMON_FINISH_NONE)
+        gen_ended(g);
+    call_mark_dirty(g);
+}
+
+void call_on_tokens(struct daemon_frontend *f, const Baton__Tokens *m)
+{
+    uint64_t now = clock_now_ns();
+
+    for (size_t i = 0; i < m->n_request; i++)
+        take_item(f, m, i, now);
+}
+
+/* ---- start ---- */
+
+static void submit_all(struct call *call)
+{
+    struct daemon_frontend *f = call->f;
+    uint32_t n = call->n_gens;
+
+    call->n_running = n;
+    for (uint32_t i = 0; i < n; i++) {
+        struct call_gen *g = &call->gens[i];
+        struct daemon_hub_submit s = {.request = g->g.id,
+                                      .tier = call->tier,
+                                      .priority = call->r->priority,
+                                      .n_prompt = (uint32_t)call->prompts[g->prompt].ids.n,
+                                      .max_new = g->max_new,
+                                      .arrived_ns = call->arrived_ns};
+        uint64_t id = g->g.id;
+
+        if (map_put(&f->gens, id, g) != ERR_OK) {
+            call_fail(call, 500, "server_error", "internal_error", "Out of memory.", 0, true);
+            return;
+        }
+        g->submitted = true;
+        daemon_hub_submit(f->hub, &s);
+        if (map_get(&f->gens, id) == NULL)
+            return; /* it was refused, and the whole call with it */
+    }
+}
+
+static enum err seed_gen(const struct call *call, struct call_gen *g, uint32_t i)
+{
+    if (call->r->has_seed) {
+        g->seed = call->r->sampling.seed + i * 0x9e3779b97f4a7c15u;
+        return ERR_OK;
+    }
+    return RAND_bytes((unsigned char *)&g->seed, sizeof(g->seed)) == 1 ? ERR_OK : ERR_IO;
+}
+
+static enum err make_gens(struct call *call)
+{
+    const struct api_request *r = call->r;
+    struct daemon_frontend *f = call->f;
+    struct daemon_gen_config c = {.tok = f->c.tok,
+                                  .with_special = !r->skip_special_tokens,
+                                  .continues = r->kind == API_COMPLETION,
+                                  .keep_stop = r->include_stop_str_in_output,
+                                  .min_tokens = r->min_tokens,
+                                  .stop = r->stop,
+                                  .stop_len = r->stop_len,
+                                  .n_stop = r->n_stop};
+
+    call->gens = mem_try_calloc(call->n_prompts * r->n, sizeof(*call->gens));
+    if (call->gens == NULL)
+        return ERR_NOMEM;
+    for (uint32_t i = 0; i < call->n_prompts * r->n; i++) {
+        struct call_gen *g = &call->gens[i];
+
+        daemon_gen_init(&g->g, f->next_gen++, &c);
+        call->n_gens++;
+        g->call = call;
+        g->choice = i;
+        g->prompt = i / r->n;
+        g->times.attempts = 1;
+        if (seed_gen(call, g, i % r->n) != ERR_OK)
+            return ERR_IO;
+    }
+    return ERR_OK;
+}
+
+/* How many tokens each generation may have, or a refusal in call->error. */
+static bool size_gens(struct call *call)
+{
+    const struct api_request *r = call->r;
+    uint32_t context = daemon_hub_max_context(call->f->hub);
+
+    if (context == 0 || context > call->f->c.max_context)
+        context = call->f->c.max_context;
+    for (uint32_t i = 0; i < call->n_gens; i++) {
+        size_t n = call->prompts[call->gens[i].prompt].ids.n;
+        size_t want = r->has_max_tokens ? r->max_tokens : n < context ? context - n : 1;
+
+        if (n == 0) {
+            api_error_set(&call->error, 400, "invalid_request_error", "prompt", "invalid_value",
+                          "The prompt has no tokens.");
+            return false;
+        }
+        if (n + want > context) {
+            api_error_context(context, n, want, &call->error);
+            return false;
+        }
+        call->gens[i].max_new = (uint32_t)want;
+    }
+    return true;
+}
+
+static void call_run(struct call *call)
+{
+    enum err err;
+
+    if (call->error.status != 0) {
+        call_fail(call, call->error.status, call->error.type, call->error.code, call->error.message,
+                  0, false);
+        return;
+    }
+    err = make_gens(call);
+    if (err != ERR_OK) {
+        call_fail(call, 500, "server_error", "internal_error", "Out of memory.", 0, true);
+        return;
+    }
+    if (!size_gens(call)) {
+        call_fail(call, call->error.status, call->error.type, call->error.code, call->error.message,
+                  0, false);
+        return;
+    }
+    call->state = CALL_RUNNING;
+    if (call->r->has_max_tokens && call->r->max_tokens == 0) { /* completions: echo alone */
+        for (uint32_t i = 0; i < call->n_gens; i++)
+            call->gens[i].g.finish = DAEMON_FINISH_LENGTH;
+        call_finish(call);
+        return;
+    }
+    submit_all(call);
+}
+
+/* ---- tokenizing ---- */
+
+static enum err encode_chat(struct daemon_frontend *f, const struct api_request *r,
+                            struct call_prompt *p, struct api_error *error)
+{
+    size_t *spans = NULL, n_spans = 0;
+    struct err_msg msg = {""};
+    enum err err;
+
+    err = engine_chat_render(f->c.chat, r->messages, r->n_messages, r->add_generation_prompt,
+                             (long long)(clock_wall_ns() / CLOCK_NS_PER_S), &p->text, &spans,
+                             &n_spans, &msg);
+    if (err == ERR_INVALID || err == ERR_LIMIT) {
+        api_error_set(error, 400, "invalid_request_error", "messages", "invalid_value",
+                      "The chat template refused the messages: %s", msg.text);
+    }
+    if (err == ERR_OK)
+        err =
+            engine_chat_encode(f->c.tok, buf_bytes(&p->text), p->text.len, spans, n_spans, &p->ids);
+    mem_free(spans);
+    return err;
+}
+
+static enum err encode_one(struct daemon_frontend *f, const struct api_request *r,
+                           const struct api_prompt *from, struct call_prompt *to)
+{
+    unsigned flags = ENGINE_TOK_PARSE_SPECIAL;
+
+    if (from->text == NULL) {
+        to->ids.ids = mem_try_alloc(from->n_ids * sizeof(*to->ids.ids));
+        if (to->ids.ids == NULL)
+            return ERR_NOMEM;
+        memcpy(to->ids.ids, from->ids, from->n_ids * sizeof(*to->ids.ids));
+        to->ids.n = to->ids.cap = from->n_ids;
+        return ERR_OK;
+    }
+    if (r->kind != API_TOKENIZE || r->add_special)
+        flags |= ENGINE_TOK_ADD_SPECIAL;
+    if (r->echo && buf_append(&to->text, from->text, from->text_len) != ERR_OK)
+        return ERR_NOMEM;
+    return engine_tok_encode(f->c.tok, from->text, from->text_len, flags, &to->ids);
+}
+
+enum err call_encode(struct daemon_frontend *f, const struct api_request *r,
+                     struct call_prompt *prompts, struct api_error *error)
+{
+    enum err err = ERR_OK;
+
+    if (r->n_messages > 0)
+        err = encode_chat(f, r, &prompts[0], error);
+    for (size_t i = 0; err == ERR_OK && r->n_messages == 0 && i < r->n_prompts; i++)
+        err = encode_one(f, r, &r->prompts[i], &prompts[i]);
+    if (err != ERR_OK && error->status == 0) {
+        if (err == ERR_INVALID)
+            api_error_set(error, 400, "invalid_request_error", "prompt", "invalid_value",
+                          "The text is not valid UTF-8.");
+        else
+            api_error_set(error, 500, "server_error", NULL, "internal_error", "Out of memory.");
+    }
+    return err;
+}
+
+static void tokenize_job(uv_work_t *work)
+{
+    struct call *call = work->data;
+
+    (void)!call_encode(call->f, call->r, call->prompts, &call->error); /* judged by call->error */
+}
+
+static void tokenize_done(uv_work_t *work, int status)
+{
+    struct call *call = work->data;
+
+    call->pool_owns = false;
+    if (call->state == CALL_DONE) {
+        call_free(call);
+        return;
+    }
+    if (status != 0)
+        call_fail(call, 503, "unavailable_error", "shutting_down", "The server is shutting down.",
+                  CLOCK_NS_PER_S, true);
+    else
+        call_run(call);
+}
+
+static size_t text_bytes(const struct api_request *r)
+{
+    size_t sum = 0;
+
+    for (size_t i = 0; i < r->n_messages; i++)
+        sum += r->messages[i].content_len;
+    for (size_t i = 0; i < r->n_prompts; i++)
+        sum += r->prompts[i].text_len;
+    return sum;
+}
+
+/* ---- the front door ---- */
+
+/* What the client asked for, never above what its key allows. */
+static bool pick_tier(struct call *call)
+{
+    struct daemon_frontend *f = call->f;
+    const struct daemon_config *c = f->c.config;
+    const struct daemon_key *key = http_principal(call->x);
+    uint32_t best = key != NULL ? key->tier : 0;
+    uint32_t own = key != NULL ? key->tier : f->default_tier, asked = own;
+    const char *word = call->r->service_tier;
+    bool named = false;
+
+    if (strcmp(word, "priority") == 0 || strcmp(word, "fast") == 0) {
+        asked = 0;
+    } else if (strcmp(word, "flex") == 0) {
+        asked = c->n_tiers - 1;
+    } else if (word[0] != '\0' && strcmp(word, "auto") != 0 && strcmp(word, "default") != 0 &&
+               strcmp(word, "scale") != 0) {
+        asked = UINT32_MAX;
+        for (uint32_t i = 0; i < c->n_tiers; i++) {
+            if (strcmp(word, c->tiers[i].name) == 0)
+                asked = i;
+        }
+        named = true;
+    }
+    if (asked == UINT32_MAX) {
+        api_error_set(&call->error, 400, "invalid_request_error", "service_tier", "invalid_value",
+                      "service_tier must be auto, default, priority, flex, scale or the name of a "
+                      "configured tier.");
+        return false;
+    }
+    call->tier = asked < best ? best : asked;
+    if (named)
+        call->tier_label = c->tiers[call->tier].name;
+    else
+        call->tier_label = call->tier == 0                ? "priority"
+                           : call->tier == c->n_tiers - 1 ? "flex"
+                                                          : "default";
+    return true;
+}
+
+static bool model_known(const struct daemon_frontend *f, const char *name)
+{
+    return name[0] == '\0' || strcmp(name, f->model_name) == 0;
+}
+
+static bool check_call(struct call *call)
+{
+    struct daemon_frontend *f = call->f;
+
+    if (!model_known(f, call->r->model)) {
+        api_error_set(&call->error, 404, "invalid_request_error", "model", "model_not_found",
+                      "The model `%.200s` does not exist; this server has `%.100s`.",
+                      call->r->model, f->model_name);
+        return false;
+    }
+    if (call->r->n_messages > 0 && f->c.chat == NULL) {
+        api_error_set(&call->error, 400, "invalid_request_error", "messages", "no_chat_template",
+                      "This model has no usable chat template (%.200s); use /v1/completions.",
+                      f->c.chat_why);
+        return false;
+    }
+    return pick_tier(call);
+}
+
+bool call_can_encode(struct call *call)
+{
+    const struct api_request *r = call->r;
+    bool text = r->n_messages > 0;
+
+    for (size_t i = 0; i < r->n_prompts; i++)
+        text |= r->prompts[i].text != NULL;
+    if (!text || call->f->c.tok != NULL)
+        return true;
+    api_error_set(&call->error, 400, "invalid_request_error",
+                  r->n_messages > 0 ? "messages" : "prompt", "no_tokenizer",
+                  "This server has no tokenizer: send the prompt as token ids to /v1/completions.");
+    return false;
+}
+
+/* Refuse before any work: loading, draining. */
+static bool is_open(struct daemon_frontend *f, struct http_exchange *x)
+{
+    if (f->draining) {
+        if (http_add_header(x, "Retry-After", "5") == ERR_OK)
+            http_respond_error(x, 503, "unavailable_error", NULL, "shutting_down",
+                               "The server is shutting down.");
+        else
+            http_stream_abort(x);
+        return false;
+    }
+    if (!f->was_ready) {
+        if (http_add_header(x, "Retry-After", "1") == ERR_OK)
+            http_respond_error(x, 503, "unavailable_error", NULL, "loading_model", "Loading model");
+        else
+            http_stream_abort(x);
+        return false;
+    }
+    return true;
+}
+
+static struct call *call_create(struct daemon_frontend *f, struct http_exchange *x,
+                                struct api_request *r)
+{
+    struct call *call = mem_try_calloc(1, sizeof(*call));
+
+    if (call == NULL)
+        return NULL;
+    call->n_prompts = r->n_messages > 0 ? 1 : r->n_prompts;
+    call->prompts = mem_try_calloc(call->n_prompts, sizeof(*call->prompts));
+    if (call->prompts == NULL) {
+        mem_free(call);
+        return NULL;
+    }
+    call->f = f;
+    call->x = x;
+    call->r = r;
+    call->state = CALL_TOKENIZING;
+    call->arrived_ns = http_received_ns(x);
+    call->work.data = call;
+    snprintf(call->request_id, sizeof(call->request_id), "%s", http_request_id(x));
+    snprintf(call->id, sizeof(call->id), "%s%016llx", r->kind == API_CHAT ? "chatcmpl-" : "cmpl-",
+             (unsigned long long)f->next_gen);
+    call->head = (struct api_head){.kind = r->kind,
+                                   .id = call->id,
+                                   .created = (int64_t)(clock_wall_ns() / CLOCK_NS_PER_S),
+                                   .model = f->model_name,
+                                   .fingerprint = "baton-" BATON_VERSION};
+    call->next = f->calls;
+    call->prev = &f->calls;
+    if (f->calls != NULL)
+        f->calls->prev = &call->next;
+    f->calls = call;
+    f->n_calls++;
+    return call;
+}
+
+void call_start(struct daemon_frontend *f, struct http_exchange *x, enum api_kind kind)
+{
+    struct api_limits limits;
+    struct api_error error = {0};
+    struct api_request *r = NULL;
+    struct call *call;
+    const char *body;
+    size_t len;
+
+    if (!is_open(f, x))
+        return;
+    frontend_limits(f, &limits);
+    body = http_body(x, &len);
+    if (!api_request_parse(kind, body, len, &limits, &r, &error)) {
+        http_respond_error(x, error.status, error.type, error.param[0] != '\0' ? error.param : NULL,
+                           error.code, error.message);
+        return;
+    }
+    call = call_create(f, x, r);
+    if (call == NULL) {
+        api_request_free(r);
+        http_respond_error(x, 500, "server_error", NULL, "internal_error", "Out of memory.");
+        return;
+    }
+    http_set_context(x, call, on_client_left);
+    if (!check_call(call) || !call_can_encode(call)) {
+        call_fail(call, call->error.status, call->error.type, call->error.code, call->error.message,
+                  0, false);
+        return;
+    }
+    call->head.tier = call->tier_label;
+    if (text_bytes(r) > INLINE_TEXT_MAX &&
+        uv_queue_work(f->c.loop, &call->work, tokenize_job, tokenize_done) == 0) {
+        call->pool_owns = true;
+        return;
+    }
+    (void)!call_encode(f, r, call->prompts, &call->error); /* judged by call->error */
+    call_run(call);
+}

@@ -1,0 +1,89 @@
+/* daemon/config_table.h - the table of options.  Private to config*.c.
+ *
+ * Columns: field and name, type, default, smallest, largest, unit, commands, group, help.  For a text option
+ * the smallest and largest are not used; `choices` in the help is checked where the option is used. */
+#ifndef DAEMON_CONFIG_TABLE_H
+#define DAEMON_CONFIG_TABLE_H
+
+#include "daemon/config.h"
+
+#define S DAEMON_CMD_SERVE
+#define P DAEMON_CMD_PREFILL
+#define D DAEMON_CMD_DECODE
+#define W (DAEMON_CMD_PREFILL | DAEMON_CMD_DECODE)
+#define A (DAEMON_CMD_SERVE | DAEMON_CMD_PREFILL | DAEMON_CMD_DECODE)
+
+/* clang-format off */
+#define CONFIG_OPTIONS(X) \
+    X(host,            TEXT, "127.0.0.1", 0, 0, "address", S, "HTTP", "address to listen on for clients") \
+    X(port,            U32,  "8000", 0, 65535, "port", S, "HTTP", "port to listen on; 0 takes any free one") \
+    X(allow_open,      BOOL, "false", 0, 1, "", S, "HTTP", "listen beyond loopback although no API keys are configured") \
+    X(cors,            BOOL, "true", 0, 1, "", S, "HTTP", "answer cross-origin requests of browsers") \
+    X(max_body_mib,    U32,  "8", 1, 1024, "MiB", S, "HTTP", "largest request body; larger ones get 413") \
+    X(max_connections, U32,  "16384", 1, 1000000, "connections", S, "HTTP", "client connections at a time; more get 503") \
+    X(n_max,           U32,  "16", 1, 16, "choices", S, "HTTP", "largest n of a request") \
+    X(served_name,     TEXT, "", 0, 0, "name", A, "Model", "model name clients use; default: the last part of MODEL_DIR") \
+    X(backend,         TEXT, "cpu", 0, 0, "name", A, "Model", "cpu, or sim (no weights, modelled times; for tests and planning)") \
+    X(sim_profile,     TEXT, "", 0, 0, "file", A, "Model", "profile of modelled times for --backend sim; default: zero time") \
+    X(threads,         U32,  "0", 0, 1024, "threads", A, "Model", "compute threads per worker; 0: serve shares the cores among its workers") \
+    X(max_context,     U32,  "0", 0, 16777216, "tokens", A, "Model", "longest prompt + completion; 0: the model's own") \
+    X(max_batch,       U32,  "64", 1, 4096, "requests", A, "Model", "most requests decoded together") \
+    X(max_step_tokens, U32,  "512", 16, 65536, "tokens", A, "Model", "most prompt tokens computed in one step (chunked prefill)") \
+    X(block_tokens,    U32,  "16", 1, 1024, "tokens", A, "KV cache", "tokens per KV block; must be equal on all workers") \
+    X(kv_mib,          U32,  "0", 0, 16777216, "MiB", A, "KV cache", "KV pool of one worker; 0: max_batch x max_context, at most 256 MiB") \
+    X(kv_transports,   TEXT, "", 0, 0, "list", A, "KV cache", "UCX transports for the hand-over, for example tcp or posix,sysv,tcp; default: what UCX finds") \
+    X(kv_host,         TEXT, "", 0, 0, "address", W, "KV cache", "address for KV traffic of this worker; default: where the scheduler is reached from") \
+    X(kv_port,         U32,  "0", 0, 65535, "port", W, "KV cache", "port for KV traffic; 0: any") \
+    X(prefill,         U32,  "1", 0, 64, "workers", S, "Workers", "prefill workers to start on this machine") \
+    X(decode,          U32,  "1", 0, 64, "workers", S, "Workers", "decode workers to start on this machine") \
+    X(listen_workers,  TEXT, "", 0, 0, "HOST:PORT", S, "Workers", "also take workers from other hosts here; needs --secret-file") \
+    X(scheduler,       TEXT, "", 0, 0, "address", W, "Workers", "where `baton serve` takes workers: HOST:PORT or unix:PATH") \
+    X(secret_file,     TEXT, "", 0, 0, "file", A, "Workers", "file with the secret that workers and scheduler share (16 to 256 bytes)") \
+    X(name,            TEXT, "", 0, 0, "name", W, "Workers", "name of this worker in logs and metrics") \
+    X(exit_with_parent,BOOL, "false", 0, 1, "", W, "Workers", "end when the parent process or the scheduler connection ends") \
+    X(heartbeat_ms,    U32,  "100", 10, 10000, "ms", S, "Workers", "how often workers report") \
+    X(peer_timeout_ms, U32,  "3000", 100, 600000, "ms", S, "Workers", "a worker silent for so long is lost (a dead one is noticed at once)") \
+    X(default_tier,    TEXT, "", 0, 0, "tier", S, "Scheduling", "tier of requests without API key that ask for none; default: the second") \
+    X(max_queued,      U32,  "4096", 1, 10000000, "requests", S, "Scheduling", "requests waiting for a worker; more get 429") \
+    X(max_queued_tokens, U32, "16777216", 1, 4294967295, "tokens", S, "Scheduling", "their prompt tokens; more get 429") \
+    X(prefill_window_tokens, U32, "2048", 1, 16777216, "tokens", S, "Scheduling", "prompt tokens sent to a prefill worker ahead of its work") \
+    X(queue_timeout_s, U32,  "120", 1, 86400, "s", S, "Scheduling", "longest wait for a worker, then 503") \
+    X(request_timeout_s, U32, "600", 1, 86400, "s", S, "Scheduling", "longest time of one request, then 504") \
+    X(handover_timeout_s, U32, "10", 1, 3600, "s", S, "Scheduling", "longest time of one KV hand-over, then it is tried anew") \
+    X(drain_timeout_s, U32,  "30", 0, 86400, "s", S, "Scheduling", "on SIGTERM: how long running requests may go on") \
+    X(log_level,       TEXT, "info", 0, 0, "level", A, "Log", "error, warn, info or debug") \
+    X(log_format,      TEXT, "text", 0, 0, "format", A, "Log", "text or json")
+/* clang-format on */
+
+enum config_type { CONFIG_TEXT = 1, CONFIG_U32, CONFIG_BOOL };
+
+struct config_option {
+    const char *name; /* with underscores */
+    enum config_type type;
+    size_t offset;
+    const char *fallback; /* default */
+    uint64_t min, max;
+    const char *unit;
+    unsigned commands;
+    const char *group;
+    const char *help;
+};
+
+enum {
+#define X(field, ...) CONFIG_OPT_##field,
+    CONFIG_OPTIONS(X)
+#undef X
+        CONFIG_N_OPTIONS
+};
+
+extern const struct config_option config_options[CONFIG_N_OPTIONS];
+
+/* Set one option from text.  ERR_INVALID with `where` and the allowed range in msg. */
+MUST_USE enum err config_set(struct daemon_config *c, const struct config_option *o, const char *text,
+                             const char *where, struct err_msg *msg);
+
+/* config_file.c: the file's values over what c holds; each option it set is marked in from_file. */
+MUST_USE enum err config_read_file(const char *path, struct daemon_config *c,
+                                   bool from_file[CONFIG_N_OPTIONS], struct err_msg *msg);
+
+#endif

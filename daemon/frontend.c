@@ -1,0 +1,654 @@
+/* daemon/frontend.c - routes, readiness, keys, and the hooks that tie calls to the hub. */
+#include "daemon/frontend.h"
+
+#include <openssl/crypto.h>
+#include <openssl/rand.h>
+#include <openssl/sha.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "daemon/frontend_impl.h"
+#include "daemon/frontend_metrics.h"
+
+/* ---- simple routes ---- */
+
+static void answer(struct http_exchange *x, int status, const struct buf *body, enum err err)
+{
+    if (err != ERR_OK)
+        http_respond_error(x, 500, "server_error", NULL, "internal_error", "Out of memory.");
+    else
+        http_respond(x, status, "application/json", buf_bytes(body), body->len);
+}
+
+static void model_card(const struct daemon_frontend *f, struct api_model_card *m)
+{
+    uint32_t context = f->hub != NULL ? daemon_hub_max_context(f->hub) : 0;
+
+    *m = (struct api_model_card){.id = f->model_name,
+                                 .created = f->started_s,
+                                 .max_context = context > 0 ? context : f->c.max_context,
+                                 .vocab = f->c.vocab};
+}
+
+static void on_models(struct http_exchange *x, void *arg)
+{
+    struct daemon_frontend *f = arg;
+    struct api_model_card m;
+    struct buf out = BUF_INIT;
+
+    model_card(f, &m);
+    answer(x, 200, &out, api_render_models(&out, &m, 1) == ERR_OK ? ERR_OK : ERR_NOMEM);
+    buf_free(&out);
+}
+
+static void on_model(struct http_exchange *x, void *arg)
+{
+    struct daemon_frontend *f = arg;
+    const char *name = http_path(x) + strlen("/v1/models/");
+    struct api_model_card m;
+    struct buf out = BUF_INIT;
+    enum err err;
+
+    if (strcmp(name, f->model_name) != 0) {
+        http_respond_error(x, 404, "invalid_request_error", "model", "model_not_found",
+                           "The model does not exist; GET /v1/models lists what is served.");
+        return;
+    }
+    model_card(f, &m);
+    err = api_render_model(&out, &m);
+    answer(x, 200, &out, err);
+    buf_free(&out);
+}
+
+/* Ready: both pools have a worker, and new work is taken. */
+static bool is_ready(const struct daemon_frontend *f)
+{
+    return !f->draining && f->hub != NULL && daemon_hub_ready(f->hub);
+}
+
+static enum err put_worker(struct buf *out, const struct daemon_worker_view *w, bool first)
+{
+    enum err err = buf_printf(out, "%s{\"name\":", first ? "" : ",");
+
+    if (err == ERR_OK)
+        err = api_render_string(out, w->name, strlen(w->name));
+    if (err == ERR_OK)
+        err = buf_printf(out, ",\"role\":\"%s\",\"state\":\"%s\"",
+                         w->role == SCHED_ROLE_PREFILL ? "prefill" : "decode",
+                         w->joined ? "ready" : "loading");
+    if (err == ERR_OK && !w->joined && w->total_bytes > 0)
+        err = buf_printf(out, ",\"loaded\":%.3f", (double)w->loaded_bytes / (double)w->total_bytes);
+    return err == ERR_OK ? buf_puts(out, "}") : err;
+}
+
+static void on_health(struct http_exchange *x, void *arg)
+{
+    struct daemon_frontend *f = arg;
+    bool ready = is_ready(f);
+    const char *status = ready          ? "ok"
+                         : f->draining  ? "shutting_down"
+                         : f->was_ready ? "no_workers"
+                                        : "loading";
+    struct daemon_worker_view w;
+    struct buf out = BUF_INIT;
+    size_t at = 0;
+    bool first = true;
+    enum err err = buf_printf(&out, "{\"status\":\"%s\",\"model\":", status);
+
+    if (err == ERR_OK)
+        err = api_render_string(&out, f->model_name, strlen(f->model_name));
+    if (err == ERR_OK && f->trouble[0] != '\0') {
+        err = buf_puts(&out, ",\"trouble\":");
+        if (err == ERR_OK)
+            err = api_render_string(&out, f->trouble, strlen(f->trouble));
+    }
+    if (err == ERR_OK)
+        err = buf_puts(&out, ",\"workers\":[");
+    while (err == ERR_OK && daemon_hub_next_worker(f->hub, &at, &w)) {
+        err = put_worker(&out, &w, first);
+        first = false;
+    }
+    if (err == ERR_OK)
+        err = buf_puts(&out, "]}");
+    if (!ready && err == ERR_OK)
+        err = http_add_header(x, "Retry-After", "1");
+    answer(x, ready ? 200 : 503, &out, err);
+    buf_free(&out);
+}
+
+static void on_live(struct http_exchange *x, void *arg)
+{
+    static const char body[] = "{\"status\":\"ok\"}";
+
+    (void)arg;
+    http_respond(x, 200, "application/json", body, sizeof(body) - 1);
+}
+
+static void on_version(struct http_exchange *x, void *arg)
+{
+    static const char body[] = "{\"version\":\"" BATON_VERSION "\",\"server\":\"baton\"}";
+
+    (void)arg;
+    http_respond(x, 200, "application/json", body, sizeof(body) - 1);
+}
+
+static void on_metrics(struct http_exchange *x, void *arg)
+{
+    struct daemon_frontend *f = arg;
+    struct buf out = BUF_INIT;
+
+    if (frontend_metrics_render(f, &out) != ERR_OK)
+        http_respond_error(x, 500, "server_error", NULL, "internal_error", "Out of memory.");
+    else
+        http_respond(x, 200, "text/plain; version=0.0.4; charset=utf-8", buf_bytes(&out), out.len);
+    buf_free(&out);
+}
+
+/* ---- tokenize, detokenize ---- */
+
+static void no_tokenizer(struct http_exchange *x)
+{
+    http_respond_error(x, 400, "invalid_request_error", NULL, "no_tokenizer",
+                       "This server has no tokenizer.");
+}
+
+static struct api_request *parse_body(struct daemon_frontend *f, struct http_exchange *x,
+                                      enum api_kind kind)
+{
+    struct api_limits limits;
+    struct api_error error = {0};
+    struct api_request *r = NULL;
+    size_t len;
+    const char *body = http_body(x, &len);
+
+    frontend_limits(f, &limits);
+    if (api_request_parse(kind, body, len, &limits, &r, &error))
+        return r;
+    http_respond_error(x, error.status, error.type, error.param[0] != '\0' ? error.param : NULL,
+                       error.code, error.message);
+    return NULL;
+}
+
+static void on_tokenize(struct http_exchange *x, void *arg)
+{
+    struct daemon_frontend *f = arg;
+    struct api_request *r = parse_body(f, x, API_TOKENIZE);
+    struct api_error error = {0};
+    struct call_prompt prompt = {0};
+    struct api_model_card m;
+    struct buf out = BUF_INIT;
+    enum err err;
+
+    if (r == NULL)
+        return;
+    model_card(f, &m);
+    if (f->c.tok == NULL || (r->n_messages > 0 && f->c.chat == NULL)) {
+        no_tokenizer(x);
+    } else if (call_encode(f, r, &prompt, &error) != ERR_OK) {
+        http_respond_error(x, error.status, error.type, error.param[0] != '\0' ? error.param : NULL,
+                           error.code, error.message);
+    } else {
+        err = api_render_tokens(&out, prompt.ids.ids, prompt.ids.n, m.max_context, r->with_pieces,
+                                call_piece, f);
+        answer(x, 200, &out, err);
+    }
+    engine_ids_free(&prompt.ids);
+    buf_free(&prompt.text);
+    buf_free(&out);
+    api_request_free(r);
+}
+
+static void on_detokenize(struct http_exchange *x, void *arg)
+{
+    struct daemon_frontend *f = arg;
+    struct api_request *r = parse_body(f, x, API_DETOKENIZE);
+    struct buf text = BUF_INIT, out = BUF_INIT;
+    struct engine_detok d;
+    enum err err = ERR_OK;
+
+    if (r == NULL)
+        return;
+    if (f->c.tok == NULL) {
+        no_tokenizer(x);
+    } else {
+        engine_detok_init(&d, f->c.tok, false);
+        for (size_t i = 0; err == ERR_OK && i < r->prompts[0].n_ids; i++)
+            err = engine_detok_push(&d, f->c.tok, r->prompts[0].ids[i], !r->skip_special_tokens,
+                                    &text);
+        if (err == ERR_OK)
+            err = engine_detok_finish(&d, &text);
+        if (err == ERR_OK)
+            err = api_render_text(&out, text.len > 0 ? buf_bytes(&text) : "", text.len);
+        answer(x, 200, &out, err);
+    }
+    buf_free(&text);
+    buf_free(&out);
+    api_request_free(r);
+}
+
+static void on_chat(struct http_exchange *x, void *arg)
+{
+    call_start(arg, x, API_CHAT);
+}
+
+static void on_completion(struct http_exchange *x, void *arg)
+{
+    call_start(arg, x, API_COMPLETION);
+}
+
+/* Only liveness, readiness and the version need no key. */
+static const struct http_route routes[] = {
+    {"POST", "/v1/chat/completions", true, on_chat},
+    {"POST", "/v1/completions", true, on_completion},
+    {"GET", "/v1/models", true, on_models},
+    {"GET", "/v1/models/*", true, on_model},
+    {"POST", "/tokenize", true, on_tokenize},
+    {"POST", "/detokenize", true, on_detokenize},
+    {"GET", "/health", false, on_health},
+    {"GET", "/ready", false, on_health},
+    {"GET", "/live", false, on_live},
+    {"GET", "/version", false, on_version},
+    {"GET", "/metrics", true, on_metrics},
+};
+
+/* ---- keys ---- */
+
+static bool authorize(void *arg, const char *key, size_t len, void **principal)
+{
+    struct daemon_frontend *f = arg;
+    const struct daemon_config *c = f->c.config;
+    uint8_t digest[SHA256_DIGEST_LENGTH];
+    struct daemon_key *found = NULL;
+
+    if (c->n_keys == 0)
+        return true;
+    if (key == NULL)
+        return false;
+    SHA256((const unsigned char *)key, len, digest);
+    for (uint32_t i = 0; i < c->n_keys; i++) { /* all of them, so that time tells nothing */
+        if (CRYPTO_memcmp(digest, c->keys[i].sha256, sizeof(digest)) == 0)
+            found = &c->keys[i];
+    }
+    *principal = found;
+    return found != NULL;
+}
+
+void frontend_limits(const struct daemon_frontend *f, struct api_limits *out)
+{
+    const struct engine_model_config *m = f->c.model;
+
+    *out = (struct api_limits){.n_max = f->c.config->n_max, .vocab = f->c.vocab};
+    if (m == NULL)
+        return;
+    out->has_temperature = m->has_temperature;
+    out->has_top_p = m->has_top_p;
+    out->has_top_k = m->has_top_k;
+    out->has_repetition_penalty = m->has_repetition_penalty;
+    out->temperature = m->temperature;
+    out->top_p = m->top_p;
+    out->top_k = m->top_k;
+    out->repetition_penalty = m->repetition_penalty;
+}
+
+/* ---- hooks of the hub ---- */
+
+/* What a Sampling message points into; the loop thread packs it before the next one is filled. */
+struct sampling_scratch {
+    Baton__Sampling m;
+    Baton__Bias bias[ENGINE_BIAS_MAX], *bias_list[ENGINE_BIAS_MAX];
+    uint8_t stop_ids[ENGINE_STOP_IDS_MAX * 4];
+};
+static struct sampling_scratch sampling_scratch;
+
+static void put_u32(uint8_t *dst, uint32_t v)
+{
+    dst[0] = (uint8_t)v;
+    dst[1] = (uint8_t)(v >> 8);
+    dst[2] = (uint8_t)(v >> 16);
+    dst[3] = (uint8_t)(v >> 24);
+}
+
+/* The model's own end tokens and the client's. */
+static size_t fill_stop_ids(const struct daemon_frontend *f, const struct api_request *r,
+                            uint8_t *out)
+{
+    size_t n = 0;
+
+    for (uint32_t i = 0; f->c.model != NULL && !r->ignore_eos && i < f->c.model->n_eos; i++)
+        put_u32(out + 4 * n++, (uint32_t)f->c.model->eos[i]);
+    for (uint32_t i = 0; i < r->sampling.n_stop_ids && n < ENGINE_STOP_IDS_MAX; i++)
+        put_u32(out + 4 * n++, (uint32_t)r->sampling.stop_ids[i]);
+    return n;
+}
+
+static Baton__Sampling *fill_sampling(const struct call_gen *g)
+{
+    const struct api_request *r = g->call->r;
+    const struct engine_sampling *s = &r->sampling;
+    struct sampling_scratch *k = &sampling_scratch;
+
+    baton__sampling__init(&k->m);
+    k->m.temperature = s->temperature;
+    k->m.top_p = s->top_p;
+    k->m.min_p = s->min_p;
+    k->m.top_k = s->top_k;
+    k->m.repetition_penalty = s->repetition_penalty;
+    k->m.presence_penalty = s->presence_penalty;
+    k->m.frequency_penalty = s->frequency_penalty;
+    k->m.seed = g->seed;
+    k->m.want_logprobs = r->logprobs;
+    k->m.n_top = r->top_logprobs;
+    k->m.min_tokens = r->min_tokens;
+    k->m.stop_ids.data = k->stop_ids;
+    k->m.stop_ids.len = 4 * fill_stop_ids(g->call->f, r, k->stop_ids);
+    for (uint32_t i = 0; i < s->n_bias; i++) {
+        baton__bias__init(&k->bias[i]);
+        k->bias[i].token = (uint32_t)s->bias[i].token;
+        k->bias[i].value = s->bias[i].bias;
+        k->bias_list[i] = &k->bias[i];
+    }
+    k->m.n_bias = s->n_bias;
+    k->m.bias = k->bias_list;
+    return &k->m;
+}
+
+/* Prompt, then what the client has already been given. */
+static bool fill_tokens(struct daemon_frontend *f, const struct call_gen *g,
+                        ProtobufCBinaryData *out)
+{
+    const struct engine_ids *prompt = &g->call->prompts[g->prompt].ids;
+    uint8_t *at;
+
+    buf_clear(&f->ids);
+    if (buf_reserve(&f->ids, 4 * (prompt->n + g->g.n_log)) != ERR_OK)
+        return false;
+    at = (uint8_t *)buf_bytes(&f->ids);
+    for (size_t i = 0; i < prompt->n; i++, at += 4)
+        put_u32(at, (uint32_t)prompt->ids[i]);
+    for (uint32_t i = 0; i < g->g.n_log; i++, at += 4)
+        put_u32(at, (uint32_t)g->g.log[i].id);
+    out->data = (uint8_t *)buf_bytes(&f->ids);
+    out->len = 4 * (prompt->n + g->g.n_log);
+    return true;
+}
+
+static bool fill_prefill(void *arg, uint64_t request, Baton__Prefill *m)
+{
+    struct daemon_frontend *f = arg;
+    struct call_gen *g = map_get(&f->gens, request);
+
+    if (g == NULL || !fill_tokens(f, g, &m->tokens))
+        return false;
+    m->n_prompt = (uint32_t)g->call->prompts[g->prompt].ids.n;
+    m->max_new = g->max_new;
+    m->sampling = fill_sampling(g);
+    return true;
+}
+
+static bool uses_penalties(const struct engine_sampling *s)
+{
+    return engine_sampling_uses_history(s);
+}
+
+static bool fill_reserve(void *arg, uint64_t request, Baton__Reserve *m)
+{
+    struct daemon_frontend *f = arg;
+    struct call_gen *g = map_get(&f->gens, request);
+
+    if (g == NULL)
+        return false;
+    m->n_prompt = (uint32_t)g->call->prompts[g->prompt].ids.n;
+    m->n_tokens = m->n_prompt + g->g.n_log;
+    m->max_new = g->max_new;
+    m->sampling = fill_sampling(g);
+    return !uses_penalties(&g->call->r->sampling) || fill_tokens(f, g, &m->tokens);
+}
+
+static uint32_t delivered(void *arg, uint64_t request)
+{
+    struct daemon_frontend *f = arg;
+    struct call_gen *g = map_get(&f->gens, request);
+
+    return g != NULL ? g->g.n_log : 0;
+}
+
+static void on_resume(void *arg, uint64_t request, uint32_t epoch)
+{
+    struct daemon_frontend *f = arg;
+    struct call_gen *g = map_get(&f->gens, request);
+
+    if (g == NULL)
+        return;
+    daemon_gen_set_epoch(&g->g, epoch);
+    g->times.attempts++;
+}
+
+static void on_tokens(void *arg, const Baton__Tokens *m)
+{
+    call_on_tokens(arg, m);
+}
+
+static void on_reject(void *arg, uint64_t request, enum sched_reason why, uint64_t retry_after_ns)
+{
+    struct daemon_frontend *f = arg;
+    struct call_gen *g = map_get(&f->gens, request);
+
+    if (g == NULL)
+        return;
+    if (why == SCHED_REASON_TOO_LARGE)
+        call_fail(
+            g->call, 400, "invalid_request_error", "context_length_exceeded",
+            "The request needs more KV blocks than any worker of this server has. Please reduce "
+            "the length of the messages or of the completion.",
+            0, false);
+    else if (why == SCHED_REASON_STOPPING)
+        call_fail(g->call, 503, "unavailable_error", "shutting_down",
+                  "The server is shutting down.", 5 * CLOCK_NS_PER_S, true);
+    else
+        call_fail(g->call, 429, "rate_limit_error", "rate_limit_exceeded",
+                  "Too many requests are waiting; try again later.", retry_after_ns, true);
+}
+
+static void on_fail(void *arg, uint64_t request, enum sched_reason why)
+{
+    struct daemon_frontend *f = arg;
+    struct call_gen *g = map_get(&f->gens, request);
+
+    if (g == NULL)
+        return;
+    if (why == SCHED_REASON_QUEUE_TIMEOUT)
+        call_fail(g->call, 503, "timeout_error", "queue_timeout",
+                  "The request waited too long for a free worker.", CLOCK_NS_PER_S, false);
+    else if (why == SCHED_REASON_REQUEST_TIMEOUT)
+        call_fail(g->call, 504, "timeout_error", "request_timeout",
+                  "The request took longer than this server allows.", 0, false);
+    else
+        call_fail(g->call, 503, "server_error", "attempts_exhausted",
+                  "Workers failed repeatedly while they served this request.", CLOCK_NS_PER_S,
+                  true);
+}
+
+static void on_stage(void *arg, uint64_t request, const struct daemon_stage *s)
+{
+    struct daemon_frontend *f = arg;
+    struct call_gen *g = map_get(&f->gens, request);
+    struct gen_times *t;
+
+    if (g == NULL)
+        return;
+    t = &g->times;
+    switch (s->kind) {
+    case DAEMON_STAGE_PLACED:
+        if (t->placed_ns == 0)
+            t->placed_ns = clock_now_ns();
+        t->prefill_worker = s->worker;
+        t->decode_worker = s->peer;
+        break;
+    case DAEMON_STAGE_PREFILLED:
+        t->worker_queue_ns += s->queue_ns;
+        t->prefill_ns += s->prefill_ns;
+        break;
+    case DAEMON_STAGE_HANDED_OVER:
+        if (s->from_decode) {
+            t->verify_ns += s->verify_ns;
+            t->path = s->path;
+        } else {
+            t->wire_ns += s->wire_ns;
+            t->exposed_ns += s->exposed_ns;
+            t->handover_bytes += s->bytes;
+        }
+        break;
+    }
+}
+
+void daemon_frontend_hooks(struct daemon_hub_hooks *hooks)
+{
+    hooks->fill_prefill = fill_prefill;
+    hooks->fill_reserve = fill_reserve;
+    hooks->delivered = delivered;
+    hooks->on_resume = on_resume;
+    hooks->on_tokens = on_tokens;
+    hooks->on_reject = on_reject;
+    hooks->on_fail = on_fail;
+    hooks->on_stage = on_stage;
+}
+
+/* ---- life ---- */
+
+static void on_flush(uv_check_t *h)
+{
+    call_flush_all(h->data);
+}
+
+static void on_http_done(void *arg, const struct http_exchange *x, int status, uint64_t bytes_out,
+                         uint64_t duration_ns)
+{
+    (void)bytes_out;
+    frontend_metrics_http(arg, http_route_of(x), status, duration_ns);
+}
+
+static void part_closed(struct daemon_frontend *f)
+{
+    if (--f->open_parts > 0)
+        return;
+    frontend_metrics_destroy(f);
+    buf_free(&f->scratch);
+    buf_free(&f->ids);
+    map_free(&f->gens);
+    mem_free(f);
+}
+
+static void on_flush_closed(uv_handle_t *h)
+{
+    part_closed(h->data);
+}
+
+static void on_http_closed(void *arg)
+{
+    part_closed(arg);
+}
+
+static uint32_t find_tier(const struct daemon_config *c, const char *name)
+{
+    for (uint32_t i = 0; i < c->n_tiers; i++) {
+        if (name != NULL && strcmp(c->tiers[i].name, name) == 0)
+            return i;
+    }
+    return 0;
+}
+
+static enum err create_http(struct daemon_frontend *f)
+{
+    const struct daemon_config *c = f->c.config;
+    struct http_config h = {.loop = f->c.loop,
+                            .routes = routes,
+                            .n_routes = sizeof(routes) / sizeof(routes[0]),
+                            .cors = c->cors,
+                            .arg = f,
+                            .authorize = authorize,
+                            .on_done = on_http_done};
+
+    h.limits.body = (uint64_t)c->max_body_mib << 20;
+    h.limits.connections = c->max_connections;
+    return http_server_create(&h, &f->http);
+}
+
+enum err daemon_frontend_create(const struct daemon_frontend_config *c, struct err_msg *msg,
+                                struct daemon_frontend **out)
+{
+    struct daemon_frontend *f = mem_try_calloc(1, sizeof(*f));
+    enum err err;
+
+    if (f == NULL)
+        return err_set(msg, ERR_NOMEM, "no memory for the front end");
+    f->c = *c;
+    f->model_name = c->config->served_name;
+    f->started_s = (int64_t)(clock_wall_ns() / CLOCK_NS_PER_S);
+    f->default_tier = find_tier(c->config, c->config->default_tier);
+    /* Ids never repeat across restarts, so that a worker which outlived us cannot confuse them. */
+    if (RAND_bytes((unsigned char *)&f->next_gen, sizeof(f->next_gen)) != 1)
+        f->next_gen = clock_wall_ns();
+    f->next_gen = (f->next_gen >> 1) | 1;
+    err = frontend_metrics_create(f);
+    if (err == ERR_OK)
+        err = create_http(f);
+    if (err != ERR_OK) {
+        frontend_metrics_destroy(f);
+        mem_free(f);
+        return err_set(msg, err, "cannot create the HTTP server: %s", err_text(err));
+    }
+    uv_check_init(c->loop, &f->flush);
+    f->flush.data = f;
+    uv_check_start(&f->flush, on_flush);
+    uv_unref((uv_handle_t *)&f->flush);
+    f->open_parts = 2;
+    *out = f;
+    return ERR_OK;
+}
+
+void daemon_frontend_set_hub(struct daemon_frontend *f, struct daemon_hub *hub)
+{
+    f->hub = hub;
+}
+
+void daemon_frontend_pool_changed(struct daemon_frontend *f)
+{
+    bool ready = daemon_hub_ready(f->hub);
+
+    if (ready && !f->was_ready)
+        LOG_INFO("frontend", "ready", "model=%s context=%u", f->model_name,
+                 daemon_hub_max_context(f->hub));
+    f->was_ready |= ready;
+}
+
+enum err daemon_frontend_listen(struct daemon_frontend *f, const char *host, uint16_t port,
+                                uint16_t *bound, struct err_msg *msg)
+{
+    return http_server_listen(f->http, host, port, bound, msg);
+}
+
+void daemon_frontend_set_trouble(struct daemon_frontend *f, const char *text)
+{
+    snprintf(f->trouble, sizeof(f->trouble), "%s", text != NULL ? text : "");
+}
+
+void daemon_frontend_drain(struct daemon_frontend *f)
+{
+    f->draining = true;
+    http_server_drain(f->http);
+}
+
+uint32_t daemon_frontend_calls(const struct daemon_frontend *f)
+{
+    return f->n_calls;
+}
+
+void daemon_frontend_close(struct daemon_frontend *f)
+{
+    f->closing = true;
+    http_server_close(f->http, on_http_closed, f);
+    uv_close((uv_handle_t *)&f->flush, on_flush_closed);
+}

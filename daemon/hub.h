@@ -1,0 +1,122 @@
+/* daemon/hub.h - the scheduler at work: owns the worker connections, feeds what they say to the pure
+ * scheduler as events, and carries out its actions as messages.
+ *
+ *   daemon_hub_create -> submit / cancel / finish ... -> daemon_hub_stop -> daemon_hub_close
+ *
+ * A worker has two connections: control (role prefill or decode) and tokens.  It counts as lost when
+ * its control connection ends or falls silent; its requests then go on elsewhere.  The front end of this
+ * process is told through hooks; hooks may call back into the hub at any time.
+ *
+ * Thread     the loop's.  Ownership: the hub owns links and scheduler; requests belong to the front end,
+ *            which names them by id.
+ * Blocking   nothing. */
+#ifndef DAEMON_HUB_H
+#define DAEMON_HUB_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "kvtransfer/kvt.h"
+#include "proto/wire_auth.h"
+#include "proto/wire_frame.h"
+#include "scheduler/sched.h"
+
+struct uv_loop_s;
+struct daemon_hub;
+
+/* Times and bytes of one stage, as the worker that did it measured them. */
+struct daemon_stage {
+    enum { DAEMON_STAGE_PLACED = 1, DAEMON_STAGE_PREFILLED, DAEMON_STAGE_HANDED_OVER } kind;
+    uint32_t epoch;
+    uint32_t worker;     /* PLACED, PREFILLED: the prefill worker; HANDED_OVER: the decode worker */
+    uint32_t peer;       /* PLACED: the decode worker or 0 */
+    uint64_t queue_ns;   /* PREFILLED: waited in the worker */
+    uint64_t prefill_ns; /* PREFILLED */
+    uint64_t wire_ns, exposed_ns, verify_ns,
+        bytes; /* HANDED_OVER, the sender's view and the receiver's */
+    bool from_decode;
+    uint32_t path; /* enum kvt_path */
+};
+
+struct daemon_hub_hooks {
+    /* Fill tokens, n_prompt, max_new and sampling; pointers must stay valid until the hook returns to the
+     * hub and the message is packed.  false: the request is unknown, nothing is sent. */
+    bool (*fill_prefill)(void *arg, uint64_t request, Baton__Prefill *m);
+    bool (*fill_reserve)(void *arg, uint64_t request, Baton__Reserve *m);
+    uint32_t (*delivered)(void *arg, uint64_t request); /* tokens given to the client so far */
+    void (*on_resume)(void *arg, uint64_t request, uint32_t epoch);
+    void (*on_tokens)(void *arg, const Baton__Tokens *m);
+    void (*on_reject)(void *arg, uint64_t request, enum sched_reason why, uint64_t retry_after_ns);
+    void (*on_fail)(void *arg, uint64_t request, enum sched_reason why);
+    void (*on_stage)(void *arg, uint64_t request, const struct daemon_stage *s);
+    /* The next two get supervisor_arg.
+     * A worker was lost or has left, while pid is still not known to have ended: the supervisor kills its
+     * own children.  why: ERR_TIMEOUT etc. */
+    void (*on_worker_lost)(void *arg, uint32_t pid, enum err why);
+    /* Joined, lost, loading progress: readiness may have changed. */
+    void (*on_pool_change)(void *arg);
+};
+
+struct daemon_hub_config {
+    struct uv_loop_s *loop;
+    const struct wire_secret *secret;
+    struct sched_config sched;
+    uint64_t heartbeat_ns;    /* 0 = 100 ms */
+    uint64_t peer_timeout_ns; /* 0 = 3 s */
+    struct daemon_hub_hooks hooks;
+    void *arg; /* for the hooks of the front end */
+    void *supervisor_arg;
+};
+
+struct daemon_hub_submit {
+    uint64_t request; /* unique for ever, non-zero */
+    uint32_t tier;
+    int32_t priority;
+    uint32_t n_prompt, max_new;
+    uint64_t arrived_ns;
+};
+
+/* What is known of one worker, for /metrics, /health and the log. */
+struct daemon_worker_view {
+    uint32_t id;
+    enum sched_role role;
+    bool joined; /* else loading */
+    const char *name, *backend, *phase;
+    uint64_t loaded_bytes, total_bytes;
+    uint32_t pid, n_blocks, block_tokens, max_context, max_batch;
+    const Baton__Report *report; /* the last one, or NULL */
+    uint64_t report_age_ns;
+};
+
+MUST_USE enum err daemon_hub_create(const struct daemon_hub_config *c, struct err_msg *msg,
+                                    struct daemon_hub **out);
+/* Listen for workers; may be called for several addresses.  The first is what workers are told as the
+ * address of this front end; *bound (may be NULL) points to the address with the real port. */
+MUST_USE enum err daemon_hub_listen(struct daemon_hub *h, const char *address, const char **bound,
+                                    struct err_msg *msg);
+void daemon_hub_submit(struct daemon_hub *h, const struct daemon_hub_submit *s);
+/* The front end wants no more of it. */
+void daemon_hub_cancel(struct daemon_hub *h, uint64_t request);
+/* The front end has the last token. */
+void daemon_hub_finish(struct daemon_hub *h, uint64_t request);
+/* The process with this pid has ended: nothing of it can write to anybody's memory. */
+void daemon_hub_process_gone(struct daemon_hub *h, uint32_t pid);
+
+/* At least one prefill and one decode worker have joined. */
+bool daemon_hub_ready(const struct daemon_hub *h);
+/* The smallest context any joined worker allows; 0: none. */
+uint32_t daemon_hub_max_context(const struct daemon_hub *h);
+void daemon_hub_stats(const struct daemon_hub *h, struct sched_stats *out);
+/* Walk the workers in id order: *at starts at 0. false: no more. */
+bool daemon_hub_next_worker(const struct daemon_hub *h, size_t *at, struct daemon_worker_view *out);
+/* Links between KV peers as they were probed: *at starts at 0. */
+bool daemon_hub_next_link(const struct daemon_hub *h, size_t *at, const char **from,
+                          const char **to, const Baton__Link **link);
+
+/* Admit nothing new and tell workers to drain; requests that run go on. */
+void daemon_hub_stop(struct daemon_hub *h);
+/* Close all links and free in a later loop turn. */
+void daemon_hub_close(struct daemon_hub *h);
+
+#endif

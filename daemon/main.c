@@ -1,0 +1,224 @@
+/* daemon/main.c - the command word picks the role. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+#include "base/log.h"
+#include "daemon/config.h"
+#include "daemon/model_dir.h"
+#include "daemon/perf.h"
+#include "daemon/serve.h"
+#include "daemon/worker.h"
+#include "engine/engine.h"
+
+static const char usage[] =
+    "Usage: baton COMMAND [options]\n"
+    "\n"
+    "Serve\n"
+    "  serve [MODEL_DIR]      front end, scheduler and workers on this machine\n"
+    "  prefill [MODEL_DIR]    a prefill worker for a scheduler elsewhere\n"
+    "  decode [MODEL_DIR]     a decode worker for a scheduler elsewhere\n"
+    "\n"
+    "Tools\n"
+    "  perf WHAT              measure a part: kv, http, engine, tok, sched\n"
+    "  config check FILE      check a configuration file\n"
+    "  config print [options] the effective configuration of serve\n"
+    "  config reference       every option, as a Markdown table\n"
+    "  version                what this program is\n"
+    "\n"
+    "baton COMMAND --help says more.  Not built yet: frontend, scheduler, pool, bench, simulate, "
+    "status, "
+    "top.\n";
+
+static enum err start_log(const struct daemon_config *c, const char *who, struct err_msg *msg)
+{
+    enum log_level level;
+
+    if (log_level_parse(c->log_level, &level) != ERR_OK)
+        return err_set(msg, ERR_INVALID,
+                       "log_level is '%.60s'; allowed are error, warn, info and debug",
+                       c->log_level);
+    log_setup(level, strcmp(c->log_format, "json") == 0 ? LOG_FORMAT_JSON : LOG_FORMAT_TEXT, who);
+    return ERR_OK;
+}
+
+/* Prompts and outputs are in our memory: no core dumps.  A process that also holds keys may not be read by
+ * others at all; workers must stay readable to each other, since UCX shares memory through /proc. */
+static void protect_memory(bool holds_keys)
+{
+    struct rlimit none = {0, 0};
+
+    setrlimit(RLIMIT_CORE, &none);
+    if (holds_keys)
+        prctl(PR_SET_DUMPABLE, 0);
+}
+
+static int complain(const char *who, const struct err_msg *msg)
+{
+    fprintf(stderr, "baton %s: %s\n", who, msg->text);
+    return 1;
+}
+
+static int run_serve(int argc, char **argv)
+{
+    struct err_msg msg = {""};
+    struct daemon_config *c = NULL;
+    enum err err = daemon_config_load(DAEMON_CMD_SERVE, argc, argv, &msg, &c);
+    int status;
+
+    if (err == ERR_CANCELED)
+        return 0;
+    if (err == ERR_OK)
+        err = start_log(c, "serve", &msg);
+    status = err == ERR_OK ? daemon_serve_run(c) : complain("serve", &msg);
+    if (c != NULL)
+        daemon_config_free(c);
+    return status;
+}
+
+/* The default name of a model is that of its directory. */
+static enum err name_model(struct daemon_config *c, char *dir, size_t room, struct err_msg *msg)
+{
+    enum err err = daemon_model_dir_find(c->model_dir, dir, room, msg);
+
+    if (err == ERR_OK && c->served_name == NULL)
+        err = daemon_model_dir_name(dir, &c->served_name, msg);
+    if (err == ERR_OK && (c->scheduler == NULL || c->secret_file == NULL))
+        err = err_set(
+            msg, ERR_INVALID,
+            "needs --scheduler HOST:PORT and --secret-file FILE: the address that `baton serve "
+            "--listen-workers` takes workers at, and the secret it was given");
+    return err;
+}
+
+static int run_worker(enum daemon_worker_role role, int argc, char **argv)
+{
+    bool is_prefill = role == DAEMON_WORKER_PREFILL;
+    const char *word = is_prefill ? "prefill" : "decode";
+    struct err_msg msg = {""};
+    struct daemon_config *c = NULL;
+    char dir[1024];
+    enum err err = daemon_config_load(is_prefill ? DAEMON_CMD_PREFILL : DAEMON_CMD_DECODE, argc,
+                                      argv, &msg, &c);
+    int status;
+
+    if (err == ERR_CANCELED)
+        return 0;
+    if (err == ERR_OK)
+        err = start_log(c, c->name != NULL ? c->name : word, &msg);
+    if (err == ERR_OK)
+        err = name_model(c, dir, sizeof(dir), &msg);
+    if (err != ERR_OK) {
+        status = complain(word, &msg);
+    } else {
+        struct daemon_worker_config w = {.role = role,
+                                         .name = c->name != NULL ? c->name : word,
+                                         .model_dir = dir,
+                                         .served_name = c->served_name,
+                                         .backend = c->backend,
+                                         .sim_profile = c->sim_profile,
+                                         .scheduler = c->scheduler,
+                                         .secret_file = c->secret_file,
+                                         .kv_host = c->kv_host,
+                                         .kv_port = (uint16_t)c->kv_port,
+                                         .kv_transports = c->kv_transports,
+                                         .threads = c->threads,
+                                         .kv_bytes = (uint64_t)c->kv_mib << 20,
+                                         .block_tokens = c->block_tokens,
+                                         .max_context = c->max_context,
+                                         .max_batch = c->max_batch,
+                                         .max_step_tokens = c->max_step_tokens,
+                                         .exit_with_parent = c->exit_with_parent};
+
+        signal(SIGPIPE, SIG_IGN);
+        status = daemon_worker_run(&w);
+    }
+    if (c != NULL)
+        daemon_config_free(c);
+    return status;
+}
+
+static int run_config(int argc, char **argv)
+{
+    struct err_msg msg = {""};
+    struct daemon_config *c = NULL;
+    enum err err;
+
+    if (argc == 2 && strcmp(argv[0], "check") == 0) {
+        err = daemon_config_check_file(argv[1], &msg);
+        if (err != ERR_OK)
+            return complain("config check", &msg);
+        printf("%s: ok\n", argv[1]);
+        return 0;
+    }
+    if (argc >= 1 && strcmp(argv[0], "print") == 0) {
+        err = daemon_config_load(DAEMON_CMD_SERVE, argc - 1, argv + 1, &msg, &c);
+        if (err == ERR_CANCELED)
+            return 0;
+        if (err != ERR_OK)
+            return complain("config print", &msg);
+        daemon_config_print(c, stdout);
+        daemon_config_free(c);
+        return 0;
+    }
+    if (argc == 1 && strcmp(argv[0], "reference") == 0) {
+        daemon_config_reference(stdout);
+        return 0;
+    }
+    fputs("Usage: baton config check FILE\n       baton config print [serve options]\n       baton "
+          "config "
+          "reference\n",
+          argc >= 1 && strcmp(argv[0], "--help") == 0 ? stdout : stderr);
+    return argc >= 1 && strcmp(argv[0], "--help") == 0 ? 0 : 2;
+}
+
+static int not_built(const char *word)
+{
+    static const char *const later[] = {"frontend", "scheduler", "pool", "bench",
+                                        "simulate", "status",    "top"};
+
+    for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
+        if (strcmp(word, later[i]) == 0) {
+            fprintf(stderr,
+                    "baton %s: this part is not built yet; `baton serve` runs front end and "
+                    "scheduler in one process\n",
+                    word);
+            return 2;
+        }
+    }
+    fprintf(stderr, "baton: there is no command '%.60s'\n\n%s", word, usage);
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    const char *word = argc > 1 ? argv[1] : "";
+
+    protect_memory(strcmp(word, "serve") == 0);
+    if (argc < 2) {
+        fputs(usage, stderr);
+        return 2;
+    }
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0) {
+        fputs(usage, stdout);
+        return 0;
+    }
+    if (strcmp(word, "version") == 0 || strcmp(word, "--version") == 0) {
+        printf("baton %s (backends: %s)\n", BATON_VERSION, engine_backends());
+        return 0;
+    }
+    if (strcmp(word, "serve") == 0)
+        return run_serve(argc - 2, argv + 2);
+    if (strcmp(word, "prefill") == 0)
+        return run_worker(DAEMON_WORKER_PREFILL, argc - 2, argv + 2);
+    if (strcmp(word, "decode") == 0)
+        return run_worker(DAEMON_WORKER_DECODE, argc - 2, argv + 2);
+    if (strcmp(word, "config") == 0)
+        return run_config(argc - 2, argv + 2);
+    if (strcmp(word, "perf") == 0)
+        return daemon_perf_run(argc - 2, argv + 2);
+    return not_built(word);
+}

@@ -1,0 +1,109 @@
+/* daemon/perf.c - see the header. */
+#include "daemon/perf.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "bench/perf_engine.h"
+#include "bench/perf_http.h"
+#include "bench/perf_kv.h"
+#include "bench/perf_sched.h"
+#include "bench/perf_tok.h"
+#include "daemon/model_dir.h"
+
+struct perf_args {
+    bool json, help;
+    const char *file;
+    const char *model; /* NULL: the demo model */
+    uint32_t threads;
+};
+
+static const char usage[] =
+    "Usage: baton perf WHAT [--json]\n"
+    "\n"
+    "  kv                          KV hand-over per transport and piece size, beside bare UCX\n"
+    "  http [MODEL_DIR]            front end cost with sim workers: streamed tokens, short "
+    "completions, TTFT\n"
+    "  engine [MODEL_DIR] [--threads N]   prefill and decode speed, beside the machine's limits\n"
+    "  tok [MODEL_DIR] [--file TEXT]      tokenizer speed, prose and one repeated character\n"
+    "  sched                       scheduling decisions per second\n"
+    "\n"
+    "Prints a table; with --json one object.  Each result is named; where a limit or a peer was "
+    "measured in\n"
+    "the same run it is the reference, and ratio says how near the value is to it.\n";
+
+static bool parse(int argc, char **argv, struct perf_args *a, struct err_msg *msg)
+{
+    for (int i = 0; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0) {
+            a->json = true;
+        } else if (strcmp(argv[i], "--help") == 0) {
+            a->help = true;
+        } else if (strcmp(argv[i], "--file") == 0 && i + 1 < argc) {
+            a->file = argv[++i];
+        } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
+            a->threads = (uint32_t)strtoul(argv[++i], NULL, 10);
+        } else if (argv[i][0] != '-' && a->model == NULL) {
+            a->model = argv[i];
+        } else {
+            (void)err_set(msg, ERR_INVALID, "unknown option %.80s; see baton perf --help", argv[i]);
+            return false;
+        }
+    }
+    return true;
+}
+
+static enum err run(const char *what, const struct perf_args *a, struct err_msg *msg)
+{
+    char dir[1024];
+    enum err err;
+
+    if (strcmp(what, "kv") == 0) {
+        struct bench_perf_kv_options o = {0};
+
+        return bench_perf_kv(&o, a->json, msg);
+    }
+    if (strcmp(what, "sched") == 0)
+        return bench_perf_sched(a->json, msg);
+    err = daemon_model_dir_find(a->model, dir, sizeof(dir), msg);
+    if (err != ERR_OK)
+        return err;
+    if (strcmp(what, "engine") == 0)
+        return bench_perf_engine(dir, a->threads, a->json, msg);
+    if (strcmp(what, "tok") == 0)
+        return bench_perf_tok(dir, a->file, a->json, msg);
+    if (strcmp(what, "http") == 0)
+        return bench_perf_http(dir, a->json, msg);
+    return err_set(msg, ERR_INVALID, "there is no measurement '%.60s'; see baton perf --help",
+                   what);
+}
+
+int daemon_perf_run(int argc, char **argv)
+{
+    struct perf_args a = {0};
+    struct err_msg msg = {""};
+
+    log_setup(LOG_LEVEL_WARN, LOG_FORMAT_TEXT, "perf");
+    if (argc < 1 || strcmp(argv[0], "--help") == 0) {
+        fputs(usage, argc < 1 ? stderr : stdout);
+        return argc < 1 ? 2 : 0;
+    }
+    if (!parse(argc - 1, argv + 1, &a, &msg)) {
+        fprintf(stderr, "baton perf: %s\n", msg.text);
+        return 2;
+    }
+    if (a.help) {
+        fputs(usage, stdout);
+        return 0;
+    }
+    if (run(argv[0], &a, &msg) != ERR_OK) {
+        fprintf(stderr, "baton perf %s: %s\n", argv[0], msg.text);
+        return 1;
+    }
+    return 0;
+}

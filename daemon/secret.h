@@ -1,0 +1,19 @@
+/* daemon/secret.h - the shared secret of scheduler and workers, and the private run-time directory. */
+#ifndef DAEMON_SECRET_H
+#define DAEMON_SECRET_H
+
+#include <stddef.h>
+
+#include "base/err.h"
+#include "proto/wire_auth.h"
+
+/* Read a secret file.  ERR_NOT_FOUND; ERR_INVALID: too short or long, or readable by others (mode). */
+MUST_USE enum err daemon_secret_read(const char *path, struct wire_secret *out,
+                                     struct err_msg *msg);
+
+/* Make a directory of mode 0700 under XDG_RUNTIME_DIR or /tmp, and in it `secret`: the content of
+ * secret_file, or a random one if that is NULL. */
+MUST_USE enum err daemon_run_directory(const char *secret_file, char *dir, size_t room,
+                                       struct wire_secret *out, struct err_msg *msg);
+
+#endif
