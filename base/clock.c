@@ -1,4 +1,4 @@
-/* base/clock.c */
+/* base/clock.c - see the header for the contract. */
 #include "base/clock.h"
 
 #include <time.h>
