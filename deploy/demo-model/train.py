@@ -101,10 +101,9 @@ def export(model, tokenizer, directory):
         "config.json": CONFIG,
         "generation_config.json": {"eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": True, "temperature": 0.3, "top_p": 0.9},
         "tokenizer_config.json": {
-            "add_prefix_space": False, "add_bos_token": False,
             "added_tokens_decoder": {str(i): {"content": t, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True} for i, t in enumerate((EOT, START, END))},
-            "additional_special_tokens": [START, END], "bos_token": None, "chat_template": CHAT_TEMPLATE, "clean_up_tokenization_spaces": False, "eos_token": END, "errors": "replace",
-            "model_max_length": CONFIG["max_position_embeddings"], "pad_token": EOT, "split_special_tokens": False, "tokenizer_class": "Qwen2Tokenizer", "unk_token": None},
+            "additional_special_tokens": [START, END], "bos_token": None, "chat_template": CHAT_TEMPLATE, "clean_up_tokenization_spaces": False, "eos_token": END,
+            "model_max_length": CONFIG["max_position_embeddings"], "pad_token": EOT, "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": None},
     }
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content, indent=2) + "\n")

@@ -579,7 +579,7 @@ def define(rng):
     else:
         answer = defs[0] if rng.random() < 0.7 else rng.choice(defs)
         question = expand(rng, rng.choice(WHAT_IS), x=x)
-        if "matter" in question or rng.random() < 0.15:
+        if "matter" in question or rng.random() < 0.4:
             answer += " " + why
             follow = [(SIMPLER, picture)]
         else:
