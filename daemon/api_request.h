@@ -21,12 +21,16 @@ enum {
     API_STOP_BYTES_MAX = 256,
     API_MESSAGES_MAX = 1024,
     API_PROMPTS_MAX = 64,
+    API_CHOICES_MAX = 128, /* prompts x n */
+    API_STOP_IDS_MAX = 32, /* leaves room for the model's own in ENGINE_STOP_IDS_MAX */
     API_NAME_MAX = 256
 };
 
 enum api_kind { API_CHAT = 1, API_COMPLETION, API_TOKENIZE, API_DETOKENIZE };
 
-/* What a refused request gets: every text is ours, never a library's. */
+/* What a refused request gets: every text is ours, never a library's.  Codes given here: "invalid_json"
+ * (the body is no JSON, or beyond its limits), "invalid_type", "invalid_value", "missing_required_field",
+ * "unsupported_parameter", "context_length_exceeded". */
 struct api_error {
     int status;
     const char *type; /* "invalid_request_error", ... */
@@ -34,6 +38,13 @@ struct api_error {
     char param[64];   /* "" = null */
     char message[480];
 };
+
+/* Fill *e; param and code may be NULL.  Too long a text is cut. */
+void api_error_set(struct api_error *e, int status, const char *type, const char *param,
+                   const char *code, const char *format, ...) __attribute__((format(printf, 6, 7)));
+/* The prompt and what was asked for do not fit: 400, in the words that clients look for. */
+void api_error_context(uint64_t context_max, uint64_t prompt, uint64_t completion,
+                       struct api_error *e);
 
 struct api_prompt {
     char *text; /* or NULL if ids */
@@ -44,9 +55,11 @@ struct api_prompt {
 
 /* What the deployment allows; zero-initialise for the defaults of reliability limits. */
 struct api_limits {
-    uint32_t n_max;           /* 0 = API_N_MAX */
-    uint32_t max_new_default; /* completions default 16 when absent, chat: context - prompt */
-    uint32_t vocab;           /* bounds token ids in prompt, logit_bias, stop_token_ids */
+    uint32_t n_max; /* 0 = API_N_MAX */
+    uint32_t
+        max_new_default; /* 0 = 16; for completions only: has_max_tokens is then true.  Chat without
+                                 max_tokens has has_max_tokens false: what the context leaves. */
+    uint32_t vocab;      /* bounds token ids in prompt, logit_bias, stop_token_ids */
     bool has_temperature, has_top_p, has_top_k,
         has_repetition_penalty; /* model's generation defaults */
     float temperature, top_p, repetition_penalty;
@@ -90,20 +103,22 @@ struct api_request {
     bool has_priority;
     int32_t priority;
     char user[API_NAME_MAX];
-    /* private: storage for what points inside */
-    int32_t *stop_ids;
-    struct engine_bias *bias;
-    void *json;
+    /* private: storage of all that points inside */
+    void *arena;
 };
 
-/* false: *error is filled, nothing is allocated. */
+/* false: *error is filled, nothing is allocated.  limits may be NULL.  The body need not outlive the
+ * call.  Roles are developer (handed on as system), system, user, assistant and tool; the text parts of
+ * one message are joined by a line feed. */
 bool api_request_parse(enum api_kind kind, const char *body, size_t len,
                        const struct api_limits *limits, struct api_request **out,
                        struct api_error *error);
 void api_request_free(struct api_request *r); /* NULL is fine */
 
-/* The field table as text (name, type, range, default), for the README and --help; also generates the
- * boundary tests. */
+/* Does every invariant that this header promises hold?  For tests and fuzzing. */
+bool api_request_check(const struct api_request *r, const struct api_limits *limits);
+
+/* The field table (api_fields.h) as a Markdown table, appended to out. */
 MUST_USE enum err api_request_describe(struct buf *out);
 
 #endif

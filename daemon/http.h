@@ -6,6 +6,11 @@
  * An exchange is one request and its response.  It is handed to its route's handler when the whole
  * body has been read and every limit held; requests pipelined behind it wait until it has ended.
  *
+ * Bytes that are no strictly well-formed request (http_scan.h, http_head.c) are answered 400, 408, 413, 414,
+ * 417, 431, 501 or 505 with Connection: close; they become no exchange, and nothing behind them is read.
+ * A request that is well-formed but not wanted (404, 405, 401, 415) is an exchange that the server ends
+ * itself.  A client that closes its side while an exchange runs counts as gone, a half-close too.
+ *
  * Thread     the loop's.  Ownership: an exchange belongs to the server and is gone once ended, or once
  *            on_close has run (the client left first); strings and the body live as long as it does.
  * Blocking   nothing.  Writes of one loop turn are sent together at its end.  A client that does not
@@ -25,9 +30,9 @@ struct http_exchange;
 
 /* Zero in a field means the default, given in brackets. */
 struct http_limits {
-    uint32_t request_line;            /* [8 KiB] 414 */
-    uint32_t header;                  /* one header [8 KiB] 431 */
-    uint32_t headers;                 /* all headers [16 KiB] 431 */
+    uint32_t request_line;            /* without its CRLF [8 KiB] 414 */
+    uint32_t header;                  /* one header line, without its CRLF [8 KiB] 431 */
+    uint32_t headers;                 /* all header lines, with their CRLFs [16 KiB] 431 */
     uint32_t header_count;            /* [100] 431 */
     uint64_t body;                    /* [8 MiB] 413 */
     uint32_t chunk_extensions;        /* bytes per request [4 KiB] 400 */
@@ -53,18 +58,17 @@ struct http_route {
 struct http_config {
     struct uv_loop_s *loop;
     struct http_limits limits;
-    const struct http_route
-        *routes; /* must outlive the server; HEAD follows GET; OPTIONS is answered (CORS) */
+    const struct http_route *routes; /* must outlive the server; HEAD follows GET */
     uint32_t n_routes;
-    bool cors; /* reflect Origin and requested headers */
+    bool cors; /* reflect Origin and requested headers; without it OPTIONS is 405 like any other */
     void *arg; /* for handlers and hooks */
     /* Is this key good?  key is NULL where none was sent.  *principal is kept with the exchange.  NULL hook:
      * every route is open. */
     bool (*authorize)(void *arg, const char *key, size_t len, void **principal);
-    /* Called once per exchange when it has ended, for metrics and the access log; status 499: client left. */
+    /* Called once per exchange when it has ended, for metrics and the access log; the exchange can still be
+     * asked about.  status 499: the client left, or was cut off.  duration: since the first byte. */
     void (*on_done)(void *arg, const struct http_exchange *x, int status, uint64_t bytes_out,
                     uint64_t duration_ns);
-    /* Renders the body of an error the server itself answers; NULL: {"error":{...}} as OpenAI does. */
 };
 
 struct http_stats {
@@ -104,7 +108,9 @@ void http_set_context(struct http_exchange *x, void *context,
 void *http_context(const struct http_exchange *x);
 
 /* ---- the response ---- */
-/* Before respond or stream_begin.  ERR_NOMEM; ERR_INVALID: CR, LF or NUL inside. */
+/* Before respond or stream_begin.  ERR_NOMEM; ERR_INVALID: CR or LF inside.  Not needed for Date,
+ * Content-*, Transfer-Encoding, Connection, X-Request-Id, CORS, and for text/event-stream Cache-Control and
+ * X-Accel-Buffering: those are there. */
 MUST_USE enum err http_add_header(struct http_exchange *x, const char *name, const char *value);
 /* The whole response; copies body.  Ends the exchange. */
 void http_respond(struct http_exchange *x, int status, const char *content_type, const void *body,
