@@ -301,12 +301,10 @@ static bool admit(struct sched *s, const struct sched_event *e, struct sched_act
     struct sched_need need = {.prefill_tokens = e->u.arrive.n_prompt,
                               .total_tokens = (uint64_t)e->u.arrive.n_prompt + e->u.arrive.max_new,
                               .decode = e->u.arrive.max_new > 1};
-    bool known = s->open_workers[SCHED_ROLE_PREFILL] > 0 &&
-                 (!need.decode || s->open_workers[SCHED_ROLE_DECODE] > 0);
 
     if (s->stopping)
         reject(out, e, SCHED_REASON_STOPPING, 0);
-    else if (known && !sched_ledger_could_fit(s, &need))
+    else if (sched_ledger_known(s, &need) && !sched_ledger_could_fit(s, &need))
         reject(out, e, SCHED_REASON_TOO_LARGE, 0);
     else if (queue_full(s, e))
         reject(out, e, SCHED_REASON_QUEUE_FULL, sched_queue_retry_after(s));
@@ -356,7 +354,8 @@ static enum err on_join(struct sched *s, const struct sched_event *e, struct sch
         act->worker = prefill ? w->id : p->id;
         act->peer = prefill ? p->id : w->id;
     }
-    sched_queue_recall_unfit(s);
+    if (!SCHED_PLANTED(18))
+        sched_queue_recall_unfit(s);
     s->wake = !SCHED_PLANTED(10);
     return ERR_OK;
 }

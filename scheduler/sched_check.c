@@ -187,8 +187,13 @@ static enum err check_sums(const struct sched *s, const struct sums *sum, struct
 {
     uint32_t unfit = 0, queued = 0;
 
-    for (const struct sched_request *r = s->unfit_first; r != NULL; r = r->next)
+    for (const struct sched_request *r = s->unfit_first; r != NULL; r = r->next) {
+        struct sched_need need = sched_request_need(r);
+
+        if (sched_ledger_known(s, &need) && sched_ledger_could_fit(s, &need))
+            FAIL(msg, "request %" PRIu64 " waits for a worker that is here", r->id);
         unfit++;
+    }
     for (int i = 0; i < SCHED_TIERS_MAX; i++) {
         queued += sum->stats.queued[i];
         if (sum->stats.queued[i] != s->stats.queued[i] ||

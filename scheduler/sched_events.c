@@ -85,8 +85,8 @@ static void on_handover_done(struct sched *s, struct sched_request *r, const str
     struct sched_attempt *a =
         attempt_named(r, e, from_decode ? SCHED_SIDE_DECODE : SCHED_SIDE_PREFILL);
 
-    if (a == NULL || a->side[SCHED_SIDE_DECODE].worker_id == 0 || a->verified || a->finished ||
-        r->state == SCHED_STATE_DECODING) {
+    if (a == NULL || a->side[SCHED_SIDE_DECODE].worker_id == 0 || a->finished ||
+        (a->verified && !SCHED_PLANTED(20))) {
         ignore(
             s); /* a sender's late trouble with a hand-over that arrived whole is nobody's problem */
     } else if (ok && from_decode) {
@@ -108,6 +108,8 @@ static void on_tokens(struct sched *s, struct sched_request *r, const struct sch
     }
     if (delivered > r->delivered && r->state == SCHED_STATE_DECODING)
         sched_request_progress(s, r);
+    if (r->state == SCHED_STATE_QUEUED && delivered > r->delivered)
+        sched_queue_reconsider(s, r); /* with one token left it needs no decode worker */
     r->delivered = delivered;
     if (r->state == SCHED_STATE_QUEUED && delivered == r->max_new)
         sched_request_end(s, r, SCHED_TELL_NONE, out); /* nothing is left to place */
@@ -121,7 +123,9 @@ static void on_finish(struct sched *s, struct sched_request *r, const struct sch
 {
     unsigned tell = SCHED_TELL_NONE;
 
-    if (e->epoch != 0 && e->epoch != r->epoch)
+    if (SCHED_PLANTED(22))
+        tell = SCHED_TELL_NONE;
+    else if (e->epoch != 0 && e->epoch != r->epoch)
         tell = SCHED_TELL_BOTH;
     else if (r->state == SCHED_STATE_PREFILLING)
         tell = e->epoch == 0 && r->epoch > 1 ? SCHED_TELL_BOTH : SCHED_TELL_DECODE;
@@ -244,7 +248,7 @@ static bool attempt_needs(const struct sched_attempt *a, int side, bool was_clai
 {
     int state = a->request->state;
 
-    if (a->finished)
+    if (a->finished && !SCHED_PLANTED(17))
         return false;
     if (side == SCHED_SIDE_DECODE)
         return !(SCHED_PLANTED(6) && state == SCHED_STATE_HANDOVER);

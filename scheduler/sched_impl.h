@@ -197,6 +197,8 @@ void sched_queue_take(struct sched *s, struct sched_request *r);
 struct sched_request *sched_queue_first(const struct sched *s);
 struct sched_request *sched_queue_next(const struct sched_request *r);
 void sched_queue_recall_unfit(struct sched *s); /* a worker joined */
+/* What the request needs has changed. */
+void sched_queue_reconsider(struct sched *s, struct sched_request *r);
 /* Order as one number for the prefill worker's own queue. */
 uint64_t sched_queue_order(const struct sched_request *r);
 void sched_queue_count_placed(struct sched *s);
@@ -231,6 +233,9 @@ void sched_ledger_claim(struct sched *s, struct sched_side *side, struct sched_w
 void sched_ledger_release(struct sched *s, struct sched_side *side);
 void sched_ledger_unlist(struct sched_side *side);
 void sched_ledger_outstanding(struct sched_worker *w, uint64_t add, uint64_t sub);
+/* Is there a worker of every role it needs? */
+bool sched_ledger_known(const struct sched *s, const struct sched_need *need);
+/* Could a worker of each role hold it, if it were empty?  A role of which none is known may get one. */
 bool sched_ledger_could_fit(const struct sched *s, const struct sched_need *need);
 uint32_t sched_ledger_candidates(const struct sched *s, enum sched_role role,
                                  const struct sched_need *need,

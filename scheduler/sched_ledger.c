@@ -48,7 +48,7 @@ static bool decode_less(const struct sched_node *na, const struct sched_node *nb
 
 bool sched_ledger_may_index(const struct sched_worker *w)
 {
-    if (w->draining || w->claimed_blocks >= w->shape->n_blocks)
+    if ((w->draining && !SCHED_PLANTED(21)) || w->claimed_blocks >= w->shape->n_blocks)
         return false;
     return w->shape->role == SCHED_ROLE_PREFILL || w->claims < w->shape->max_batch;
 }
@@ -134,6 +134,12 @@ static bool role_could_fit(const struct sched *s, enum sched_role role,
     return false;
 }
 
+bool sched_ledger_known(const struct sched *s, const struct sched_need *need)
+{
+    return s->open_workers[SCHED_ROLE_PREFILL] > 0 &&
+           (!need->decode || s->open_workers[SCHED_ROLE_DECODE] > 0);
+}
+
 bool sched_ledger_could_fit(const struct sched *s, const struct sched_need *need)
 {
     return role_could_fit(s, SCHED_ROLE_PREFILL, need) &&
@@ -186,7 +192,8 @@ void sched_ledger_drain(struct sched *s, struct sched_worker *w)
 {
     if (w->draining)
         return;
-    index_close(w);
+    if (!SCHED_PLANTED(21))
+        index_close(w);
     w->draining = true;
     w->shape->open--;
     s->open_workers[w->shape->role]--;

@@ -85,6 +85,15 @@ struct sched_request *sched_queue_next(const struct sched_request *r)
     return n == NULL ? NULL : SCHED_OWNER(n, struct sched_request, node);
 }
 
+void sched_queue_reconsider(struct sched *s, struct sched_request *r)
+{
+    s->wake = true;
+    if (r->waits_in != SCHED_WAITS_WORKER)
+        return;
+    sched_queue_take(s, r);
+    sched_queue_put(s, r, SCHED_WAITS_TREE);
+}
+
 void sched_queue_recall_unfit(struct sched *s)
 {
     while (s->unfit_first != NULL) {

@@ -108,6 +108,7 @@ static void request_set_state(struct sched *s, struct sched_request *r, int next
         s->stats.queued[r->tier]--;
         s->stats.queued_tokens -= r->n_prompt;
         s->n_queued--;
+        s->wake |= next == SCHED_REQ_ENDED; /* those behind it may have waited for it alone */
     } else if (is_running(r->state) && !is_running(next)) {
         s->stats.running[r->tier]--;
     }
@@ -410,7 +411,9 @@ void sched_request_timer(struct sched *s, struct sched_request *r, struct sched_
 
 void sched_attempt_timer(struct sched *s, struct sched_attempt *a, struct sched_actions *out)
 {
-    attempt_tell(s, a, SCHED_SIDE_PREFILL, out);
-    attempt_tell(s, a, SCHED_SIDE_DECODE, out);
+    if (!SCHED_PLANTED(19)) {
+        attempt_tell(s, a, SCHED_SIDE_PREFILL, out);
+        attempt_tell(s, a, SCHED_SIDE_DECODE, out);
+    }
     sched_timer_set(&s->timers, &a->timer, sched_after(s->now, s->cfg.release_timeout_ns));
 }
