@@ -8,3 +8,6 @@ add_test(NAME engine_reference
   WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
 set_tests_properties(engine_reference PROPERTIES LABELS slow TIMEOUT 600 SKIP_RETURN_CODE 77
   ENVIRONMENT "${BATON_TEST_ENV};BATON_ENGINE_RUN=$<TARGET_FILE:engine_run>")
+
+baton_unit_test(NAME engine_model_test SOURCES unit/engine_model_test.c unit/engine_fixture.c
+  LIBS engine m)
