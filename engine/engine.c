@@ -63,7 +63,7 @@ enum err engine_open_backend(const struct engine_backend *backend,
     struct engine *e = NULL;
     enum err err;
 
-    if (c.model_dir == NULL)
+    if (c.model_dir == NULL && strcmp(backend->name, "sim") != 0)
         return err_set(msg, ERR_INVALID, "engine: a model directory is needed");
     if ((err = resolve("block_tokens", &c.block_tokens, BLOCK_TOKENS_DEFAULT, BLOCK_TOKENS_MAX,
                        msg)) != ERR_OK ||

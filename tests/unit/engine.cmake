@@ -11,3 +11,5 @@ set_tests_properties(engine_reference PROPERTIES LABELS slow TIMEOUT 600 SKIP_RE
 
 baton_unit_test(NAME engine_model_test SOURCES unit/engine_model_test.c unit/engine_fixture.c
   LIBS engine m)
+baton_unit_test(NAME engine_cpu_test SOURCES unit/engine_cpu_test.c unit/engine_fixture.c
+  LIBS engine m)
