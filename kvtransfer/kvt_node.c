@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <ifaddrs.h>
 #include <net/if.h>
 #include <openssl/rand.h>
 #include <sys/stat.h>
@@ -278,31 +279,40 @@ static void on_data(void *arg, const void *header, size_t header_len, const void
 
 /* ---- creation ---- */
 
-/* The network interface that carries the address, "" for a wildcard; false if there is none. */
+static bool same_address(const struct sockaddr *a, const struct sockaddr_storage *b)
+{
+    if (a == NULL || a->sa_family != b->ss_family)
+        return false;
+    if (a->sa_family == AF_INET)
+        return memcmp(&((const struct sockaddr_in *)(const void *)a)->sin_addr,
+                      &((const struct sockaddr_in *)(const void *)b)->sin_addr,
+                      sizeof(struct in_addr)) == 0;
+    return a->sa_family == AF_INET6 &&
+           memcmp(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr,
+                  &((const struct sockaddr_in6 *)(const void *)b)->sin6_addr,
+                  sizeof(struct in6_addr)) == 0;
+}
+
+/* The network interface that carries the address, "" for a wildcard; false if there is none.  Not
+ * uv_interface_addresses: that leaves out interfaces whose carrier is not up yet. */
 static bool device_of(const char *host, char *out, size_t len)
 {
-    uv_interface_address_t *all;
-    char name[64];
-    int count;
+    struct sockaddr_storage addr;
+    struct ifaddrs *all;
     bool found = false;
 
     out[0] = '\0';
     if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0)
         return true;
-    if (uv_interface_addresses(&all, &count) != 0)
-        return true;
-    for (int i = 0; i < count && !found; i++) {
-        name[0] = '\0';
-        if (all[i].address.address4.sin_family == AF_INET)
-            (void)uv_ip4_name(&all[i].address.address4, name, sizeof(name));
-        else
-            (void)uv_ip6_name(&all[i].address.address6, name, sizeof(name));
-        if (strcmp(name, host) == 0) {
-            snprintf(out, len, "%s", all[i].name);
+    if (kvt_address_parse(host, 0, &addr) != ERR_OK || getifaddrs(&all) != 0)
+        return false;
+    for (const struct ifaddrs *a = all; a != NULL && !found; a = a->ifa_next) {
+        if (same_address(a->ifa_addr, &addr)) {
+            snprintf(out, len, "%s", a->ifa_name);
             found = true;
         }
     }
-    uv_free_interface_addresses(all, count);
+    freeifaddrs(all);
     if (!found && strncmp(host, "127.", 4) == 0) {
         snprintf(out, len, "lo");
         found = true;

@@ -3,3 +3,6 @@ baton_unit_test(NAME kvt_refuse_test SOURCES unit/kvt_refuse_test.c kvt/kvt_pair
   LIBS kvtransfer)
 baton_unit_test(NAME kvt_cancel_test SOURCES unit/kvt_cancel_test.c kvt/kvt_pair.c kvt/kvt_rogue.c
   LIBS kvtransfer)
+# Driven by tests/e2e/test_kvt_*.py.
+add_executable(kvt_peer ${CMAKE_CURRENT_LIST_DIR}/../kvt/kvt_peer.c)
+target_link_libraries(kvt_peer PRIVATE kvtransfer base)
