@@ -1,0 +1,429 @@
+/* daemon/metrics_series.c - see the header for the contract.  metrics_list.c is the whole list. */
+#include "daemon/metrics_series.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "daemon/metrics_list.h"
+
+/* ---- create ------------------------------------------------------------------------------------ */
+
+static const char *const path_names[DAEMON_SERIES_PATHS] = {"none", "shm", "tcp", "rdma", "self"};
+
+/* The series of one tier that are counted per request or token. */
+struct tier_cells {
+    char *name;
+    uint64_t ttft_ns, tbt_ns;
+    struct daemon_series_cell *ttft, *tbt, *queue, *worker_queue, *prefill, *decode, *e2e;
+    struct daemon_series_cell *prompt, *generated, *resumed;
+};
+
+struct daemon_series {
+    struct daemon_metrics *metrics;
+    struct daemon_family *families[S_COUNT];
+    struct daemon_series_cell *vllm[S_COUNT]; /* of the families labelled MODEL and no more */
+    struct tier_cells tiers[DAEMON_SERIES_TIERS_MAX];
+    uint32_t n_tiers;
+    char *model;
+    /* Summed over the workers of this scrape. */
+    uint64_t decode_blocks, decode_used, live_grants, live_sends;
+    uint32_t block_tokens;
+};
+
+const char *daemon_outcome_name(enum daemon_outcome o)
+{
+    switch (o) {
+#define X(NAME, label, reason)  \
+    case DAEMON_OUTCOME_##NAME: \
+        return label;
+        DAEMON_OUTCOMES(X)
+#undef X
+    }
+    return "?";
+}
+
+static const char *vllm_reason(enum daemon_outcome o)
+{
+    switch (o) {
+#define X(NAME, label, reason)  \
+    case DAEMON_OUTCOME_##NAME: \
+        return reason;
+        DAEMON_OUTCOMES(X)
+#undef X
+    }
+    return NULL;
+}
+
+static struct daemon_series_cell *cell1(struct daemon_series *s, enum series_id id, const char *a)
+{
+    return daemon_metrics_cell(s->families[id], (const char *const[]){a});
+}
+
+static struct daemon_series_cell *cell2(struct daemon_series *s, enum series_id id, const char *a,
+                                        const char *b)
+{
+    return daemon_metrics_cell(s->families[id], (const char *const[]){a, b});
+}
+
+static struct daemon_series_cell *cell3(struct daemon_series *s, enum series_id id, const char *a,
+                                        const char *b, const char *c)
+{
+    return daemon_metrics_cell(s->families[id], (const char *const[]){a, b, c});
+}
+
+static enum err add_families(struct daemon_series *s, struct err_msg *msg)
+{
+    for (int id = 0; id < S_COUNT; id++) {
+        const struct daemon_series_def *d = &daemon_series_defs[id];
+        struct daemon_family_config c = {.name = d->name,
+                                         .help = d->help,
+                                         .kind = d->kind,
+                                         .labels = d->labels,
+                                         .buckets = d->buckets,
+                                         .n_buckets = d->n_buckets};
+        enum err err;
+
+        while (c.n_labels < DAEMON_METRICS_LABELS_MAX && d->labels[c.n_labels] != NULL)
+            c.n_labels++;
+        err = daemon_metrics_add(s->metrics, &c, msg, &s->families[id]);
+        if (err != ERR_OK)
+            return err;
+        if (c.n_labels == 2 && strcmp(d->labels[0], "model_name") == 0)
+            s->vllm[id] = cell2(s, (enum series_id)id, s->model, "0");
+    }
+    return ERR_OK;
+}
+
+/* So that every tier and reason is there from the start, with 0. */
+static enum err add_tier(struct daemon_series *s, const struct daemon_series_tier *t)
+{
+    struct tier_cells *c = &s->tiers[s->n_tiers];
+
+    c->name = mem_try_strdup(t->name);
+    if (c->name == NULL)
+        return ERR_NOMEM;
+    s->n_tiers++;
+    c->ttft_ns = t->ttft_ns;
+    c->tbt_ns = t->tbt_ns;
+    c->ttft = cell1(s, S_TTFT, c->name);
+    c->tbt = cell1(s, S_TBT, c->name);
+    c->queue = cell1(s, S_QUEUE, c->name);
+    c->worker_queue = cell1(s, S_WORKER_QUEUE, c->name);
+    c->prefill = cell1(s, S_PREFILL, c->name);
+    c->decode = cell1(s, S_DECODE, c->name);
+    c->e2e = cell1(s, S_E2E, c->name);
+    c->prompt = cell1(s, S_PROMPT, c->name);
+    c->generated = cell1(s, S_GENERATED, c->name);
+    c->resumed = cell1(s, S_RESUMED, c->name);
+    for (enum daemon_outcome o = DAEMON_OUTCOME_STOP; o <= DAEMON_OUTCOME_CANCELED; o++)
+        cell3(s, S_REQUESTS, c->name, daemon_outcome_name(o), "");
+    return ERR_OK;
+}
+
+static enum err series_fill(struct daemon_series *s, const struct daemon_series_config *c,
+                            struct err_msg *msg)
+{
+    enum err err = daemon_metrics_create(&s->metrics);
+
+    if (err != ERR_OK)
+        return err;
+    s->model = mem_try_strdup(c->model);
+    if (s->model == NULL)
+        return ERR_NOMEM;
+    err = add_families(s, msg);
+    for (uint32_t i = 0; i < c->n_tiers && err == ERR_OK; i++)
+        err = add_tier(s, &c->tiers[i]);
+    if (err != ERR_OK)
+        return err;
+    daemon_metrics_set(cell3(s, S_BUILD, c->version, c->backend, c->model), 1);
+    for (enum daemon_outcome o = DAEMON_OUTCOME_STOP; o <= DAEMON_OUTCOME_FAILED; o++) {
+        if (vllm_reason(o) != NULL)
+            cell3(s, S_V_SUCCESS, s->model, "0", vllm_reason(o));
+    }
+    return ERR_OK;
+}
+
+enum err daemon_series_create(const struct daemon_series_config *c, struct err_msg *msg,
+                              struct daemon_series **out)
+{
+    struct daemon_series *s;
+    enum err err;
+
+    if (c->n_tiers == 0 || c->n_tiers > DAEMON_SERIES_TIERS_MAX)
+        return err_set(msg, ERR_INVALID, "metrics: %u tiers, allowed are 1 .. %d", c->n_tiers,
+                       DAEMON_SERIES_TIERS_MAX);
+    s = mem_try_calloc(1, sizeof(*s));
+    if (s == NULL)
+        return ERR_NOMEM;
+    err = series_fill(s, c, msg);
+    if (err != ERR_OK) {
+        daemon_series_destroy(s);
+        return err;
+    }
+    *out = s;
+    return ERR_OK;
+}
+
+void daemon_series_destroy(struct daemon_series *s)
+{
+    if (s == NULL)
+        return;
+    for (uint32_t i = 0; i < s->n_tiers; i++)
+        mem_free(s->tiers[i].name);
+    daemon_metrics_destroy(s->metrics);
+    mem_free(s->model);
+    mem_free(s);
+}
+
+/* ---- as things happen -------------------------------------------------------------------------- */
+
+static double seconds(uint64_t ns)
+{
+    return (double)ns / 1e9;
+}
+
+/* From one moment to a later one, if both came. */
+static void observe_span(struct daemon_series_cell *c, uint64_t from, uint64_t to)
+{
+    if (from != 0 && to >= from)
+        daemon_metrics_observe(c, seconds(to - from), 1);
+}
+
+static struct tier_cells *tier_at(struct daemon_series *s, uint32_t tier)
+{
+    return &s->tiers[tier < s->n_tiers ? tier : s->n_tiers - 1];
+}
+
+void daemon_series_first_token(struct daemon_series *s, uint32_t tier, uint32_t n_prompt,
+                               uint64_t ttft_ns)
+{
+    struct tier_cells *t = tier_at(s, tier);
+
+    daemon_metrics_observe(t->ttft, seconds(ttft_ns), 1);
+    daemon_metrics_observe(s->vllm[S_V_TTFT], seconds(ttft_ns), 1);
+    daemon_metrics_count(t->prompt, n_prompt);
+    daemon_metrics_count(s->vllm[S_V_PROMPT], n_prompt);
+    daemon_metrics_count(t->generated, 1);
+    daemon_metrics_count(s->vllm[S_V_GENERATED], 1);
+}
+
+void daemon_series_next_tokens(struct daemon_series *s, uint32_t tier, uint32_t n, uint64_t gap_ns)
+{
+    struct tier_cells *t = tier_at(s, tier);
+
+    if (n == 0)
+        return;
+    daemon_metrics_observe(t->tbt, seconds(gap_ns) / n, n);
+    daemon_metrics_observe(s->vllm[S_V_ITL], seconds(gap_ns) / n, n);
+    daemon_metrics_count(t->generated, n);
+    daemon_metrics_count(s->vllm[S_V_GENERATED], n);
+}
+
+static void count_target(struct daemon_series *s, const struct tier_cells *t, const char *slo,
+                         bool met)
+{
+    daemon_metrics_count(cell2(s, met ? S_ATTAINED : S_MISSED, t->name, slo), 1);
+}
+
+/* A request that never gave a token missed its target, unless its client left before it was due. */
+static void judge(struct daemon_series *s, const struct tier_cells *t,
+                  const struct daemon_request_record *r)
+{
+    uint64_t end = r->first_token_at != 0 ? r->first_token_at : r->done_at;
+    bool in_time = end - r->received_at <= t->ttft_ns;
+
+    if (t->ttft_ns > 0 && r->first_token_at != 0)
+        count_target(s, t, "ttft", in_time);
+    else if (t->ttft_ns > 0 && (r->outcome != DAEMON_OUTCOME_CANCELED || !in_time))
+        count_target(s, t, "ttft", false);
+    if (t->tbt_ns > 0 && r->n_generated > 1 && r->last_token_at >= r->first_token_at)
+        count_target(s, t, "tbt",
+                     (r->last_token_at - r->first_token_at) / (r->n_generated - 1) <= t->tbt_ns);
+}
+
+static void observe_handover(struct daemon_series *s, const struct tier_cells *t,
+                             const struct daemon_request_record *r)
+{
+    const char *path = path_names[r->path < DAEMON_SERIES_PATHS ? r->path : 0];
+
+    if (!r->handed_over)
+        return;
+    daemon_metrics_observe(cell2(s, S_WIRE, t->name, path), seconds(r->handover_wire_ns), 1);
+    daemon_metrics_observe(cell2(s, S_EXPOSED, t->name, path), seconds(r->handover_exposed_ns), 1);
+    daemon_metrics_observe(cell2(s, S_VERIFY, t->name, path), seconds(r->handover_verify_ns), 1);
+    daemon_metrics_count(cell2(s, S_HANDOVERS, t->name, path), (double)r->handover_bytes);
+}
+
+static void observe_stages(const struct tier_cells *t, const struct daemon_request_record *r)
+{
+    observe_span(t->queue, r->received_at, r->placed_at);
+    observe_span(t->e2e, r->received_at, r->done_at);
+    if (r->first_token_at == 0)
+        return;
+    daemon_metrics_observe(t->worker_queue, seconds(r->worker_queue_ns), 1);
+    daemon_metrics_observe(t->prefill, seconds(r->prefill_ns), 1);
+    if (r->n_generated > 1)
+        observe_span(t->decode, r->first_token_at, r->last_token_at);
+}
+
+static void observe_vllm(struct daemon_series *s, const struct daemon_request_record *r)
+{
+    const char *reason = vllm_reason(r->outcome);
+
+    if (reason == NULL)
+        return;
+    daemon_metrics_count(cell3(s, S_V_SUCCESS, s->model, "0", reason), 1);
+    observe_span(s->vllm[S_V_E2E], r->received_at, r->done_at);
+    observe_span(s->vllm[S_V_QUEUE], r->received_at, r->placed_at);
+    daemon_metrics_observe(s->vllm[S_V_PROMPT_SIZE], r->n_prompt, 1);
+    daemon_metrics_observe(s->vllm[S_V_OUTPUT_SIZE], r->n_generated, 1);
+    daemon_metrics_observe(s->vllm[S_V_MAX_TOKENS], r->max_new, 1);
+    if (r->first_token_at == 0)
+        return;
+    observe_span(s->vllm[S_V_PREFILL], r->placed_at, r->first_token_at);
+    observe_span(s->vllm[S_V_INFERENCE], r->placed_at, r->last_token_at);
+    observe_span(s->vllm[S_V_DECODE], r->first_token_at, r->last_token_at);
+    if (r->n_generated > 1 && r->last_token_at >= r->first_token_at)
+        daemon_metrics_observe(s->vllm[S_V_TPOT],
+                               seconds(r->last_token_at - r->first_token_at) / (r->n_generated - 1),
+                               1);
+}
+
+void daemon_series_request_done(struct daemon_series *s, const struct daemon_request_record *r)
+{
+    struct tier_cells *t = tier_at(s, r->tier);
+
+    daemon_metrics_count(cell3(s, S_REQUESTS, t->name, daemon_outcome_name(r->outcome),
+                               r->reason != NULL ? r->reason : ""),
+                         1);
+    if (r->attempts > 1)
+        daemon_metrics_count(t->resumed, 1);
+    judge(s, t, r);
+    observe_stages(t, r);
+    observe_handover(s, t, r);
+    observe_vllm(s, r);
+}
+
+void daemon_series_http_done(struct daemon_series *s, const char *route, int status,
+                             uint64_t duration_ns, uint64_t bytes_out)
+{
+    char code[16];
+
+    snprintf(code, sizeof(code), "%d", status);
+    daemon_metrics_count(cell2(s, S_HTTP, route, code), 1);
+    daemon_metrics_observe(cell1(s, S_HTTP_SECONDS, route), seconds(duration_ns), 1);
+    daemon_metrics_count(cell1(s, S_HTTP_BYTES, route), (double)bytes_out);
+}
+
+/* ---- for a scrape ------------------------------------------------------------------------------ */
+
+void daemon_series_workers_begin(struct daemon_series *s)
+{
+    static const enum series_id ids[] = {S_UP,      S_BLOCKS,   S_W_WAITING, S_W_RUNNING, S_W_STEP,
+                                         S_W_STEPS, S_W_TOKENS, S_W_BYTES,   S_W_MESSAGES};
+
+    for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++)
+        daemon_metrics_forget(s->families[ids[i]]);
+    s->decode_blocks = s->decode_used = s->live_grants = s->live_sends = 0;
+    s->block_tokens = 0;
+}
+
+static void set_bytes(struct daemon_series *s, const struct daemon_series_worker *w,
+                      const char *direction, const uint64_t bytes[DAEMON_SERIES_PATHS])
+{
+    for (int path = 1; path < DAEMON_SERIES_PATHS; path++) {
+        const char *const values[] = {w->role, w->name, path_names[path], direction};
+
+        if (bytes[path] > 0)
+            daemon_metrics_set(daemon_metrics_cell(s->families[S_W_BYTES], values),
+                               (double)bytes[path]);
+    }
+}
+
+void daemon_series_worker(struct daemon_series *s, const struct daemon_series_worker *w)
+{
+    const char *r = w->role, *n = w->name;
+
+    daemon_metrics_set(cell2(s, S_UP, r, n), w->up);
+    if (!w->up)
+        return;
+    daemon_metrics_set(cell3(s, S_BLOCKS, r, n, "free"), w->free_blocks);
+    daemon_metrics_set(cell3(s, S_BLOCKS, r, n, "owned"), w->owned_blocks);
+    daemon_metrics_set(cell3(s, S_BLOCKS, r, n, "granted"), w->granted_blocks);
+    daemon_metrics_set(cell3(s, S_BLOCKS, r, n, "quarantined"), w->quarantined_blocks);
+    daemon_metrics_set(cell2(s, S_W_WAITING, r, n), w->waiting);
+    daemon_metrics_set(cell2(s, S_W_RUNNING, r, n), w->running);
+    daemon_metrics_set(cell2(s, S_W_STEP, r, n), seconds(w->step_ns));
+    daemon_metrics_set(cell2(s, S_W_STEPS, r, n), (double)w->steps);
+    daemon_metrics_set(cell3(s, S_W_TOKENS, r, n, "prompt"), (double)w->prompt_tokens);
+    daemon_metrics_set(cell3(s, S_W_TOKENS, r, n, "generated"), (double)w->generated_tokens);
+    daemon_metrics_set(cell3(s, S_W_MESSAGES, r, n, "late"), (double)w->late_messages);
+    daemon_metrics_set(cell3(s, S_W_MESSAGES, r, n, "malformed"), (double)w->bad_messages);
+    set_bytes(s, w, "sent", w->bytes_sent);
+    set_bytes(s, w, "received", w->bytes_received);
+    s->live_grants += w->live_grants;
+    s->live_sends += w->live_sends;
+    if (w->decodes) {
+        s->decode_blocks += w->n_blocks;
+        s->decode_used +=
+            w->n_blocks - (w->free_blocks < w->n_blocks ? w->free_blocks : w->n_blocks);
+        s->block_tokens = w->block_tokens;
+    }
+}
+
+/* The labels carry the numbers, so there is never more than one series. */
+static void set_cache_config(struct daemon_series *s)
+{
+    char tokens[16], blocks[24];
+    const char *const values[] = {s->model, "0", tokens, blocks};
+
+    snprintf(tokens, sizeof(tokens), "%u", s->block_tokens);
+    snprintf(blocks, sizeof(blocks), "%llu", (unsigned long long)s->decode_blocks);
+    daemon_metrics_forget(s->families[S_V_CONFIG]);
+    if (s->decode_blocks > 0)
+        daemon_metrics_set(daemon_metrics_cell(s->families[S_V_CONFIG], values), 1);
+}
+
+static void set_live(struct daemon_series *s, const char *what, uint64_t n)
+{
+    daemon_metrics_set(cell1(s, S_LIVE, what), (double)n);
+}
+
+void daemon_series_state(struct daemon_series *s, const struct daemon_series_state *st)
+{
+    uint64_t queued = 0, running = 0;
+
+    for (uint32_t i = 0; i < s->n_tiers; i++) {
+        daemon_metrics_set(cell1(s, S_QUEUED, s->tiers[i].name), st->queued[i]);
+        daemon_metrics_set(cell1(s, S_RUNNING, s->tiers[i].name), st->running[i]);
+        queued += st->queued[i];
+        running += st->running[i];
+    }
+    daemon_metrics_set(daemon_metrics_cell(s->families[S_QUEUED_TOKENS], NULL),
+                       (double)st->queued_tokens);
+    set_live(s, "requests", st->requests);
+    set_live(s, "claims", st->claims);
+    set_live(s, "connections", st->connections);
+    set_live(s, "exchanges", st->exchanges);
+    set_live(s, "grants", s->live_grants);
+    set_live(s, "sends", s->live_sends);
+    daemon_metrics_set(daemon_metrics_cell(s->families[S_RESUMES], NULL), (double)st->resumes);
+    daemon_metrics_set(daemon_metrics_cell(s->families[S_IGNORED], NULL),
+                       (double)st->ignored_events);
+    daemon_metrics_set(daemon_metrics_cell(s->families[S_HTTP_CONNS], NULL),
+                       (double)st->connections_total);
+    daemon_metrics_set(daemon_metrics_cell(s->families[S_HTTP_BAD], NULL),
+                       (double)st->bad_requests_total);
+    daemon_metrics_set(s->vllm[S_V_RUNNING], (double)running);
+    daemon_metrics_set(s->vllm[S_V_WAITING], (double)queued);
+    daemon_metrics_set(s->vllm[S_V_KV], s->decode_blocks > 0
+                                            ? (double)s->decode_used / (double)s->decode_blocks
+                                            : 0);
+    set_cache_config(s);
+}
+
+enum err daemon_series_render(struct daemon_series *s, struct buf *out)
+{
+    return daemon_metrics_render(s->metrics, out);
+}
