@@ -173,19 +173,13 @@ static int format_prefix(char *line, size_t room, enum log_level level, const ch
                     module, event);
 }
 
-void log_write(enum log_level level, const char *module, const char *event, const char *format, ...)
+static void write_line(enum log_level level, const char *module, const char *event,
+                       const char *format, va_list args, unsigned held)
 {
     char line[LINE_MAX_LEN], detail[LINE_MAX_LEN / 2];
-    unsigned held;
     size_t n;
-    int put;
-    va_list args;
+    int put = vsnprintf(detail, sizeof(detail), format, args);
 
-    if (!fold_admits(module, event, clock_now_ns(), &held))
-        return;
-    va_start(args, format);
-    put = vsnprintf(detail, sizeof(detail), format, args);
-    va_end(args);
     if (put < 0)
         return;
     n = (size_t)format_prefix(line, sizeof(line) / 4, level, module, event);
@@ -209,4 +203,26 @@ void log_write(enum log_level level, const char *module, const char *event, cons
                           line_format == LOG_FORMAT_JSON ? "}\n" : "\n");
     if (write(STDERR_FILENO, line, n) < 0)
         return; /* nowhere left to report it */
+}
+
+void log_write(enum log_level level, const char *module, const char *event, const char *format, ...)
+{
+    unsigned held;
+    va_list args;
+
+    if (!fold_admits(module, event, clock_now_ns(), &held))
+        return;
+    va_start(args, format);
+    write_line(level, module, event, format, args, held);
+    va_end(args);
+}
+
+void log_write_every(enum log_level level, const char *module, const char *event,
+                     const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    write_line(level, module, event, format, args, 0);
+    va_end(args);
 }

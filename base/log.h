@@ -27,6 +27,10 @@ bool log_is_on(enum log_level level);
 void log_write(enum log_level level, const char *module, const char *event, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* The same without folding, for lines that are records: one per request, say. */
+void log_write_every(enum log_level level, const char *module, const char *event,
+                     const char *format, ...) __attribute__((format(printf, 4, 5)));
+
 #define LOG_AT(level, module, event, ...)                       \
     do {                                                        \
         if (log_is_on(level))                                   \
@@ -36,5 +40,11 @@ void log_write(enum log_level level, const char *module, const char *event, cons
 #define LOG_WARN(module, event, ...) LOG_AT(LOG_LEVEL_WARN, module, event, __VA_ARGS__)
 #define LOG_INFO(module, event, ...) LOG_AT(LOG_LEVEL_INFO, module, event, __VA_ARGS__)
 #define LOG_DEBUG(module, event, ...) LOG_AT(LOG_LEVEL_DEBUG, module, event, __VA_ARGS__)
+
+#define LOG_EVERY(module, event, ...)                                        \
+    do {                                                                     \
+        if (log_is_on(LOG_LEVEL_INFO))                                       \
+            log_write_every(LOG_LEVEL_INFO, (module), (event), __VA_ARGS__); \
+    } while (0)
 
 #endif

@@ -91,7 +91,7 @@ static void plan_restart(struct child *child)
         child->backoff_ms = BACKOFF_MAX_MS;
 }
 
-static void on_exit(uv_process_t *process, int64_t status, int signal_number)
+static void on_child_exit(uv_process_t *process, int64_t status, int signal_number)
 {
     struct child *child = process->data;
     struct daemon_children *all = child->all;
@@ -181,7 +181,7 @@ static void start_child(struct child *child)
                                      {.flags = UV_INHERIT_FD, .data.fd = STDOUT_FILENO},
                                      {.flags = UV_INHERIT_FD, .data.fd = STDERR_FILENO}};
     uv_process_options_t o = {
-        .exit_cb = on_exit, .file = all->exe, .env = all->env, .stdio = stdio, .stdio_count = 3};
+        .exit_cb = on_child_exit, .file = all->exe, .env = all->env, .stdio = stdio, .stdio_count = 3};
     int bad;
 
     if (all->stopping)

@@ -5,7 +5,6 @@
  */
 #include "daemon/hub.h"
 
-#include <assert.h>
 #include <openssl/rand.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,0 +1,19 @@
+/* bench/perf_http.h - `baton perf http`: what the front end costs, with sim workers at zero modelled time.
+ *
+ * Starts `baton serve --backend sim` pinned to one core with its workers on the others, and loads it from this
+ * process, a second one.  Names: http.stream.tokens (SSE tokens/s over many streams), http.stream.events,
+ * http.completion.ids1000 (1-token completions of 1,000-token id prompts, req/s), http.ttft.p50 and .p99 (ms, at
+ * 1,000 requests per second, from the intended send time).
+ *
+ * Thread     the caller's.  Blocking: about half a minute. */
+#ifndef BENCH_PERF_HTTP_H
+#define BENCH_PERF_HTTP_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+
+/* ERR_IO: the server did not start (its output is on standard error). */
+MUST_USE enum err bench_perf_http(const char *model_dir, bool json, struct err_msg *msg);
+
+#endif

@@ -1,0 +1,4 @@
+# The daemon's own parts.
+baton_unit_test(NAME daemon_text_test SOURCES unit/daemon_text_test.c LIBS daemon)
+baton_unit_test(NAME daemon_config_test SOURCES unit/daemon_config_test.c LIBS daemon)
+baton_unit_test(NAME daemon_link_test SOURCES unit/daemon_link_test.c LIBS daemon)
