@@ -205,6 +205,7 @@ void sched_ledger_remove(struct sched *s, struct sched_worker *w)
 
     assert(w->n_sides == 0 && w->claims == 0);
     sched_ledger_drain(s, w);
+    index_close(w);
     if (w->prev != NULL)
         w->prev->next = w->next;
     else
