@@ -84,7 +84,8 @@ struct header_text {
 };
 
 /* d1 = 0: a vector. */
-static void add_tensor(struct header_text *h, uint64_t d0, uint64_t d1, const char *format, ...)
+__attribute__((format(printf, 4, 5))) static void add_tensor(struct header_text *h, uint64_t d0,
+                                                             uint64_t d1, const char *format, ...)
 {
     size_t bytes = (size_t)(d0 * (d1 == 0 ? 1 : d1)) * (h->dtype == ENGINE_F32 ? 4 : 2);
     char name[96], shape[48];
