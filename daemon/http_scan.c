@@ -28,7 +28,6 @@ enum scan_state {
     S_EXT_VALUE_1,
     S_EXT_TOKEN,
     S_EXT_QUOTED,
-    S_EXT_PAIR, /* behind a backslash in a quoted value */
     S_EXT_QUOTED_END,
     S_SIZE_LF,
     S_DATA,
@@ -323,7 +322,8 @@ static bool size_byte(struct http_scan *s, uint8_t c)
     return c == '\r' ? size_known(s) : go(s, S_EXT_NAME_1);
 }
 
-/* ext = *( ";" token [ "=" ( token | quoted-string ) ] ), without any space around. */
+/* ext = *( ";" token [ "=" ( token | quoted-string ) ] ), without any space around.  llhttp 8.1 knows neither
+ * backslashes in the string nor a second extension behind a token value; both are refused then. */
 static bool extension_grammar(struct http_scan *s, uint8_t c)
 {
     bool more = true;
@@ -350,15 +350,8 @@ static bool extension_grammar(struct http_scan *s, uint8_t c)
     case S_EXT_QUOTED:
         if (c == '"')
             return go(s, S_EXT_QUOTED_END);
-        if (c == '\\')
-            return go(s, S_EXT_PAIR);
-        if (is(c, C_VALUE))
+        if (c != '\\' && is(c, C_VALUE))
             return true;
-        more = false;
-        break;
-    case S_EXT_PAIR:
-        if (is(c, C_VALUE))
-            return go(s, S_EXT_QUOTED);
         more = false;
         break;
     default: /* S_EXT_QUOTED_END */
