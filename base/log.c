@@ -173,8 +173,10 @@ static int format_prefix(char *line, size_t room, enum log_level level, const ch
                     module, event);
 }
 
-static void write_line(enum log_level level, const char *module, const char *event,
-                       const char *format, va_list args, unsigned held)
+__attribute__((format(printf, 4, 0))) static void write_line(enum log_level level,
+                                                             const char *module, const char *event,
+                                                             const char *format, va_list args,
+                                                             unsigned held)
 {
     char line[LINE_MAX_LEN], detail[LINE_MAX_LEN / 2];
     size_t n;
