@@ -18,7 +18,7 @@ static struct engine the_engine;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct {
-    bool hold, waiting;
+    bool hold, waiting, quick;
     uint32_t hold_layers;
     int32_t token;
     enum err whole, slot;
@@ -58,6 +58,11 @@ void fake_engine_hold(bool hold)
     eng.hold = hold;
     pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);
+}
+
+void fake_engine_quick(void)
+{
+    eng.quick = true;
 }
 
 void fake_engine_hold_layers(uint32_t layers)
@@ -140,6 +145,7 @@ enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, ui
                      engine_layers_fn layers_done, void *arg)
 {
     enum err whole;
+    bool quick;
     uint32_t group = group_layers > 0 ? group_layers : FAKE_LAYERS;
 
     (void)e;
@@ -148,6 +154,7 @@ enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, ui
     if (eng.hold)
         wait_while(&eng.hold, NULL, 0);
     whole = eng.whole;
+    quick = eng.quick;
     for (uint32_t i = 0; i < n; i++) {
         slots[i].result = eng.slot;
         slots[i].out = (struct engine_sampled){
@@ -159,7 +166,8 @@ enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, ui
     for (uint32_t layer = 0; layer < FAKE_LAYERS; layer += group) {
         if (layers_done != NULL) {
             pthread_mutex_unlock(&lock);
-            uv_sleep(1); /* above the gap at which marks are merged */
+            if (!quick)
+                uv_sleep(1); /* above the gap at which marks are merged */
             layers_done(arg, layer, group);
             pthread_mutex_lock(&lock);
         }

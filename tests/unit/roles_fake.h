@@ -29,6 +29,7 @@ struct fake_step {
 };
 void fake_engine_reset(uint32_t max_batch, uint32_t max_step_tokens);
 struct engine *fake_engine(void);
+void fake_engine_quick(void);                  /* layers take no time */
 void fake_engine_hold(bool hold);              /* steps wait before their first layer */
 void fake_engine_hold_layers(uint32_t layers); /* steps wait after so many layers; 0: they do not */
 bool fake_engine_in_step(void);                /* one waits */
