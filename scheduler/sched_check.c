@@ -217,6 +217,20 @@ static enum err check_sums(const struct sched *s, const struct sums *sum, struct
     return ERR_OK;
 }
 
+static enum err check_kept(const struct sched *s, struct err_msg *msg)
+{
+    const struct sched_worker *w = sched_ledger_worker(s, s->kept_worker);
+    bool waits = false;
+
+    for (const struct sched_request *r = sched_queue_first(s); r != NULL; r = sched_queue_next(r))
+        waits |= r == s->kept_for;
+    if ((s->kept_for == NULL) != (s->kept_worker == 0) || (s->kept_for != NULL && !waits))
+        FAIL(msg, "worker %u is kept for a request that does not wait", s->kept_worker);
+    if (s->kept_worker != 0 && (w == NULL || w->draining))
+        FAIL(msg, "worker %u is kept and gone", s->kept_worker);
+    return ERR_OK;
+}
+
 /* Work must not wait for an event that nobody promised. */
 static enum err check_work_conserving(const struct sched *s, struct err_msg *msg)
 {
@@ -245,6 +259,8 @@ enum err sched_check(const struct sched *s, struct err_msg *msg)
         err = check_workers(s, &sum, msg);
     if (err == ERR_OK)
         err = check_sums(s, &sum, msg);
+    if (err == ERR_OK)
+        err = check_kept(s, msg);
     if (err == ERR_OK)
         err = check_work_conserving(s, msg);
     return err;

@@ -174,6 +174,9 @@ struct sched {
     struct map requests, workers;
     struct sched_tree queue;
     struct sched_request *unfit_first, *unfit_last;
+    struct sched_request
+        *kept_for; /* passed too often: gets kept_worker, or any that has room first */
+    uint32_t kept_worker;
     struct sched_timers timers;
     struct sched_shape *shapes;
     struct sched_worker *first_worker[3], *last_worker[3];
@@ -194,6 +197,7 @@ struct sched {
 void sched_queue_init(struct sched *s);
 void sched_queue_put(struct sched *s, struct sched_request *r, enum sched_waits_in where);
 void sched_queue_take(struct sched *s, struct sched_request *r);
+bool sched_queue_before(const struct sched_request *a, const struct sched_request *b);
 struct sched_request *sched_queue_first(const struct sched *s);
 struct sched_request *sched_queue_next(const struct sched_request *r);
 void sched_queue_recall_unfit(struct sched *s); /* a worker joined */
@@ -211,6 +215,7 @@ struct sched_need {
     uint64_t total_tokens;   /* prompt and all that may be generated */
     bool decode;
     uint32_t avoid[2];
+    uint32_t closed; /* decode worker kept for another request; 0: none */
 };
 
 /* One worker as placement sees it. */
@@ -240,6 +245,8 @@ bool sched_ledger_could_fit(const struct sched *s, const struct sched_need *need
 uint32_t sched_ledger_candidates(const struct sched *s, enum sched_role role,
                                  const struct sched_need *need,
                                  struct sched_candidate v[SCHED_CANDIDATES]);
+/* The decode worker with most room of those that could hold it when empty; 0: none has any. */
+uint32_t sched_ledger_roomiest(const struct sched *s, const struct sched_need *need);
 bool sched_ledger_may_index(const struct sched_worker *w);
 
 /* ---- sched_place.c: the placement decision, and the walk over the queue ------------------------- */

@@ -197,6 +197,10 @@ void sched_ledger_drain(struct sched *s, struct sched_worker *w)
     w->draining = true;
     w->shape->open--;
     s->open_workers[w->shape->role]--;
+    if (s->kept_worker == w->id) {
+        s->kept_for = NULL;
+        s->kept_worker = 0;
+    }
 }
 
 void sched_ledger_remove(struct sched *s, struct sched_worker *w)
@@ -327,7 +331,7 @@ static uint32_t shape_candidates(const struct sched *s, const struct sched_shape
 
         if (h->role == SCHED_ROLE_PREFILL ? !window_open(s, w, need) : !room)
             break; /* the index is in this order: those behind it are no better */
-        if (room)
+        if (room && w->id != need->closed)
             v[n++] = candidate_of(w, avoid);
     }
     return n;
@@ -344,4 +348,24 @@ uint32_t sched_ledger_candidates(const struct sched *s, enum sched_role role,
             n += shape_candidates(s, h, need, v + n, SCHED_CANDIDATES - n);
     }
     return n;
+}
+
+uint32_t sched_ledger_roomiest(const struct sched *s, const struct sched_need *need)
+{
+    uint64_t most = 0;
+    uint32_t worker = 0;
+
+    for (const struct sched_shape *h = s->shapes; h != NULL; h = h->next) {
+        const struct sched_node *first = sched_tree_first(&h->index);
+        uint64_t room;
+
+        if (h->role != SCHED_ROLE_DECODE || first == NULL || !shape_fits(h, need))
+            continue;
+        room = (uint64_t)free_blocks(worker_of(first)) * h->block_tokens;
+        if (room > most) {
+            most = room;
+            worker = worker_of(first)->id;
+        }
+    }
+    return worker;
 }

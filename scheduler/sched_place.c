@@ -7,9 +7,10 @@
  * Who goes first when not all can go:
  *   no prefill worker has room: nobody passes the first in order, so a long prompt is not starved by
  *     short ones; the wait is one window of prefill work.
- *   no decode worker has room for the first: requests behind it may be placed where they fit, but no more
- *     than SCHED_BYPASS_MAX of them may take decode room before it; after that decode room goes to
- *     nobody else, so it comes free for the first.  Requests that need no decode worker pass freely.
+ *   no decode worker has room for the first: requests behind it may be placed where they fit.  When
+ *     SCHED_BYPASS_MAX of them have taken decode room before it, the worker with most room is kept for
+ *     it: nobody behind it gets a place there until it has one, there or elsewhere.  Requests that
+ *     need no decode worker pass freely.
  *   no worker here could ever hold it: it waits apart for one that can, until its queue timeout. */
 #include "scheduler/sched_impl.h"
 
@@ -60,6 +61,8 @@ enum sched_place_result sched_place_find(const struct sched *s, const struct sch
 
     if (!sched_ledger_could_fit(s, &need))
         return SCHED_PLACE_UNFIT;
+    if (s->kept_for != NULL && sched_queue_before(s->kept_for, r))
+        need.closed = s->kept_worker;
     n_p = sched_ledger_candidates(s, SCHED_ROLE_PREFILL, &need, p);
     if (n_p == 0)
         return SCHED_PLACE_NO_PREFILL;
@@ -73,6 +76,17 @@ enum sched_place_result sched_place_find(const struct sched *s, const struct sch
     return SCHED_PLACE_OK;
 }
 
+/* The first in order that was passed too often has the claim to a worker of its own. */
+static void keep_worker(struct sched *s, struct sched_request *r)
+{
+    struct sched_need need = sched_request_need(r);
+
+    if (s->kept_for == r || r->bypassed < SCHED_BYPASS_MAX)
+        return;
+    s->kept_worker = sched_ledger_roomiest(s, &need);
+    s->kept_for = s->kept_worker == 0 ? NULL : r;
+}
+
 /* false: stop here. */
 static bool place_one(struct sched *s, struct sched_request *r, struct sched_request **blocked,
                       struct sched_actions *out)
@@ -80,8 +94,9 @@ static bool place_one(struct sched *s, struct sched_request *r, struct sched_req
     bool decode = sched_request_need(r).decode;
     struct sched_pair pair;
 
-    if (*blocked != NULL && decode && (*blocked)->bypassed >= SCHED_BYPASS_MAX)
-        return true;
+    if (*blocked != NULL && decode && (*blocked)->bypassed >= SCHED_BYPASS_MAX &&
+        s->kept_for != *blocked)
+        return true; /* every decode worker is full: what comes free first is the first's */
     switch (sched_place_find(s, r, &pair)) {
     case SCHED_PLACE_OK:
         if (!sched_request_start(s, r, pair, out)) {
@@ -94,8 +109,10 @@ static bool place_one(struct sched *s, struct sched_request *r, struct sched_req
     case SCHED_PLACE_NO_PREFILL:
         return false;
     case SCHED_PLACE_NO_DECODE:
-        if (*blocked == NULL)
+        if (*blocked == NULL) {
             *blocked = r;
+            keep_worker(s, r);
+        }
         return true;
     case SCHED_PLACE_UNFIT:
         sched_queue_take(s, r);

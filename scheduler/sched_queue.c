@@ -16,10 +16,8 @@ static const struct sched_request *request_of(const struct sched_node *n)
     return SCHED_OWNER(n, struct sched_request, node);
 }
 
-static bool request_less(const struct sched_node *na, const struct sched_node *nb)
+bool sched_queue_before(const struct sched_request *a, const struct sched_request *b)
 {
-    const struct sched_request *a = request_of(na), *b = request_of(nb);
-
     if (a->tier != b->tier)
         return a->tier < b->tier;
     if (a->priority != b->priority)
@@ -29,6 +27,11 @@ static bool request_less(const struct sched_node *na, const struct sched_node *n
     if (a->arrived_ns != b->arrived_ns)
         return a->arrived_ns < b->arrived_ns;
     return a->id < b->id;
+}
+
+static bool request_less(const struct sched_node *a, const struct sched_node *b)
+{
+    return sched_queue_before(request_of(a), request_of(b));
 }
 
 void sched_queue_init(struct sched *s)
@@ -69,6 +72,11 @@ void sched_queue_take(struct sched *s, struct sched_request *r)
         r->prev = r->next = NULL;
     }
     r->waits_in = SCHED_WAITS_NOWHERE;
+    if (s->kept_for == r && !SCHED_PLANTED(23)) {
+        s->kept_for = NULL;
+        s->kept_worker = 0;
+        s->wake = true;
+    }
 }
 
 struct sched_request *sched_queue_first(const struct sched *s)

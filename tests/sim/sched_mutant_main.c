@@ -32,6 +32,7 @@ static const char *const planted[] = {
     "a late error of the sender ends a stream that runs well",
     "a draining worker still gets requests",
     "end of a request: workers that still compute are not told",
+    "a worker stays reserved for a request that is over",
 };
 
 int main(void)

@@ -180,6 +180,35 @@ static void small_requests_pass_a_large_one_only_so_often(void **state)
     rig_close(&r);
 }
 
+static void worker_kept_for_a_large_request_leaves_the_others_open(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    open_tight(&r);
+    rig_join(&r, 3, SCHED_ROLE_DECODE, 32, 64);
+    rig_arrive(&r, 100, BRONZE, 8, 8); /* one on each */
+    rig_arrive(&r, 101, BRONZE, 8, 8);
+    rig_arrive(&r, 1, SILVER, 256, 256); /* needs one whole worker */
+    for (uint64_t id = 102; id < 130; id++) {
+        rig_arrive(&r, id, BRONZE, 8, 8);
+        assert_int_equal(rig_state(&r, id), SCHED_STATE_PREFILLING);
+    }
+    assert_int_equal(rig_worker(&r, 2).requests, 9); /* both, until 16 had passed; then one alone */
+    assert_int_equal(rig_worker(&r, 3).requests, 21);
+    for (uint64_t id = 100; rig_state(&r, 1) == SCHED_STATE_QUEUED; id++) {
+        uint32_t d = rig_decode_of(&r, id);
+
+        assert_true(id < 130);
+        if (d != 2)
+            continue;
+        rig_cancel(&r, id);
+        rig_released(&r, id, 1, d, ERR_CANCELED);
+    }
+    assert_int_equal(rig_decode_of(&r, 1), 2);
+    rig_close(&r);
+}
+
 static void one_token_requests_pass_freely_when_decode_is_full(void **state)
 {
     struct rig r;
@@ -299,6 +328,7 @@ int main(void)
         cmocka_unit_test(window_holds_back_what_gold_could_still_overtake),
         cmocka_unit_test(load_is_spread_over_workers),
         cmocka_unit_test(small_requests_pass_a_large_one_only_so_often),
+        cmocka_unit_test(worker_kept_for_a_large_request_leaves_the_others_open),
         cmocka_unit_test(one_token_requests_pass_freely_when_decode_is_full),
         cmocka_unit_test(request_that_only_a_lost_worker_could_hold_stands_in_nobodys_way),
         cmocka_unit_test(what_no_worker_could_hold_is_rejected_at_once),

@@ -13,7 +13,7 @@ baton_unit_test(NAME sched_sim_test SOURCES ${UNIT}/sched_sim_test.c ${SIM_SOURC
 # Asserts are off: the oracle must find them, not a crash.
 add_library(sched_sim OBJECT ${SIM_SOURCES})
 target_link_libraries(sched_sim PRIVATE base)
-foreach(n RANGE 0 22)
+foreach(n RANGE 0 23)
   add_executable(sched_mutant_${n} ${SIM}/sched_mutant_main.c ${SCHED_SOURCES}
     $<TARGET_OBJECTS:sched_sim>)
   target_link_libraries(sched_mutant_${n} PRIVATE base)
