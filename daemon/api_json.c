@@ -18,6 +18,7 @@ struct reader {
     const uint8_t *end;
     struct api_json *doc;
     const char *why;
+    enum api_json_fault fault;
     bool nomem;
     uint32_t depth;
     uint32_t open[API_JSON_DEPTH_MAX]; /* node index of each open container, outermost first */
@@ -27,6 +28,12 @@ static bool fail(struct reader *r, const char *why)
 {
     r->why = why;
     return false;
+}
+
+static bool refuse(struct reader *r, enum api_json_fault fault, const char *why)
+{
+    r->fault = fault;
+    return fail(r, why);
 }
 
 static bool fail_nomem(struct reader *r)
@@ -42,7 +49,7 @@ static bool grow(struct reader *r)
     struct api_node *nodes;
 
     if (doc->n_nodes >= API_JSON_NODES_MAX)
-        return fail(r, "it has too many values");
+        return refuse(r, API_JSON_TOO_COMPLEX, "it has too many values");
     nodes = mem_try_realloc(doc->nodes, (size_t)cap * sizeof(*nodes));
     if (nodes == NULL)
         return fail_nomem(r);
@@ -396,7 +403,7 @@ static bool keys_unique(const struct api_json *doc, uint32_t object)
 static bool open_container(struct reader *r, enum api_json_type type)
 {
     if (r->depth == API_JSON_DEPTH_MAX)
-        return fail(r, "it is nested too deeply");
+        return refuse(r, API_JSON_TOO_COMPLEX, "it is nested too deeply");
     if (push(r, type) == NULL)
         return false;
     r->open[r->depth++] = r->doc->n_nodes - 1;
@@ -411,7 +418,7 @@ static bool close_container(struct reader *r)
     r->doc->nodes[at].end = r->doc->n_nodes;
     r->p++;
     if (r->doc->nodes[at].type == API_JSON_OBJECT && !keys_unique(r->doc, at))
-        return fail(r, "an object has the same key twice");
+        return refuse(r, API_JSON_DUPLICATE_KEY, "an object has the same key twice");
     return true;
 }
 
@@ -423,7 +430,7 @@ static bool read_key(struct reader *r)
     if (r->p == r->end || *r->p != '"')
         return fail(r, "an object key must be a string");
     if (object->n == API_JSON_KEYS_MAX)
-        return fail(r, "an object has too many keys");
+        return refuse(r, API_JSON_TOO_COMPLEX, "an object has too many keys");
     object->n++;
     if (!read_string(r))
         return false;
@@ -533,7 +540,7 @@ enum err api_json_parse(const char *text, size_t len, struct api_json *out,
     struct api_json doc = {.text = text};
     struct reader r = {.doc = &doc};
 
-    *error = (struct api_json_error){0, "it is too long"};
+    *error = (struct api_json_error){API_JSON_TOO_COMPLEX, 0, "it is too long"};
     if (len > API_JSON_TEXT_MAX)
         return ERR_INVALID;
     r.start = r.p = (const uint8_t *)text;
@@ -543,7 +550,7 @@ enum err api_json_parse(const char *text, size_t len, struct api_json *out,
     if (doc.nodes == NULL)
         return ERR_NOMEM;
     if (!read_text(&r)) {
-        *error = (struct api_json_error){(size_t)(r.p - r.start), r.why};
+        *error = (struct api_json_error){r.fault, (size_t)(r.p - r.start), r.why};
         api_json_free(&doc);
         return r.nomem ? ERR_NOMEM : ERR_INVALID;
     }

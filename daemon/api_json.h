@@ -66,7 +66,14 @@ struct api_json {
 };
 
 /* Where and why a text was refused; why is a constant text of ours. */
+enum api_json_fault {
+    API_JSON_MALFORMED = 0, /* no JSON at all */
+    API_JSON_DUPLICATE_KEY, /* JSON, but parsers differ in what it says */
+    API_JSON_TOO_COMPLEX    /* JSON beyond the limits above */
+};
+
 struct api_json_error {
+    enum api_json_fault fault;
     size_t at;
     const char *why;
 };

@@ -480,6 +480,23 @@ static bool read_body(struct api_read *c)
     return read_fields(c) && settle(c);
 }
 
+static bool bad_json(struct api_read *c, const struct api_json_error *e)
+{
+    switch (e->fault) {
+    case API_JSON_DUPLICATE_KEY:
+        return api_read_bad(c, NULL, "duplicate_key", "The body is ambiguous: %s (at byte %zu).",
+                            e->why, e->at);
+    case API_JSON_TOO_COMPLEX:
+        return api_read_bad(c, NULL, "json_too_complex",
+                            "The body is beyond the limits for JSON: %s (at byte %zu).", e->why,
+                            e->at);
+    case API_JSON_MALFORMED:
+        break;
+    }
+    return api_read_bad(c, NULL, "invalid_json", "The body is not valid JSON: %s (at byte %zu).",
+                        e->why, e->at);
+}
+
 bool api_request_parse(enum api_kind kind, const char *body, size_t len,
                        const struct api_limits *limits, struct api_request **out,
                        struct api_error *error)
@@ -496,9 +513,7 @@ bool api_request_parse(enum api_kind kind, const char *body, size_t len,
     if (err == ERR_NOMEM)
         return api_read_nomem(&c);
     if (err != ERR_OK)
-        return api_read_bad(&c, NULL, "invalid_json",
-                            "The body is not valid JSON: %s (at byte %zu).", json_error.why,
-                            json_error.at);
+        return bad_json(&c, &json_error);
     c.r = mem_try_calloc(1, sizeof(*c.r));
     if (c.r == NULL) {
         api_json_free(&c.doc);

@@ -28,9 +28,9 @@ enum {
 
 enum api_kind { API_CHAT = 1, API_COMPLETION, API_TOKENIZE, API_DETOKENIZE };
 
-/* What a refused request gets: every text is ours, never a library's.  Codes given here: "invalid_json"
- * (the body is no JSON, or beyond its limits), "invalid_type", "invalid_value", "missing_required_field",
- * "unsupported_parameter", "context_length_exceeded". */
+/* What a refused request gets: every text is ours, never a library's.  Codes given by the parser:
+ * "invalid_json", "duplicate_key" and "json_too_complex" (JSON or not, beyond what api_json.h allows),
+ * "invalid_type", "invalid_value", "missing_required_field", "unsupported_parameter". */
 struct api_error {
     int status;
     const char *type; /* "invalid_request_error", ... */

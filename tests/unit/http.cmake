@@ -5,3 +5,8 @@ endif()
 
 add_executable(http_echo ${CMAKE_SOURCE_DIR}/tests/http/http_echo.c)
 target_link_libraries(http_echo PRIVATE daemon_http base)
+
+baton_unit_test(NAME api_json_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/api_json_test.c
+  LIBS daemon_http PkgConfig::JANSSON m)
+baton_unit_test(NAME api_request_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/api_request_test.c
+  LIBS daemon_http m)
