@@ -1,4 +1,5 @@
-/* engine/cpu/cpu_simd_float_gemms.h - the three products whose activations are floats. */
+/* engine/cpu/cpu_simd_float_gemms.h - the three products whose activations are
+ * floats. */
 
 #define GEMM_NAME SIMD(gemm_f32)
 #define GEMM_X float
