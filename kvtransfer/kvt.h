@@ -70,7 +70,7 @@ struct kvt_node_config {
     const char *host; /* address to listen on; a wildcard only if the operator said so */
     uint16_t port;    /* 0 = any */
     const char *
-        transports; /* UCX_TLS list, NULL = "posix,sysv,tcp" plus rc/dc/ud where present; "tcp" forces TCP */
+        transports; /* UCX_TLS list; NULL: shared memory on loopback, else also tcp, and rc,dc,ud where present */
     const char *net_device; /* UCX_NET_DEVICES, NULL = derived from host */
     /* Has the operator set this environment variable ("UCX_...")?  Then it stays.  NULL = none set. */
     bool (*user_set)(const char *name);

@@ -114,6 +114,19 @@ void kvt_conn_write_transfer(struct kvt_conn *c, enum kvt_wire_type type, uint64
 
 /* ---- the greeting ---- */
 
+/* UCX connects in both directions while it wires an endpoint up. */
+static void let_through(struct kvt_conn *c)
+{
+    int len = sizeof(c->remote);
+    enum err err = ERR_IO;
+
+    if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&c->remote, &len) == 0)
+        err = kvt_fence_allow(&c->node->fence, &c->remote);
+    c->allowed = err == ERR_OK;
+    if (err != ERR_OK)
+        kvt_conn_fail(c, err, false, "UCX's TCP port cannot be opened to the peer");
+}
+
 static void greeting_over(struct kvt_conn *c)
 {
     if (!c->out && c->state == CONN_GREETING)
@@ -178,7 +191,9 @@ static void on_welcome(struct kvt_conn *c, const uint8_t *frame, size_t len)
         return;
     }
     c->instance = w->instance;
-    kvt_link_start(c, w);
+    let_through(c);
+    if (c->allowed)
+        kvt_link_start(c, w);
 }
 
 /* A new connection of a peer ends its older ones.  The same process reconnects only after it closed the
@@ -265,7 +280,9 @@ static void on_hello(struct kvt_conn *c, const uint8_t *frame, size_t len)
         return;
     }
     retire_older(c);
-    send_welcome(c);
+    let_through(c);
+    if (c->allowed)
+        send_welcome(c);
 }
 
 /* ---- frames ---- */
@@ -483,7 +500,7 @@ static void on_connected(uv_connect_t *req, int status)
 
 enum err kvt_conn_connect(struct kvt_node *n, struct kvt_peer *p)
 {
-    struct sockaddr_storage addr;
+    struct sockaddr_storage addr, from;
     struct kvt_conn *c;
 
     if (kvt_address_parse(p->host, p->port, &addr) != ERR_OK)
@@ -496,6 +513,10 @@ enum err kvt_conn_connect(struct kvt_node *n, struct kvt_peer *p)
     p->out = c;
     c->deadline_ns = clock_now_ns() + n->config.connect_timeout_ns;
     c->connect.data = c;
+    /* From the address that UCX uses too, because the peer lets through what it sees here. */
+    if (kvt_address_parse(n->config.host, 0, &from) == ERR_OK && !kvt_address_any(&from) &&
+        from.ss_family == addr.ss_family)
+        (void)uv_tcp_bind(&c->tcp, (struct sockaddr *)&from, 0);
     if (uv_tcp_connect(&c->connect, &c->tcp, (struct sockaddr *)&addr, on_connected) != 0)
         kvt_conn_fail(c, ERR_PEER_LOST, false, "cannot connect");
     return ERR_OK;
@@ -530,6 +551,8 @@ static void conn_free(uv_handle_t *h)
         p->out = NULL;
         p->retry_at_ns = clock_now_ns() + p->backoff_ns;
     }
+    if (c->allowed)
+        kvt_fence_disallow(&c->node->fence, &c->remote);
     item_unlink(&c->item);
     mem_free(c->rx);
     mem_free(c);

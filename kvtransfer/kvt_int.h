@@ -17,6 +17,7 @@
 
 #include "base/map.h"
 #include "kvtransfer/kvt.h"
+#include "kvtransfer/kvt_fence.h"
 #include "kvtransfer/kvt_ucx.h"
 #include "kvtransfer/kvt_wire.h"
 
@@ -93,6 +94,8 @@ struct kvt_conn {
     enum kvt_conn_state state;
     bool out;
     bool was_ready;
+    bool allowed; /* remote may reach UCX's TCP port */
+    struct sockaddr_storage remote;
     bool greeted; /* outgoing: the challenge has been answered */
     bool failing; /* the next turn ends it, with: */
     bool fail_proof;
@@ -123,6 +126,7 @@ struct kvt_conn {
 struct kvt_node {
     struct kvt_node_config config;
     struct kvt_ucx *ucx;
+    struct kvt_fence fence;
     uint8_t *pool;
     uint64_t instance;
     size_t layer_bytes, block_bytes;
@@ -164,6 +168,8 @@ struct kvt_node {
 /* Numeric IPv4 or IPv6 only: nothing here resolves names.  ERR_INVALID. */
 MUST_USE enum err kvt_address_parse(const char *host, uint16_t port, struct sockaddr_storage *out);
 struct kvt_peer *kvt_peer_find(const struct kvt_node *n, uint32_t id);
+bool kvt_address_any(const struct sockaddr_storage *a);      /* a wildcard */
+bool kvt_address_loopback(const struct sockaddr_storage *a); /* 127.0.0.0/8 or ::1 */
 /* Queue config.on_link or config.on_peer_lost for this turn. */
 void kvt_node_say_link(struct kvt_node *n, const struct kvt_link *link);
 void kvt_node_say_lost(struct kvt_node *n, uint32_t peer, enum err err);

@@ -48,6 +48,20 @@ enum err kvt_address_parse(const char *host, uint16_t port, struct sockaddr_stor
     return ERR_INVALID;
 }
 
+bool kvt_address_any(const struct sockaddr_storage *a)
+{
+    return a->ss_family == AF_INET
+               ? ((const struct sockaddr_in *)a)->sin_addr.s_addr == htonl(INADDR_ANY)
+               : IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)a)->sin6_addr);
+}
+
+bool kvt_address_loopback(const struct sockaddr_storage *a)
+{
+    return a->ss_family == AF_INET
+               ? ntohl(((const struct sockaddr_in *)a)->sin_addr.s_addr) >> 24 == 127
+               : IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)a)->sin6_addr);
+}
+
 /* ---- events ---- */
 
 static void event_queue(struct kvt_node *n, const struct event *from)
@@ -302,9 +316,11 @@ static bool device_of(const char *host, char *out, size_t len)
     bool found = false;
 
     out[0] = '\0';
-    if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0)
+    if (kvt_address_parse(host, 0, &addr) != ERR_OK)
+        return false;
+    if (kvt_address_any(&addr))
         return true;
-    if (kvt_address_parse(host, 0, &addr) != ERR_OK || getifaddrs(&all) != 0)
+    if (getifaddrs(&all) != 0)
         return false;
     for (const struct ifaddrs *a = all; a != NULL && !found; a = a->ifa_next) {
         if (same_address(a->ifa_addr, &addr)) {
@@ -313,7 +329,7 @@ static bool device_of(const char *host, char *out, size_t len)
         }
     }
     freeifaddrs(all);
-    if (!found && strncmp(host, "127.", 4) == 0) {
+    if (!found && kvt_address_loopback(&addr)) {
         snprintf(out, len, "lo");
         found = true;
     }
@@ -369,10 +385,16 @@ static enum err open_ucx(struct kvt_node *n, size_t memory, struct err_msg *msg)
                                     .net_device = n->config.net_device,
                                     .user_set = n->config.user_set,
                                     .memory_bytes = memory,
+                                    .fence = &n->fence,
                                     .arg = n,
                                     .on_data = on_data};
+    struct sockaddr_storage addr;
     enum err err;
 
+    /* On loopback every peer is on this machine, and UCX needs no TCP port. */
+    if (config.transports == NULL && kvt_address_parse(n->config.host, 0, &addr) == ERR_OK &&
+        kvt_address_loopback(&addr))
+        config.transports = "posix,sysv";
     if (config.net_device == NULL) {
         if (!device_of(n->config.host, n->device, sizeof(n->device)))
             return err_set(msg, ERR_INVALID, "KV transfer: no network interface has the address %s",
@@ -473,12 +495,14 @@ enum err kvt_node_create(const struct kvt_node_config *config, struct err_msg *m
     }
     err = open_ucx(n, memory, msg);
     if (err != ERR_OK) {
+        kvt_fence_fini(&n->fence);
         mem_free(n);
         return err;
     }
     err = start_handles(n);
     if (err != ERR_OK) {
         kvt_ucx_close(n->ucx);
+        kvt_fence_fini(&n->fence);
         mem_free(n);
         return err_set(msg, err, "KV transfer: the event loop refuses handles");
     }
@@ -528,6 +552,7 @@ static void node_free(struct kvt_node *n)
         mem_free(e);
     }
     kvt_ucx_close(n->ucx);
+    kvt_fence_fini(&n->fence);
     mem_free(n);
     if (closed != NULL)
         closed(arg);

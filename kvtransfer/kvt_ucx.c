@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "kvtransfer/kvt_fence.h"
 
 enum { AM_DATA = 1, PROGRESS_BATCH = 8 };
 
@@ -171,7 +172,7 @@ static ucs_status_t am_data(void *arg, const void *header, size_t header_len, vo
     return UCS_OK;
 }
 
-static enum err open_worker(struct kvt_ucx *u, struct err_msg *msg)
+static enum err open_worker(struct kvt_ucx *u, struct kvt_fence *fence, struct err_msg *msg)
 {
     ucp_worker_params_t params = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
                                   .thread_mode = UCS_THREAD_MODE_SINGLE};
@@ -183,10 +184,16 @@ static enum err open_worker(struct kvt_ucx *u, struct err_msg *msg)
         .cb = am_data,
         .arg = u,
     };
-    ucs_status_t status = ucp_worker_create(u->context, &params, &u->worker);
+    ucs_status_t status;
+    enum err err;
 
+    if (fence != NULL)
+        kvt_fence_before(fence);
+    status = ucp_worker_create(u->context, &params, &u->worker);
     if (status != UCS_OK)
         return ucx_error(msg, "ucp_worker_create failed", status);
+    if (fence != NULL && (err = kvt_fence_close_all(fence, msg)) != ERR_OK)
+        return err;
     if ((status = ucp_worker_set_am_recv_handler(u->worker, &am)) != UCS_OK)
         return ucx_error(msg, "cannot set the message handler", status);
     if ((status = ucp_worker_get_efd(u->worker, &u->fd)) != UCS_OK)
@@ -231,7 +238,8 @@ enum err kvt_ucx_open(const struct kvt_ucx_config *config, struct err_msg *msg,
         return err_set(msg, ERR_NOMEM, "no memory for the KV transport");
     u->arg = config->arg;
     u->on_data = config->on_data;
-    if ((err = open_context(u, config, msg)) != ERR_OK || (err = open_worker(u, msg)) != ERR_OK ||
+    if ((err = open_context(u, config, msg)) != ERR_OK ||
+        (err = open_worker(u, config->fence, msg)) != ERR_OK ||
         (err = open_memory(u, config->memory_bytes, msg)) != ERR_OK) {
         kvt_ucx_close(u);
         return err;

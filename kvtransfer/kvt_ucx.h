@@ -20,6 +20,7 @@
 
 struct kvt_ucx;
 struct kvt_ep;
+struct kvt_fence;
 
 enum kvt_op_state { KVT_OP_DONE = 0, KVT_OP_PENDING, KVT_OP_FAILED };
 
@@ -32,6 +33,7 @@ struct kvt_ucx_config {
     const char *net_device;             /* UCX_NET_DEVICES; NULL: all */
     bool (*user_set)(const char *name); /* may be NULL */
     size_t memory_bytes;
+    struct kvt_fence *fence; /* put around UCX's listening sockets; may be NULL */
     void *arg;
     /* A data message: the bytes are valid during the call only. */
     void (*on_data)(void *arg, const void *header, size_t header_len, const void *data, size_t len);
