@@ -180,10 +180,16 @@ static Baton__Report report(void)
     return m;
 }
 
+static bool nothing_live(void)
+{
+    return decode_live(role) == 0;
+}
+
 static void check_at_rest(uint32_t n_released)
 {
     Baton__Report m;
 
+    assert_true(fake_run_until(&loop, nothing_live));
     fake_run_some(&loop);
     m = report();
     assert_int_equal(fake_count(WIRE_RELEASED), n_released);
@@ -396,8 +402,7 @@ static void cancel_while_a_step_runs_waits_for_it_and_sends_nothing_more(void **
     fake_engine_hold(true);
     reserve(a);
     arrive(0, a);
-    fake_run_some(&loop);
-    assert_true(fake_engine_in_step());
+    assert_true(fake_run_until(&loop, fake_engine_in_step));
     cancel(5);
     cancel(5);
     fake_run_some(&loop);
@@ -607,8 +612,10 @@ static void slow_loop_holds_the_engine_back(void **state)
     (void)state;
     reserve(a);
     arrive(0, a);
-    uv_sleep(50); /* the loop does not run */
-    assert_in_range(fake_engine_steps(), 1, 4);
+    for (int ms = 0; ms < 5000 && fake_engine_steps() < 4; ms++)
+        uv_sleep(1); /* the loop does not run */
+    uv_sleep(20);
+    assert_int_equal(fake_engine_steps(), 4);
     assert_true(fake_run_until(&loop, has_released));
     assert_int_equal(check_stream(5, 1), 89);
     check_at_rest(1);
@@ -675,6 +682,35 @@ static void random_events_leave_nothing_behind(void **state)
     check_at_rest(given);
 }
 
+/* One allocation fails, each in turn: the request it belongs to may end, nothing else does. */
+static void every_failed_allocation_ends_one_request_at_most(void **state)
+{
+    for (long fail = 0; fail < 60; fail++) {
+        struct ask a = {.request = 1, .n_tokens = 10, .max_new = 8, .penalty = true, .stop_id = 9};
+        struct ask b = {.request = 2, .n_tokens = 10, .max_new = 8, .logprobs = true};
+        Baton__DecodeProgress m = BATON__DECODE_PROGRESS__INIT;
+        bool bad = fail > 0 && setup(state) != 0; /* the first one ran already */
+
+        assert_false(bad);
+        fake_short_of_memory();
+        mem_fail_at(fail);
+        reserve(a);
+        reserve(b);
+        for (uint32_t i = 0; i < fake_grants(); i++)
+            arrive(i, fake_grants() == 2 && i == 0 ? a : b);
+        decode_progress(role, &m);
+        fake_run_some(&loop);
+        mem_fail_at(-1);
+        decode_cancel_all(role);
+        assert_true(fake_run_until(&loop, nothing_live));
+        assert_int_equal(report().free_blocks, FAKE_BLOCKS);
+        assert_int_equal(decode_live(role), 0);
+        assert_int_equal(fake_released(), 2);
+        if (fail < 59)
+            teardown(state);
+    }
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -703,6 +739,7 @@ int main(void)
         TEST(slow_loop_holds_the_engine_back),
         TEST(role_can_go_while_a_step_and_a_grant_are_open),
         TEST(random_events_leave_nothing_behind),
+        TEST(every_failed_allocation_ends_one_request_at_most),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -161,10 +161,16 @@ static const Baton__Released *released(uint32_t i)
     return fake_nth(WIRE_RELEASED, i);
 }
 
+static bool nothing_live(void)
+{
+    return prefill_live(role) == 0;
+}
+
 static void check_at_rest(uint32_t n_released)
 {
     Baton__Report m = BATON__REPORT__INIT;
 
+    assert_true(fake_run_until(&loop, nothing_live));
     fake_run_some(&loop);
     prefill_report(role, &m);
     assert_int_equal(fake_count(WIRE_RELEASED), n_released);
@@ -298,8 +304,8 @@ static void layers_are_sent_while_later_ones_compute(void **state)
     give((struct ask){.request = 5, .n_tokens = 10});
     grant(5, 3, DECODE_WORKER);
     assert_true(fake_run_until(&loop, has_first_piece));
+    assert_true(fake_run_until(&loop, fake_engine_in_step));
     fake_run_some(&loop);
-    assert_true(fake_engine_in_step());
     for (uint32_t i = 0; i < fake_send_at(0)->n_pieces; i++)
         assert_true(fake_send_at(0)->pieces[i].first_layer + fake_send_at(0)->pieces[i].n_layers <=
                     2);
@@ -316,8 +322,8 @@ static void grant_in_the_middle_of_a_step_sends_what_is_final_by_then(void **sta
     (void)state;
     fake_engine_hold_layers(3);
     give((struct ask){.request = 5, .n_tokens = 10});
+    assert_true(fake_run_until(&loop, fake_engine_in_step));
     fake_run_some(&loop);
-    assert_true(fake_engine_in_step());
     grant(5, 3, DECODE_WORKER);
     assert_int_equal(fake_send_at(0)->n_pieces, 1); /* the layers reported so far, in one piece */
     assert_int_equal(fake_send_at(0)->pieces[0].n, 3);
@@ -645,8 +651,7 @@ static void losing_the_scheduler_or_a_front_end_cancels_what_is_theirs(void **st
     prefill_cancel_frontend(role, FRONTEND + 1);
     assert_int_equal(prefill_live(role), 2);
     prefill_cancel_frontend(role, FRONTEND);
-    fake_run_some(&loop);
-    assert_int_equal(fake_count(WIRE_RELEASED), 2);
+    assert_true(fake_run_until(&loop, has_two_released));
     give((struct ask){.request = 3, .n_tokens = 10});
     prefill_cancel_all(role);
     check_at_rest(3);
@@ -709,6 +714,39 @@ static void random_events_leave_nothing_behind(void **state)
             fake_send_done(fake_send_at(k), ERR_CANCELED);
     }
     check_at_rest(given);
+}
+
+/* One allocation fails, each in turn: the request it belongs to may end, nothing else does. */
+static void every_failed_allocation_ends_one_request_at_most(void **state)
+{
+    for (long fail = 0; fail < 60; fail++) {
+        Baton__Report m = BATON__REPORT__INIT;
+        bool bad = fail > 0 && setup(state) != 0; /* the first one ran already */
+
+        assert_false(bad);
+        fake_engine_quick();
+        fake_short_of_memory();
+        mem_fail_at(fail);
+        give((struct ask){.request = 1, .n_tokens = 20, .stop_id = 9, .penalty = true});
+        give((struct ask){.request = 2, .n_tokens = 6, .max_new = 1, .logprobs = true});
+        grant(1, 5, DECODE_WORKER);
+        fake_run_some(&loop);
+        for (uint32_t i = 0; i < fake_sends(); i++)
+            fake_send_done(fake_send_at(i), ERR_OK);
+        mem_fail_at(-1);
+        prefill_cancel_all(role);
+        for (uint32_t i = 0; i < fake_sends(); i++) {
+            if (!fake_send_at(i)->done)
+                fake_send_done(fake_send_at(i), ERR_CANCELED);
+        }
+        assert_true(fake_run_until(&loop, nothing_live));
+        prefill_report(role, &m);
+        assert_int_equal(m.free_blocks, FAKE_BLOCKS);
+        assert_int_equal(m.live_requests, 0);
+        assert_int_equal(fake_released(), 2);
+        if (fail < 59)
+            teardown(state);
+    }
 }
 
 static int setup_short(void **state)
@@ -775,6 +813,7 @@ int main(void)
         TEST(losing_the_scheduler_or_a_front_end_cancels_what_is_theirs),
         TEST(role_can_go_while_a_step_and_a_transfer_run),
         TEST(random_events_leave_nothing_behind),
+        TEST(every_failed_allocation_ends_one_request_at_most),
         cmocka_unit_test_setup_teardown(grant_that_never_comes_ends_the_wait, setup_short,
                                         teardown),
     };

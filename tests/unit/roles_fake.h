@@ -79,6 +79,10 @@ void fake_to_scheduler(void *arg, enum wire_type t, const ProtobufCMessage *m);
 void fake_to_frontend(void *arg, uint32_t frontend, const Baton__Tokens *m);
 void fake_on_broken(void *arg, const char *why);
 uint32_t fake_broken(void);
+void fake_short_of_memory(
+    void); /* a message that cannot be recorded is no failure, until the next reset */
+uint32_t fake_released(
+    void); /* RELEASED messages, also those that could not be recorded for want of memory */
 void fake_msgs_reset(void);
 uint32_t fake_msgs(void);
 const struct fake_msg *fake_msg_at(uint32_t i);
