@@ -167,10 +167,16 @@ static void take_item(struct daemon_frontend *f, const Baton__Tokens *m, size_t 
     }
     if (accepted == 0)
         return;
-    if (g->times.first_ns == 0)
+    if (g->times.first_ns == 0) {
         g->times.first_ns = now;
-    else
-        frontend_observe_gap(f, g->call->tier, (now - g->times.last_ns) / accepted, accepted);
+        daemon_series_first_token(f->series, g->call->tier,
+                                  (uint32_t)g->call->prompts[g->prompt].ids.n,
+                                  now - g->call->arrived_ns);
+        if (accepted > 1)
+            daemon_series_next_tokens(f->series, g->call->tier, accepted - 1, 0);
+    } else {
+        daemon_series_next_tokens(f->series, g->call->tier, accepted, now - g->times.last_ns);
+    }
     g->times.last_ns = now;
     if (g->g.finish != DAEMON_FINISH_NONE)
         gen_ended(g);

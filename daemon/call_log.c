@@ -3,7 +3,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "daemon/frontend_impl.h"
+#include "daemon/frontend_metrics.h"
 
 static double ms(uint64_t ns)
 {
@@ -27,7 +27,7 @@ void call_record(struct call *call)
         generated += call->gens[i].g.n_log;
         attempts += call->gens[i].times.attempts;
     }
-    frontend_observe_call(call->f, call);
+    frontend_metrics_call(call);
     LOG_EVERY("request", "done",
               "id=%s request_id=%s outcome=%s status=%d tier=%s prompt_tokens=%" PRIu64
               " completion_tokens=%" PRIu64

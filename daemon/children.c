@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "daemon/link_addr.h"
 
 enum {
     BACKOFF_FIRST_MS = 100,
@@ -146,6 +147,18 @@ static void text_arg(struct args *a, const char *flag, const char *value)
         arg(a, "%s=%s", flag, value);
 }
 
+/* Workers of other hosts reach ours where they reach the scheduler, unless the operator says otherwise. */
+static void kv_host_arg(struct args *a, const struct daemon_config *c)
+{
+    struct daemon_addr at;
+
+    if (c->kv_host != NULL)
+        arg(a, "--kv-host=%s", c->kv_host);
+    else if (c->listen_workers != NULL && daemon_addr_parse(c->listen_workers, &at, NULL) == ERR_OK &&
+             !daemon_addr_is_wildcard(at.host))
+        arg(a, "--kv-host=%s", at.host);
+}
+
 static void build_args(const struct child *child, struct args *a)
 {
     const struct daemon_children *all = child->all;
@@ -162,6 +175,7 @@ static void build_args(const struct child *child, struct args *a)
     text_arg(a, "--backend", c->backend);
     text_arg(a, "--sim-profile", c->sim_profile);
     text_arg(a, "--kv-transports", c->kv_transports);
+    kv_host_arg(a, c);
     text_arg(a, "--log-level", c->log_level);
     text_arg(a, "--log-format", c->log_format);
     arg(a, "--threads=%u", all->threads);

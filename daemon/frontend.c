@@ -438,6 +438,7 @@ static void on_reject(void *arg, uint64_t request, enum sched_reason why, uint64
 
     if (g == NULL)
         return;
+    g->call->reason = sched_reason_name(why);
     if (why == SCHED_REASON_TOO_LARGE)
         call_fail(
             g->call, 400, "invalid_request_error", "context_length_exceeded",
@@ -459,6 +460,7 @@ static void on_fail(void *arg, uint64_t request, enum sched_reason why)
 
     if (g == NULL)
         return;
+    g->call->reason = sched_reason_name(why);
     if (why == SCHED_REASON_QUEUE_TIMEOUT)
         call_fail(g->call, 503, "timeout_error", "queue_timeout",
                   "The request waited too long for a free worker.", CLOCK_NS_PER_S, false);
@@ -526,8 +528,7 @@ static void on_flush(uv_check_t *h)
 static void on_http_done(void *arg, const struct http_exchange *x, int status, uint64_t bytes_out,
                          uint64_t duration_ns)
 {
-    (void)bytes_out;
-    frontend_metrics_http(arg, http_route_of(x), status, duration_ns);
+    frontend_metrics_http(arg, http_route_of(x), status, duration_ns, bytes_out);
 }
 
 static void part_closed(struct daemon_frontend *f)
@@ -551,13 +552,14 @@ static void on_http_closed(void *arg)
     part_closed(arg);
 }
 
+/* Without a name the second: above the one for bulk work, below the one that is sold dearest. */
 static uint32_t find_tier(const struct daemon_config *c, const char *name)
 {
     for (uint32_t i = 0; i < c->n_tiers; i++) {
         if (name != NULL && strcmp(c->tiers[i].name, name) == 0)
             return i;
     }
-    return 0;
+    return c->n_tiers > 1 ? 1 : 0;
 }
 
 static enum err create_http(struct daemon_frontend *f)
@@ -592,7 +594,7 @@ enum err daemon_frontend_create(const struct daemon_frontend_config *c, struct e
     if (RAND_bytes((unsigned char *)&f->next_gen, sizeof(f->next_gen)) != 1)
         f->next_gen = clock_wall_ns();
     f->next_gen = (f->next_gen >> 1) | 1;
-    err = frontend_metrics_create(f);
+    err = frontend_metrics_create(f, msg);
     if (err == ERR_OK)
         err = create_http(f);
     if (err != ERR_OK) {

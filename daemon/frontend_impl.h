@@ -10,6 +10,7 @@
 #include "daemon/api_request.h"
 #include "daemon/frontend.h"
 #include "daemon/gen.h"
+#include "daemon/metrics_series.h"
 
 struct call;
 
@@ -69,6 +70,7 @@ struct call {
     bool streaming; /* the response has begun */
     bool pool_owns; /* a tokenizing job refers to it */
     const char *outcome;
+    const char *reason; /* of a refusal or failure by the scheduler, or NULL */
     int status;
     uv_work_t work;
     struct call *next, **prev; /* all live calls */
@@ -78,12 +80,13 @@ struct daemon_frontend {
     struct daemon_frontend_config c;
     struct daemon_hub *hub;
     struct http_server *http;
+    struct daemon_series *series;
     struct map gens; /* id -> struct call_gen */
     uint64_t next_gen;
     struct call *calls;
     uint32_t n_calls;
     struct call_gen *dirty;
-    uv_check_t flush; /* after the poll phase, before the prepare handles that write */
+    uv_check_t flush;   /* after the poll phase, before the prepare handles that write */
     struct buf scratch; /* events on their way out */
     struct buf ids;     /* token ids on their way to a worker */
     bool draining, was_ready, closing;
@@ -96,9 +99,6 @@ struct daemon_frontend {
 
 /* frontend.c */
 void frontend_limits(const struct daemon_frontend *f, struct api_limits *out);
-/* Time between tokens, as the client saw it: n gaps of this length. */
-void frontend_observe_gap(struct daemon_frontend *f, uint32_t tier, uint64_t gap_ns, uint32_t n);
-void frontend_observe_call(struct daemon_frontend *f, const struct call *call);
 
 /* call.c */
 void call_start(struct daemon_frontend *f, struct http_exchange *x, enum api_kind kind);

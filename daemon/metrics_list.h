@@ -40,6 +40,8 @@ enum series_id {
     S_W_TOKENS,
     S_W_BYTES,
     S_W_MESSAGES,
+    S_LINK_SPEED,
+    S_LINK_TRIP,
     S_LIVE,
     S_RESUMES,
     S_IGNORED,

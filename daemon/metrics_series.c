@@ -320,8 +320,9 @@ void daemon_series_http_done(struct daemon_series *s, const char *route, int sta
 
 void daemon_series_workers_begin(struct daemon_series *s)
 {
-    static const enum series_id ids[] = {S_UP,      S_BLOCKS,   S_W_WAITING, S_W_RUNNING, S_W_STEP,
-                                         S_W_STEPS, S_W_TOKENS, S_W_BYTES,   S_W_MESSAGES};
+    static const enum series_id ids[] = {S_UP,         S_BLOCKS,     S_W_WAITING, S_W_RUNNING,
+                                         S_W_STEP,     S_W_STEPS,    S_W_TOKENS,  S_W_BYTES,
+                                         S_W_MESSAGES, S_LINK_SPEED, S_LINK_TRIP};
 
     for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++)
         daemon_metrics_forget(s->families[ids[i]]);
@@ -383,6 +384,17 @@ static void set_cache_config(struct daemon_series *s)
     daemon_metrics_forget(s->families[S_V_CONFIG]);
     if (s->decode_blocks > 0)
         daemon_metrics_set(daemon_metrics_cell(s->families[S_V_CONFIG], values), 1);
+}
+
+void daemon_series_link(struct daemon_series *s, const char *from, const char *to,
+                        const char *transport, const char *lanes, double bytes_per_s,
+                        uint64_t round_trip_ns)
+{
+    const char *const values[] = {from, to, transport, lanes};
+
+    daemon_metrics_set(daemon_metrics_cell(s->families[S_LINK_SPEED], values), bytes_per_s);
+    daemon_metrics_set(daemon_metrics_cell(s->families[S_LINK_TRIP], values),
+                       (double)round_trip_ns / 1e9);
 }
 
 static void set_live(struct daemon_series *s, const char *what, uint64_t n)

@@ -98,6 +98,11 @@ struct daemon_series_worker {
 void daemon_series_workers_begin(struct daemon_series *s);
 void daemon_series_worker(struct daemon_series *s, const struct daemon_series_worker *w);
 
+/* A KV link between two workers, as its probe found it; after workers_begin. */
+void daemon_series_link(struct daemon_series *s, const char *from, const char *to,
+                        const char *transport, const char *lanes, double bytes_per_s,
+                        uint64_t round_trip_ns);
+
 struct daemon_series_state {
     uint32_t queued[DAEMON_SERIES_TIERS_MAX], running[DAEMON_SERIES_TIERS_MAX]; /* by tier */
     uint64_t queued_tokens;

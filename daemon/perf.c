@@ -13,7 +13,11 @@
 #include "bench/perf_http.h"
 #include "bench/perf_kv.h"
 #include "bench/perf_sched.h"
+#if __has_include("bench/perf_tok.h")
 #include "bench/perf_tok.h"
+#else
+#define bench_perf_tok(a,b,c,d) ERR_UNSUPPORTED
+#endif
 #include "daemon/model_dir.h"
 
 struct perf_args {

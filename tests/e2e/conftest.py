@@ -13,6 +13,8 @@ import urllib.request
 
 import pytest
 
+import sim_model
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("BATON_BUILD_DIR", ROOT / "build/release"))
 BATON = BUILD / "baton"
@@ -116,12 +118,16 @@ class Server:
         return out
 
     def settle(self, seconds=15):
-        """Wait until nothing is live, then return the metrics.  Fails with what is left."""
+        """Wait until nothing is live and every block is free, then return the metrics; else say what is left."""
         deadline = time.monotonic() + seconds * PATIENCE
         while True:
-            left = {k: v for k, v in self.metrics().items() if k.startswith("baton_live_objects") and v}
+            metrics = self.metrics()
+            assert any(k.startswith("baton_live_objects") for k in metrics), "no counters of live objects"
+            left = {k: v for k, v in metrics.items() if v and (
+                (k.startswith("baton_live_objects") and "connections" not in k) or
+                (k.startswith("baton_kv_blocks") and 'state="free"' not in k))}
             if not left:
-                return self.metrics()
+                return metrics
             if time.monotonic() > deadline:
                 raise AssertionError(f"still live after {seconds} s: {left}\n{self.log()[-4000:]}")
             time.sleep(0.1)
@@ -178,3 +184,14 @@ def need(path):
 def client(server, key="none", **options):
     import openai
     return openai.OpenAI(base_url=server.url + "/v1", api_key=key, max_retries=0, timeout=120, **options)
+
+
+@pytest.fixture(scope="session")
+def sim_range():
+    """(first, count) of the ids that the sim backend makes from the demo model's vocabulary."""
+    config = json.loads((DEMO / "config.json").read_text())
+    generation = json.loads((DEMO / "generation_config.json").read_text())
+    eos = generation.get("eos_token_id", config.get("eos_token_id"))
+    eos = eos if isinstance(eos, list) else [eos]
+    bos = config.get("bos_token_id")
+    return sim_model.token_range(config["vocab_size"], [t for t in (*eos, bos) if t is not None])

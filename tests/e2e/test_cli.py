@@ -1,0 +1,134 @@
+"""What an operator meets first: help, errors that say what to do, configuration, keys."""
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+
+import openai
+import pytest
+
+from conftest import BATON, DEMO, STORIES, client, need, serve
+
+
+def run(*args, env=None, timeout=60):
+    return subprocess.run([str(BATON), *map(str, args)], capture_output=True, text=True, timeout=timeout,
+                          env=dict(os.environ, **(env or {})))
+
+
+@pytest.mark.parametrize("words", [["--help"], ["serve", "--help"], ["prefill", "--help"], ["decode", "--help"],
+                                   ["perf", "--help"], ["config", "--help"]])
+def test_help_is_complete_and_free(words):
+    out = run(*words)
+    assert out.returncode == 0 and out.stdout.startswith("Usage: baton") and out.stderr == ""
+    assert max(map(len, out.stdout.splitlines())) < 200
+
+
+def test_serve_help_names_every_option_with_default_and_range():
+    text = run("serve", "--help").stdout
+    for flag in ("--prefill", "--decode", "--backend", "--kv-mib", "--port", "--config", "--drain-timeout-s"):
+        assert flag in text
+    assert "[8000; 0 to 65535]" in text
+
+
+@pytest.mark.parametrize("args, words", [
+    (["serve", "/no/such/model"], ["/no/such/model", "no directory"]),
+    (["serve", "--prot", "1"], ["--prot", "did you mean --port"]),
+    (["serve", "--port", "70000"], ["port", "0 to 65535"]),
+    (["serve", "--backend", "quantum"], ["quantum", "cpu"]),
+    (["serve", "--host", "0.0.0.0"], ["0.0.0.0", "API keys", "--allow-open"]),
+    (["serve", "--config", "/no/such/file"], ["/no/such/file"]),
+    (["decode"], ["--scheduler", "--secret-file"]),
+    (["simulate"], ["not built yet"]),
+    (["srve"], ["srve", "serve"]),
+])
+def test_mistakes_get_an_answer_that_helps(args, words):
+    out = run(*args)
+    assert out.returncode in (1, 2)
+    for word in words:
+        assert word in out.stderr + out.stdout, out.stderr
+
+
+def test_a_port_in_use_is_said_in_so_many_words():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        out = run("serve", DEMO, "--backend", "sim", "--port", s.getsockname()[1])
+    assert out.returncode == 1 and "in use" in out.stderr
+
+
+def test_a_broken_model_ends_serve_with_the_reason(tmp_path):
+    need(STORIES)
+    broken = tmp_path / "model"
+    shutil.copytree(STORIES, broken)
+    broken.chmod(0o755)
+    weights = broken / "model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:100000])
+    out = run("serve", broken, "--port", "0")
+    assert out.returncode == 1
+    assert "model.safetensors" in out.stderr + out.stdout
+
+
+def test_config_check_and_precedence(tmp_path):
+    good = tmp_path / "good.yaml"
+    good.write_text("max_batch: 5\nkv_mib: 11\ntiers:\n  - {name: only, ttft_ms: 100, tbt_ms: 10}\n")
+    assert run("config", "check", good).stdout.strip().endswith("ok")
+    text = run("config", "print", "--config", good, "--kv-mib", 12, env={"BATON_MAX_BATCH": "6"}).stdout
+    assert "max_batch: 6" in text and "kv_mib: 12" in text and "name: only" in text
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("max_batch: 5\n\nport: -1\n")
+    out = run("config", "check", bad)
+    assert out.returncode == 1 and f"{bad}, line 3" in out.stderr and "0 to 65535" in out.stderr
+    bad.write_text("max_bach: 5\n")
+    out = run("config", "check", bad)
+    assert out.returncode == 1 and "max_bach" in out.stderr and "line" in out.stderr
+
+
+def test_keys_are_needed_where_configured_and_bound_the_tier(tmp_path):
+    config = tmp_path / "baton.yaml"
+    digest = {k: hashlib.sha256(k.encode()).hexdigest() for k in ("gold-key", "bronze-key")}
+    config.write_text(
+        "keys:\n"
+        f"  - {{name: a, tenant: acme, tier: gold, sha256: {digest['gold-key']}}}\n"
+        f"  - {{name: b, tenant: bulk, tier: bronze, sha256: {digest['bronze-key']}}}\n")
+    with serve(DEMO, "--backend", "sim", "--served-name", "sim", "--config", config) as s:
+        ask = dict(model="sim", prompt=[300], max_tokens=1)
+        for bad in ("wrong", ""):
+            with pytest.raises((openai.AuthenticationError, openai.OpenAIError)):
+                client(s, bad or "x").completions.create(**ask)
+        assert s.post("/v1/completions", ask)[0] == 401
+        assert s.post("/v1/completions", ask, headers={"X-Api-Key": "gold-key"})[0] == 200
+        for path in ("/v1/models", "/metrics"):
+            assert s.get(path)[0] == 401
+        for path in ("/health", "/live", "/ready", "/version"):
+            assert s.get(path)[0] == 200
+        tier = {}
+        for key in digest:
+            r = client(s, key).completions.with_raw_response.create(**ask, extra_body={"service_tier": "priority"})
+            tier[key] = r.headers["x-baton-tier"]
+        assert tier == {"gold-key": "gold", "bronze-key": "bronze"}
+        text = s.log()
+        assert "gold-key" not in text and digest["gold-key"] not in text
+
+
+def test_health_says_loading_before_it_is_ready():
+    import conftest
+    s = conftest.Server(DEMO, "--backend", "sim", "--prefill", 1, "--decode", 0)
+    try:
+        import time
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                status, body = s.get("/health")
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        assert status == 503 and json.loads(body)["status"] == "loading"
+        status, body = s.post("/v1/completions", {"model": "baton-demo", "prompt": [300], "max_tokens": 1})
+        assert status == 503 and json.loads(body)["error"]["message"] == "Loading model"
+        assert s.get("/live")[0] == 200
+    finally:
+        s.close()
