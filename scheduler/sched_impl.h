@@ -16,6 +16,8 @@
 
 #include "base/map.h"
 #include "scheduler/sched.h"
+#include "scheduler/sched_timer.h"
+#include "scheduler/sched_tree.h"
 
 /* Builds of the same sources with one planted bug each; tests/sim shows that the simulator sees them
  * all.  0 in everything that ships, so the compiler drops the branches. */
@@ -38,7 +40,6 @@ enum {
 };
 #define SCHED_MS ((uint64_t)1000000)
 #define SCHED_SECOND (1000 * SCHED_MS)
-#define SCHED_NEVER UINT64_MAX
 #define SCHED_BACKOFF_MIN (10 * SCHED_MS)
 #define SCHED_BACKOFF_MAX SCHED_SECOND
 #define SCHED_FINISH_GRACE (500 * SCHED_MS)
@@ -47,46 +48,6 @@ static inline uint64_t sched_after(uint64_t now, uint64_t wait)
 {
     return wait > SCHED_NEVER - now ? SCHED_NEVER : now + wait;
 }
-
-/* ---- sched_tree.c: an ordered set of embedded nodes, O(log n) ---------------------------------- */
-
-struct sched_node {
-    struct sched_node *left, *right, *parent;
-    uint32_t
-        weight; /* heap order of the treap: a mix of the owner's id, never part of a decision */
-    bool linked;
-};
-typedef bool (*sched_less_fn)(const struct sched_node *a, const struct sched_node *b);
-struct sched_tree {
-    struct sched_node *root;
-    sched_less_fn less; /* strict and total */
-    uint32_t count;
-};
-void sched_node_init(struct sched_node *n, uint64_t id);
-void sched_tree_insert(struct sched_tree *t, struct sched_node *n);
-void sched_tree_remove(struct sched_tree *t, struct sched_node *n); /* no-op when not linked */
-struct sched_node *sched_tree_first(const struct sched_tree *t);
-struct sched_node *sched_tree_next(const struct sched_node *n);
-bool sched_tree_valid(const struct sched_tree *t);
-
-/* ---- sched_timer.c: a heap of embedded timers -------------------------------------------------- */
-
-enum sched_timer_kind { SCHED_TIMER_REQUEST = 1, SCHED_TIMER_RELEASE };
-struct sched_timer {
-    uint64_t at;  /* SCHED_NEVER: not armed */
-    uint32_t pos; /* in the heap while armed */
-    enum sched_timer_kind kind;
-};
-struct sched_timers {
-    struct sched_timer **v;
-    uint32_t n, cap;
-    uint32_t owners; /* objects that may arm one: cap is never below */
-};
-void sched_timer_init(struct sched_timer *t, enum sched_timer_kind kind);
-/* Room for one more owner; then owners++ is the caller's.  false: out of memory, nothing changed. */
-bool sched_timers_reserve(struct sched_timers *h);
-void sched_timer_set(struct sched_timers *h, struct sched_timer *t, uint64_t at);
-bool sched_timers_valid(const struct sched_timers *h);
 
 /* ---- the objects ------------------------------------------------------------------------------- */
 

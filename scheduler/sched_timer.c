@@ -2,8 +2,11 @@
  * removing one is O(log n).
  *
  * The array grows when an owner is made, never when a timer is armed: arming cannot fail. */
+#include "scheduler/sched_timer.h"
+
+#include <stddef.h>
+
 #include "base/mem.h"
-#include "scheduler/sched_impl.h"
 
 void sched_timer_init(struct sched_timer *t, enum sched_timer_kind kind)
 {

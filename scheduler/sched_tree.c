@@ -2,7 +2,9 @@
  *
  * The weight comes from the owner's id, so the shape is the same in every run; it bears on the cost
  * alone, never on the order. */
-#include "scheduler/sched_impl.h"
+#include "scheduler/sched_tree.h"
+
+#include <stddef.h>
 
 void sched_node_init(struct sched_node *n, uint64_t id)
 {
