@@ -12,8 +12,9 @@
  * walks the list in id order, not by likelihood: two neighbours in likelihood that swap through rounding
  * then do not move the other boundaries.
  *
- * Non-finite logits: NaN counts as -inf, +inf as the largest float.  If nothing is above -inf, the
- * lowest id that is not a banned stop id is the token. */
+ * Non-finite logits: NaN counts as -inf, because it loses every comparison here (as the run maximum, as
+ * a candidate, in exp2_neg); +inf as the largest float.  If nothing is above -inf, the lowest id that is
+ * not a banned stop id is the token. */
 #include "engine/engine_sample.h"
 
 #include <float.h>
@@ -166,30 +167,11 @@ static float scan_runs(const float *logits, uint32_t vocab, float *run_max)
     return best;
 }
 
-/* After this no logit is NaN or +inf. */
-static void tame(float *logits, uint32_t vocab)
+/* After this no logit is +inf, so that differences from the largest are numbers. */
+static void cap_infinite(float *logits, uint32_t vocab)
 {
-    for (uint32_t i = 0; i < vocab; i++) {
-        if (isnan(logits[i]))
-            logits[i] = -INFINITY;
-        else if (logits[i] > FLT_MAX)
-            logits[i] = FLT_MAX;
-    }
-}
-
-static bool has_nan(const float *logits, uint32_t vocab)
-{
-    uint32_t any[LANES] = {0}, all = 0, i = 0;
-
-    for (; i + LANES <= vocab; i += LANES) {
-        for (int j = 0; j < LANES; j++)
-            any[j] |= logits[i + (uint32_t)j] != logits[i + (uint32_t)j];
-    }
-    for (int j = 0; j < LANES; j++)
-        all |= any[j];
-    for (; i < vocab; i++)
-        all |= logits[i] != logits[i];
-    return all != 0;
+    for (uint32_t i = 0; i < vocab; i++)
+        logits[i] = logits[i] > FLT_MAX ? FLT_MAX : logits[i];
 }
 
 static int32_t lowest_allowed(uint32_t vocab, const struct engine_sampling *s,
@@ -220,7 +202,7 @@ static int32_t lowest_with(const float *logits, uint32_t vocab, const float *run
 
 /* ---- weights ----------------------------------------------------------------------------------- */
 
-/* 2^x for x <= 0, relative error under 2e-7; below 2^-126 it stays there. */
+/* 2^x for x <= 0, relative error under 2e-7; below 2^-126, and for NaN, it stays there. */
 static inline float exp2_neg(float x)
 {
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
@@ -508,8 +490,8 @@ void engine_sample(float *logits, uint32_t vocab, const struct engine_sampling *
     out->n_top = 0;
     apply_all(logits, vocab, s, h, sample_index);
     max = scan_runs(logits, vocab, w.run_max);
-    if (max > FLT_MAX || ((!greedy || s->want_logprobs) && has_nan(logits, vocab))) {
-        tame(logits, vocab);
+    if (max > FLT_MAX) {
+        cap_infinite(logits, vocab);
         max = scan_runs(logits, vocab, w.run_max);
     }
     if (max == -INFINITY) {

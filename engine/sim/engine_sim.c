@@ -1,9 +1,10 @@
 /* engine/sim/engine_sim.c - the sim backend: no weights, tokens by hash, time by sleeping.
  *
  * What is verified when.  The engine notes for each block of the pool up to which position, with which
- * state and behind which block it left it.  A slot that goes on from such a note is known, and then one
- * block of it is checked in every step, in turn (all with verify_all), so that foreign writes into a
- * running sequence show too.  Any other slot, a hand-over above all, is checked whole before it runs. */
+ * state and behind which other blocks it left it.  A slot that goes on from such a note is known, and
+ * then one block of it is checked in every step, in turn (all with verify_all), so that foreign writes
+ * into a running sequence show too.  Any other slot, a hand-over above all, is checked whole before it
+ * runs. */
 #include "engine/sim/engine_sim.h"
 
 #include <errno.h>
@@ -32,8 +33,8 @@ enum {
 /* How the engine left a block: the last position of it that it wrote or checked. */
 struct note {
     uint64_t state;
-    uint32_t end;    /* positions of the sequence up to and including this block; 0: never seen */
-    uint32_t before; /* the block that stands before it in the list */
+    uint64_t list; /* hash of the block list up to and including this block */
+    uint32_t end;  /* positions of the sequence up to and including this block; 0: never seen */
 };
 
 struct sim_engine {
@@ -224,6 +225,21 @@ static enum err sim_attached(struct engine *e)
 
 /* ---- the step ---------------------------------------------------------------------------------- */
 
+/* Of block number i in a list, to be summed up: cheap, as every step does it for every block. */
+static uint64_t list_term(uint32_t block, uint32_t i)
+{
+    return (block + UINT64_C(1)) * (2 * i + UINT64_C(1)) * ENGINE_SIM_STEP ^ i;
+}
+
+static uint64_t list_hash(const uint32_t *blocks, uint32_t n)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        sum += list_term(blocks[i], i);
+    return sum;
+}
+
 static bool prefix_is_known(const struct sim_engine *s, const struct engine_slot *slot,
                             uint64_t state)
 {
@@ -231,7 +247,7 @@ static bool prefix_is_known(const struct sim_engine *s, const struct engine_slot
     const struct note *note = &s->notes[slot->blocks[last]];
 
     return note->end == slot->position && note->state == state &&
-           (last == 0 || note->before == slot->blocks[last - 1]);
+           note->list == list_hash(slot->blocks, last + 1);
 }
 
 /* The state ahead of the slot's new tokens, from its KV. */
@@ -258,14 +274,15 @@ static enum err recover(const struct sim_engine *s, const struct engine_slot *sl
 static void leave_notes(struct sim_engine *s, const struct sim_run *run)
 {
     uint32_t per_block = s->kv.layout.block_tokens;
-    uint32_t end = run->first + run->n;
+    uint32_t end = run->first + run->n, i = run->first / per_block;
+    uint64_t list = list_hash(run->blocks, i);
 
-    for (uint32_t i = run->first / per_block; i * per_block < end; i++) {
+    for (; i * per_block < end; i++) {
         uint32_t upto = (i + 1) * per_block < end ? (i + 1) * per_block : end;
 
-        s->notes[run->blocks[i]] = (struct note){.state = run->states[upto - run->first - 1],
-                                                 .end = upto,
-                                                 .before = i > 0 ? run->blocks[i - 1] : 0};
+        list += list_term(run->blocks[i], i);
+        s->notes[run->blocks[i]] =
+            (struct note){.state = run->states[upto - run->first - 1], .list = list, .end = upto};
     }
 }
 

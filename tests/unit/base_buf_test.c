@@ -101,6 +101,26 @@ static void a_failed_append_leaves_the_content_as_it_was(void **state)
     assert_int_equal(mem_live(), 0);
 }
 
+static void without_memory_to_grow_the_room_at_the_front_is_used(void **state)
+{
+    static char bytes[200];
+    struct buf b = BUF_INIT;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(bytes); i++)
+        bytes[i] = (char)i;
+    assert_int_equal(buf_append(&b, bytes, sizeof(bytes)), ERR_OK);
+    buf_consume(&b, 60);
+    assert_true(b.cap - b.len >= 100 && b.cap - b.head - b.len < 100);
+    mem_fail_at(0);
+    assert_int_equal(buf_append(&b, bytes, 100), ERR_OK);
+    mem_fail_at(-1);
+    assert_int_equal(b.len, 240);
+    assert_memory_equal(buf_bytes(&b), bytes + 60, 140);
+    assert_memory_equal(buf_bytes(&b) + 140, bytes, 100);
+    buf_free(&b);
+}
+
 static void sizes_near_the_end_of_the_address_space_are_refused(void **state)
 {
     struct buf b = BUF_INIT;
@@ -142,6 +162,7 @@ int main(void)
         cmocka_unit_test(content_is_what_was_appended_less_what_was_consumed),
         cmocka_unit_test(printf_appends_texts_of_every_length_and_no_final_nul),
         cmocka_unit_test(a_failed_append_leaves_the_content_as_it_was),
+        cmocka_unit_test(without_memory_to_grow_the_room_at_the_front_is_used),
         cmocka_unit_test(sizes_near_the_end_of_the_address_space_are_refused),
         cmocka_unit_test(eating_and_filling_a_nearly_full_buffer_stays_cheap),
     };

@@ -518,6 +518,7 @@ static void logprobs_are_absent_unless_wanted(void **state)
 static void nan_and_infinite_logits_give_a_defined_token(void **state)
 {
     struct engine_sampling g, s = hot(1);
+    uint32_t low = 0;
 
     (void)state;
     engine_sampling_defaults(&g);
@@ -533,6 +534,19 @@ static void nan_and_infinite_logits_give_a_defined_token(void **state)
     assert_int_equal(sample(200, &s, NULL, 0).token, 150);
     input[3] = INFINITY;
     assert_int_equal(sample(200, &g, NULL, 0).token, 3);
+    for (uint32_t i = 0; i < 100; i++) { /* both are drawn */
+        int32_t token = sample(200, &s, NULL, i).token;
+
+        assert_true(token == 3 || token == 150);
+        low += token == 3;
+    }
+    assert_in_range(low, 25, 75);
+    g.want_logprobs = s.want_logprobs = true;
+    assert_true(fabs((double)sample(200, &s, NULL, 0).logprob - log(0.5)) < 1e-5);
+    input[3] = 2;
+    input[150] = 1;
+    assert_true(fabs((double)sample(200, &g, NULL, 0).logprob + log(1 + exp(-1) + exp(-7))) < 1e-5);
+    g.want_logprobs = s.want_logprobs = false;
     for (int i = 0; i < 200; i++)
         input[i] = -INFINITY;
     assert_int_equal(sample(200, &g, NULL, 0).token, 0);

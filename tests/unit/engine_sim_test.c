@@ -530,6 +530,51 @@ static void a_foreign_write_into_a_running_sequence_shows_within_one_turn(void *
     }
 }
 
+/* The engine has run sequences of the same length in the same blocks before: that must not make it trust
+ * what a hand-over left there. */
+static void a_hand_over_into_blocks_used_before_is_checked_whole(void **state)
+{
+    struct damage_rig d;
+    struct seq before, again;
+
+    (void)state;
+    damage_open(&d, NULL);
+    seq_init(&before, PROMPT, 9, 0); /* another sequence in the same blocks of b */
+    memcpy(before.blocks, d.moved.blocks, sizeof(before.blocks));
+    run_prompt(&d.b, &before, MANY);
+    hand_over(&d.a, &d.q, &d.b, &d.moved);
+    memset(block_at(&d.b, d.moved.blocks[0]), 0, d.b.block_bytes);
+    assert_int_equal(run_one(&d.b, &d.moved, 1), ERR_CORRUPT);
+    /* The same sequence once more, one of its blocks in another place, where it never arrived. */
+    hand_over(&d.a, &d.q, &d.b, &d.moved);
+    again = d.moved;
+    assert_int_equal(run_one(&d.b, &d.moved, 1), ERR_OK);
+    hand_over(&d.a, &d.q, &d.b, &d.moved);
+    again.blocks[1] = 400;
+    assert_int_equal(run_one(&d.b, &again, 1), ERR_CORRUPT);
+    damage_close(&d);
+}
+
+static void kv_of_another_vocabulary_is_found(void **state)
+{
+    struct rig a, b;
+    struct seq q, moved;
+
+    (void)state;
+    rig_open(&a, "vocab: 100000\n", NULL, 16);
+    rig_open(&b, "vocab: 600\n", NULL, 16);
+    seq_init(&q, 20, 1, 0);
+    run_prompt(&a, &q, MANY);
+    hand_over(&a, &q, &b, &moved);
+    assert_int_equal(run_one(&a, &q, 1), ERR_OK); /* a token that b cannot know */
+    assert_true(q.tokens[q.in_kv - 1] >= 600);
+    hand_over(&a, &q, &b, &moved);
+    moved.tokens[moved.n - 1] = 5;
+    assert_int_equal(run_one(&b, &moved, 1), ERR_CORRUPT);
+    rig_close(&a);
+    rig_close(&b);
+}
+
 /* ---- sampling ----------------------------------------------------------------------------------- */
 
 static void stop_tokens_come_only_when_the_profile_says_so_and_not_below_min_tokens(void **state)
@@ -563,6 +608,33 @@ static void stop_tokens_come_only_when_the_profile_says_so_and_not_below_min_tok
         total += n;
     }
     assert_in_range(total / runs, 4 + 15, 4 + 25);
+    rig_close(&r);
+}
+
+static void a_stop_id_that_would_come_naturally_is_held_back_below_min_tokens(void **state)
+{
+    struct engine_sampling s;
+    struct rig r;
+    struct seq q;
+    struct engine_slot slot;
+    int32_t natural;
+
+    (void)state;
+    engine_sampling_defaults(&s);
+    rig_open(&r, NULL, NULL, 16);
+    seq_init(&q, 10, 1, 0);
+    slot = seq_slot(&q, 10);
+    assert_int_equal(engine_step(r.engine, &slot, 1, 0, NULL, NULL), ERR_OK);
+    natural = slot.out.token;
+    s.stop_ids = &natural;
+    s.n_stop_ids = 1;
+    s.min_tokens = 1;
+    slot.sampling = &s;
+    assert_int_equal(engine_step(r.engine, &slot, 1, 0, NULL, NULL), ERR_OK);
+    assert_int_not_equal(slot.out.token, natural);
+    slot.sample_index = 1;
+    assert_int_equal(engine_step(r.engine, &slot, 1, 0, NULL, NULL), ERR_OK);
+    assert_int_equal(slot.out.token, natural);
     rig_close(&r);
 }
 
@@ -898,6 +970,9 @@ int main(void)
         cmocka_unit_test(a_corrupt_slot_fails_alone_and_is_not_written),
         cmocka_unit_test(a_foreign_write_into_a_running_sequence_shows_within_one_turn),
         cmocka_unit_test(stop_tokens_come_only_when_the_profile_says_so_and_not_below_min_tokens),
+        cmocka_unit_test(a_hand_over_into_blocks_used_before_is_checked_whole),
+        cmocka_unit_test(kv_of_another_vocabulary_is_found),
+        cmocka_unit_test(a_stop_id_that_would_come_naturally_is_held_back_below_min_tokens),
         cmocka_unit_test(log_probabilities_are_given_when_asked_for),
         cmocka_unit_test(a_profile_is_read_and_bad_lines_are_named),
         cmocka_unit_test(the_shipped_profiles_match_the_measured_tables),
