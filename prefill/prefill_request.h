@@ -18,7 +18,7 @@ struct engine_info;
 struct kvt_send;
 struct prefill;
 
-enum { PREFILL_NOT_QUEUED = UINT32_MAX };
+#define PREFILL_NOT_QUEUED UINT32_MAX
 
 /* What each state waits for; who ends the wait when it never comes. */
 #define PREFILL_STATE_MAP(X)                                                                  \
