@@ -109,6 +109,11 @@ static uint64_t half_differs(const struct sim_kv *kv, const uint64_t *half, cons
     uint32_t dim = kv->layout.head_dim;
     uint64_t differs = 0;
 
+    if (dim == 1 && kv->layout.n_kv_heads == 1) {
+        for (uint32_t i = 0; i < n; i++)
+            differs |= half[i] ^ tags[i] ^ mask;
+        return differs;
+    }
     for (uint32_t head = 0; head < kv->layout.n_kv_heads; head++) {
         const uint64_t *row = half + (size_t)head * kv->layout.block_tokens * dim;
 
