@@ -42,7 +42,7 @@ void tok_bpe_free(struct tok_bpe *b)
     *b = (struct tok_bpe){0};
 }
 
-enum err tok_ids_push(struct engine_ids *ids, const uint32_t *more, size_t n)
+static enum err ids_reserve(struct engine_ids *ids, size_t n)
 {
     if (ids->cap - ids->n < n) {
         size_t cap = ids->cap < 64 ? 64 : ids->cap, need, bytes;
@@ -61,6 +61,13 @@ enum err tok_ids_push(struct engine_ids *ids, const uint32_t *more, size_t n)
         ids->ids = grown;
         ids->cap = cap;
     }
+    return ERR_OK;
+}
+
+enum err tok_ids_push(struct engine_ids *ids, const uint32_t *more, size_t n)
+{
+    if (ids_reserve(ids, n) != ERR_OK)
+        return ERR_NOMEM;
     for (size_t i = 0; i < n; i++)
         ids->ids[ids->n + i] = (int32_t)more[i];
     ids->n += n;
@@ -305,6 +312,124 @@ static enum err merge_long(const struct engine_tok *t, struct tok_bpe *b)
     return ERR_OK;
 }
 
+/* ---- one symbol repeated -------------------------------------------------------------------------- */
+
+struct run {
+    uint32_t id;
+    size_t count;
+};
+enum { RUNS_MAX = 64 };
+
+static uint32_t pair_rank(const struct engine_tok *t, uint32_t left, uint32_t right)
+{
+    const struct tok_merge *m = tok_merge_find(t, left, right);
+
+    return m != NULL ? m->rank : TOK_NONE;
+}
+
+/* Drop empty runs and join neighbours of the same symbol. */
+static size_t runs_tidy(struct run *runs, size_t n)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if (runs[i].count == 0)
+            continue;
+        if (kept > 0 && runs[kept - 1].id == runs[i].id)
+            runs[kept - 1].count += runs[i].count;
+        else
+            runs[kept++] = runs[i];
+    }
+    return kept;
+}
+
+/* The pair of lowest rank, leftmost first: inside a run (*self) or between it and the next. */
+static uint32_t runs_best(const struct engine_tok *t, const struct run *runs, size_t n, size_t *at,
+                          bool *self)
+{
+    uint32_t best = TOK_NONE, rank;
+
+    for (size_t i = 0; i < n; i++) {
+        rank = runs[i].count > 1 ? pair_rank(t, runs[i].id, runs[i].id) : TOK_NONE;
+        if (rank < best) {
+            best = rank;
+            *at = i;
+            *self = true;
+        }
+        rank = i + 1 < n ? pair_rank(t, runs[i].id, runs[i + 1].id) : TOK_NONE;
+        if (rank < best) {
+            best = rank;
+            *at = i;
+            *self = false;
+        }
+    }
+    return best;
+}
+
+/* Merging a whole run at once is right if no pair that comes about half-way would go first. */
+static bool run_is_plain(const struct engine_tok *t, const struct run *runs, size_t at,
+                         uint32_t rank)
+{
+    uint32_t id = runs[at].id, product = t->products[rank];
+
+    return pair_rank(t, product, id) > rank && pair_rank(t, product, product) > rank &&
+           (at == 0 || pair_rank(t, runs[at - 1].id, product) > rank);
+}
+
+/* The general way needs 24 bytes of memory for each symbol and walks all of it several times; a piece
+ * that is one symbol repeated, as attackers send, is done on run lengths instead.  runs holds one run at
+ * the call; returns how many there are after merging, 0 if the general way must be taken. */
+static size_t merge_runs(const struct engine_tok *t, struct run *runs)
+{
+    size_t n = 1, at = 0;
+    bool self = false;
+    uint32_t rank;
+
+    while ((rank = runs_best(t, runs, n, &at, &self)) != TOK_NONE) {
+        struct run made = {t->products[rank], 1};
+
+        if (n + 2 > RUNS_MAX || (self && !run_is_plain(t, runs, at, rank)))
+            return 0;
+        if (self) {
+            made.count = runs[at].count / 2;
+            runs[at].count %= 2;
+        } else {
+            runs[at].count--;
+            at++;
+            runs[at].count--;
+        }
+        memmove(runs + at + 1, runs + at, (n - at) * sizeof(*runs));
+        runs[at] = made;
+        n = runs_tidy(runs, n + 1);
+    }
+    return n;
+}
+
+/* *done: the piece was one symbol repeated and its ids are in out. */
+static enum err merge_repeated(const struct engine_tok *t, const struct tok_bpe *b,
+                               struct engine_ids *out, bool *done)
+{
+    struct run runs[RUNS_MAX + 1] = {{b->ids[0], b->n_ids}};
+    size_t n, total = 0;
+
+    *done = false;
+    for (size_t i = 1; i < b->n_ids; i++)
+        if (b->ids[i] != b->ids[0])
+            return ERR_OK;
+    n = merge_runs(t, runs);
+    if (n == 0)
+        return ERR_OK;
+    *done = true;
+    for (size_t i = 0; i < n; i++)
+        total += runs[i].count;
+    if (ids_reserve(out, total) != ERR_OK)
+        return ERR_NOMEM;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < runs[i].count; k++)
+            out->ids[out->n++] = (int32_t)runs[i].id;
+    return ERR_OK;
+}
+
 static enum err symbols_bytes(const struct engine_tok *t, struct tok_bpe *b, const char *s,
                               size_t len)
 {
@@ -375,32 +500,36 @@ static enum err symbols_chars(const struct engine_tok *t, struct tok_bpe *b, con
     return ERR_OK;
 }
 
-static enum err merge_piece(const struct engine_tok *t, struct tok_bpe *b, const char *s,
-                            size_t len)
+static enum err make_symbols(const struct engine_tok *t, struct tok_bpe *b, const char *s,
+                             size_t len)
 {
-    enum err err = t->byte_level ? symbols_bytes(t, b, s, len) : symbols_chars(t, b, s, len);
-
-    if (err != ERR_OK)
-        return err;
-    if (b->n_ids <= SHORT_MAX)
-        b->n_ids = merge_short(t, b->ids, b->n_ids);
-    else
-        err = merge_long(t, b);
-    return err;
+    return t->byte_level ? symbols_bytes(t, b, s, len) : symbols_chars(t, b, s, len);
 }
 
 enum err tok_bpe_piece(const struct engine_tok *t, struct tok_bpe *b, const char *s, size_t len,
                        struct engine_ids *out)
 {
+    bool done;
     enum err err;
 
-    if (len <= TOK_WHOLE_MAX || t->ignore_merges) {
+    if (len <= SHORT_MAX || t->ignore_merges) {
         uint32_t id = tok_find_raw(t, s, len);
 
         if (id != TOK_NONE && (t->tokens[id].flags & TOK_WHOLE) != 0)
             return tok_ids_push(out, &id, 1);
     }
-    err = merge_piece(t, b, s, len);
+    err = make_symbols(t, b, s, len);
+    if (err != ERR_OK)
+        return err;
+    if (b->n_ids <= SHORT_MAX) {
+        b->n_ids = merge_short(t, b->ids, b->n_ids);
+    } else {
+        err = merge_repeated(t, b, out, &done);
+        if (err == ERR_OK && done)
+            return ERR_OK;
+        if (err == ERR_OK)
+            err = merge_long(t, b);
+    }
     return err == ERR_OK ? tok_ids_push(out, b->ids, b->n_ids) : err;
 }
 
@@ -418,9 +547,9 @@ enum err tok_bpe_mark_whole(struct engine_tok *t)
             /* A special token is never plain text, not even when it is a whole piece. */
             if ((token->flags & TOK_SPECIAL) == 0)
                 token->flags |= TOK_WHOLE;
-        } else if (token->raw_len <= TOK_WHOLE_MAX) {
-            err = merge_piece(t, &b, t->arena + token->raw_off, token->raw_len);
-            if (err == ERR_OK && b.n_ids == 1 && b.ids[0] == id)
+        } else if (token->raw_len <= SHORT_MAX) {
+            err = make_symbols(t, &b, t->arena + token->raw_off, token->raw_len);
+            if (err == ERR_OK && merge_short(t, b.ids, b.n_ids) == 1 && b.ids[0] == id)
                 token->flags |= TOK_WHOLE;
         }
     }

@@ -23,8 +23,7 @@ enum {
     TOK_MERGES_MAX = 1 << 22,
     TOK_ADDED_MAX = 1 << 16,
     TOK_ADDED_LEN_MAX = 4096,
-    TOK_STEPS_MAX = 8,  /* normaliser steps, pre-tokenizer stages, decoder replacements, BOS ids */
-    TOK_WHOLE_MAX = 64, /* longest token that is tried as a whole piece before merging */
+    TOK_STEPS_MAX = 8, /* normaliser steps, pre-tokenizer stages, decoder replacements, BOS ids */
 };
 #define TOK_NONE UINT32_MAX
 
