@@ -33,7 +33,10 @@ struct perf {
     struct engine *engine;
     const struct engine_info *info;
     struct bench_limits limits;
-    double flops; /* the limit of the type the model's products use */
+    double flops;      /* the limit of the type the model's products use */
+    double prompt_ops; /* operations per prompt token: all matrices but embedding and output */
+    double token_ops;  /* per generated token: the output matrix too */
+    double step_bytes; /* weights that a decode step reads */
     void *pool;
     uint32_t *blocks;
     uint32_t blocks_per_stream;
@@ -160,8 +163,8 @@ static enum err measure_decode(struct perf *p, uint32_t streams, double *rate)
 
 static double decode_limit(const struct perf *p, uint32_t streams)
 {
-    double read = (double)p->info->weight_bytes / p->limits.read_bytes_per_s;
-    double compute = 2.0 * (double)p->info->n_params * streams / p->flops;
+    double read = p->step_bytes / p->limits.read_bytes_per_s;
+    double compute = p->token_ops * streams / p->flops;
 
     return streams / (read > compute ? read : compute);
 }
@@ -186,7 +189,7 @@ static enum err measure_all(struct perf *p)
         if (err != ERR_OK)
             return err;
         add(p, prefill_names[i], "tokens/s", rate, "arithmetic peak, same run",
-            p->flops / (2.0 * (double)p->info->n_params));
+            p->flops / p->prompt_ops);
     }
     for (size_t i = 0; i < sizeof(streams) / sizeof(streams[0]); i++) {
         err = measure_decode(p, streams[i], &rate);
@@ -296,6 +299,25 @@ static enum err attach(struct perf *p, struct err_msg *msg)
     return engine_attach_kv(p->engine, p->pool, (uint32_t)n_blocks);
 }
 
+/* The embedding is looked up, one row per token; the output matrix (the same one, if tied) is used for
+ * sampled tokens only. */
+static enum err find_limits(struct perf *p, const char *model_dir, struct err_msg *msg)
+{
+    double params = (double)p->info->n_params;
+    double bytes_each = (double)p->info->weight_bytes / params;
+    struct engine_model_config c;
+    enum err err = engine_model_read_config(model_dir, &c, msg);
+
+    if (err != ERR_OK)
+        return err;
+    p->token_ops = 2 * (params - (c.tied_embeddings ? 0.0 : (double)c.vocab * c.hidden));
+    p->prompt_ops = p->token_ops - 2 * (double)c.vocab * c.hidden;
+    p->step_bytes = p->token_ops / 2 * bytes_each;
+    p->flops =
+        bytes_each < 3 && p->limits.bf16_flops > 0 ? p->limits.bf16_flops : p->limits.f32_flops;
+    return ERR_OK;
+}
+
 static enum err run(struct perf *p, const char *model_dir, uint32_t threads, struct err_msg *msg)
 {
     struct engine_config config = {.backend = "cpu",
@@ -314,9 +336,9 @@ static enum err run(struct perf *p, const char *model_dir, uint32_t threads, str
         return err;
     for (uint32_t i = 0; i < CHUNK; i++)
         p->tokens[i] = (int32_t)(i * 7919u % p->info->vocab);
-    p->flops = p->info->weight_bytes < 3 * p->info->n_params && p->limits.bf16_flops > 0
-                   ? p->limits.bf16_flops
-                   : p->limits.f32_flops;
+    err = find_limits(p, model_dir, msg);
+    if (err != ERR_OK)
+        return err;
     err = measure_all(p);
     return err == ERR_OK ? ERR_OK : err_set(msg, err, "perf engine: a step failed");
 }

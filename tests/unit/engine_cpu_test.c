@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -210,6 +211,103 @@ static void products_can_add_to_what_was_there(void **state)
         for (uint32_t n = 0; n < GEMM_N; n++)
             assert_true(c.all[n] == c.one[n] + c.one[n]);
         gemm_case_free(&c);
+    }
+}
+
+/* len bytes that end where an unreadable page begins. */
+static uint8_t *guarded(size_t len, uint8_t **map, size_t *map_len)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), body = (len + page - 1) / page * page;
+    uint8_t *p;
+
+    *map_len = body + page;
+    p = mmap(NULL, *map_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(p != MAP_FAILED);
+    assert_int_equal(mprotect(p + body, page, PROT_NONE), 0);
+    *map = p;
+    return p + body - len;
+}
+
+/* A weight file's last tensor may end with the last byte of the mapping. */
+static void nothing_is_read_behind_the_last_weight_or_the_last_key(void **state)
+{
+    static const uint32_t widths[] = {1, 7, 31, 33, 47, 100};
+
+    (void)state;
+    for (int isa = 0; isa < CPU_ISA_COUNT; isa++) {
+        const struct cpu_kernels *k = cpu_kernels_get((enum cpu_isa)isa);
+
+        for (size_t i = 0; k != NULL && i < sizeof(widths) / sizeof(widths[0]); i++) {
+            const cpu_gemm_fn fns[] = {k->gemm_f32, k->gemm_f16, k->gemm_bf16, k->gemm_bf16_bf16};
+
+            for (int f = 0; f < 4 && fns[f] != NULL; f++) {
+                size_t len = (size_t)GEMM_N * widths[i] * (f == 0 ? 4 : 2), map_len;
+                struct gemm_case c;
+                struct cpu_gemm g;
+                uint8_t *map;
+
+                gemm_case_make(&c, widths[i], f == 0 ? ENGINE_F32 : ENGINE_BF16);
+                for (uint32_t m = 1; m <= 7; m++) {
+                    g = gemm_of(&c, f == 3, 0, m, c.all);
+                    g.w = memcpy(guarded(len, &map, &map_len), c.w, len);
+                    fns[f](&g, 0, GEMM_N);
+                    munmap(map, map_len);
+                }
+                gemm_case_free(&c);
+            }
+        }
+    }
+}
+
+/* Keys and values end at the unreadable page; what lies behind the sequence in its block is NaN. */
+static void check_attention_bounds(const struct cpu_kernels *k, uint32_t dim, uint32_t n_keys)
+{
+    enum { BT = 16, HEADS = 3 };
+    const uint32_t blocks[2] = {0, 0};
+    size_t floats = (size_t)BT * dim, map_len;
+    float *q = must_alloc((size_t)HEADS * dim * sizeof(float));
+    float *out = must_alloc((size_t)HEADS * dim * sizeof(float));
+    float *scratch = must_alloc(cpu_attend_scratch(dim) * sizeof(float));
+    uint8_t *map, *kv = guarded(floats * sizeof(float), &map, &map_len);
+    struct cpu_attend a = {.q = q,
+                           .out = out,
+                           .ldq = (size_t)HEADS * dim,
+                           .n_tokens = 1,
+                           .n_heads = HEADS,
+                           .position = n_keys - 1,
+                           .head_dim = dim,
+                           .k = kv,
+                           .v = kv,
+                           .blocks = blocks,
+                           .block_tokens = BT,
+                           .scale = 0.3f,
+                           .scratch = scratch};
+
+    memset(kv, 0xff, floats * sizeof(float));
+    memset(scratch, 0xff, cpu_attend_scratch(dim) * sizeof(float));
+    for (size_t i = 0; i < (size_t)n_keys * dim; i++)
+        ((float *)(void *)kv)[i] = random_float();
+    k->attend(&a);
+    for (uint32_t i = 0; i < HEADS * dim; i++)
+        assert_true(out[i] >= -0.5f && out[i] <= 0.5f);
+    munmap(map, map_len);
+    mem_free(q);
+    mem_free(out);
+    mem_free(scratch);
+}
+
+static void attention_stays_within_the_keys_it_may_see(void **state)
+{
+    static const uint32_t dims[] = {2, 8, 20, 64, 80, 128};
+
+    (void)state;
+    for (int isa = 0; isa < CPU_ISA_COUNT; isa++) {
+        const struct cpu_kernels *k = cpu_kernels_get((enum cpu_isa)isa);
+
+        for (size_t i = 0; k != NULL && i < sizeof(dims) / sizeof(dims[0]); i++) {
+            for (uint32_t n = 1; n <= 16; n++)
+                check_attention_bounds(k, dims[i], n);
+        }
     }
 }
 
@@ -750,6 +848,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_row_has_the_same_bits_at_any_number_of_rows),
         cmocka_unit_test(products_can_add_to_what_was_there),
+        cmocka_unit_test(nothing_is_read_behind_the_last_weight_or_the_last_key),
+        cmocka_unit_test(attention_stays_within_the_keys_it_may_see),
         cmocka_unit_test(rounding_to_bf16_is_to_nearest_even_in_every_instruction_set),
         cmocka_unit_test(norms_and_activations_agree_with_their_formulas),
         cmocka_unit_test(the_pool_runs_every_task_once),
