@@ -468,6 +468,34 @@ static bool enter(struct reader *r, uint8_t closer, bool *opened)
     return closer == ']' || read_key(r);
 }
 
+/* The elements of an array as long as they are short integers with a comma behind: the bulk of a prompt of
+ * token ids, without the general dispatch.  Whatever looks different is left where it is. */
+static bool read_short_ints(struct reader *r)
+{
+    uint32_t array = r->open[r->depth - 1], n = 0;
+
+    for (;;) {
+        const uint8_t *p = r->p, *first;
+        int64_t value = 0;
+        struct api_node *node;
+
+        while (p < r->end && *p == ' ')
+            p++;
+        for (first = p; p < r->end && is_digit(*p) && p - first < 10; p++)
+            value = value * 10 + (*p - '0');
+        if (p == first || p == r->end || *p != ',' || (*first == '0' && p - first > 1))
+            break;
+        node = push(r, API_JSON_INT);
+        if (node == NULL)
+            return false;
+        node->i = value;
+        r->p = p + 1;
+        n++;
+    }
+    r->doc->nodes[array].n += n;
+    return true;
+}
+
 /* One value, or the opening of one.  *opened: the next thing is the first element. */
 static bool read_value(struct reader *r, bool *opened)
 {
@@ -475,8 +503,14 @@ static bool read_value(struct reader *r, bool *opened)
     skip_space(r);
     if (r->p == r->end)
         return fail(r, "it ends too early");
-    if (r->depth > 0 && r->doc->nodes[r->open[r->depth - 1]].type == API_JSON_ARRAY)
+    if (r->depth > 0 && r->doc->nodes[r->open[r->depth - 1]].type == API_JSON_ARRAY) {
+        if (is_digit(*r->p) && !read_short_ints(r))
+            return false;
+        skip_space(r);
+        if (r->p == r->end)
+            return fail(r, "it ends too early");
         r->doc->nodes[r->open[r->depth - 1]].n++;
+    }
     switch (*r->p) {
     case '{':
         return open_container(r, API_JSON_OBJECT) && enter(r, '}', opened);

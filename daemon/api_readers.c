@@ -5,10 +5,15 @@
 #include "daemon/api_read.h"
 
 /* ---- token ids ---- */
+static int64_t id_limit(const struct api_read *c)
+{
+    return c->limits->vocab > 0 ? (int64_t)c->limits->vocab : (int64_t)INT32_MAX + 1;
+}
+
 static bool id_in_range(struct api_read *c, const char *param, uint32_t node, int32_t *out)
 {
     int64_t id;
-    int64_t limit = c->limits->vocab > 0 ? (int64_t)c->limits->vocab : (int64_t)INT32_MAX + 1;
+    int64_t limit = id_limit(c);
 
     if (api_read_type(c, node) != API_JSON_INT && api_read_type(c, node) != API_JSON_REAL)
         return api_read_wrong_type(c, param, "an array of token ids", node);
@@ -36,7 +41,11 @@ bool api_read_ids(struct api_read *c, const char *param, uint32_t node, size_t m
         return false;
     *n = array->n;
     for (size_t k = 0; k < *n; k++, i = api_json_next(&c->doc, i)) {
-        if (!id_in_range(c, param, i, &(*ids)[k]))
+        const struct api_node *id = &c->doc.nodes[i];
+
+        if (id->type == API_JSON_INT && id->i >= 0 && id->i < id_limit(c))
+            (*ids)[k] = (int32_t)id->i;
+        else if (!id_in_range(c, param, i, &(*ids)[k]))
             return false;
     }
     return true;

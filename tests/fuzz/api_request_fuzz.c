@@ -39,7 +39,8 @@ static void check_error(const struct api_error *e)
     buf_free(&out);
 }
 
-/* jansson knows no bound on keys and nodes, refuses numbers beyond double, and has its own depth limit; what
+/* jansson takes a NUL byte behind a word ("true\0"), which no grammar allows: those texts only have to be
+ * refused here.  It knows no bound on keys and nodes, refuses numbers beyond double, and has its own depth limit; what
  * it refuses for other reasons must be refused here, and what it takes must be taken or be over a bound. */
 static void check_json(const char *text, size_t size)
 {
@@ -51,9 +52,11 @@ static void check_json(const char *text, size_t size)
     enum err err = api_json_parse(text, size, &doc, &fault);
 
     must(err == ERR_OK || err == ERR_INVALID, "memory");
-    if (other != NULL && err != ERR_OK)
+    if (memchr(text, '\0', size) != NULL)
+        must(err == ERR_INVALID, "a NUL byte was taken");
+    else if (other != NULL && err != ERR_OK)
         must(fault.fault == API_JSON_TOO_COMPLEX, "a JSON text was refused");
-    if (other == NULL && err == ERR_OK)
+    else if (other == NULL && err == ERR_OK)
         must(json_error_code(&error) == json_error_numeric_overflow,
              "a text that is no JSON was taken");
     if (err == ERR_OK)

@@ -10,3 +10,9 @@ baton_unit_test(NAME api_json_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/api_js
   LIBS daemon_http PkgConfig::JANSSON m)
 baton_unit_test(NAME api_request_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/api_request_test.c
   LIBS daemon_http m)
+baton_unit_test(NAME api_render_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/api_render_test.c
+  LIBS daemon_http PkgConfig::JANSSON m)
+baton_unit_test(NAME http_wheel_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/http_wheel_test.c
+  LIBS daemon_http)
+baton_unit_test(NAME http_server_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/http_server_test.c
+  LIBS daemon_http)
