@@ -480,6 +480,7 @@ static void workers_and_state_are_those_of_the_last_scrape(void **state)
     daemon_series_worker(s, &p);
     daemon_series_worker(s, &d0);
     daemon_series_worker(s, &d1);
+    daemon_series_link(s, "prefill-0", "decode-0", "tcp", "tcp/lo", 2.5e9, 30000);
     daemon_series_state(s, &st);
     scrape_series(s);
     assert_close("baton_worker_up{role=\"prefill\",worker=\"prefill-0\"}", 0);
@@ -490,6 +491,12 @@ static void workers_and_state_are_those_of_the_last_scrape(void **state)
         "baton_worker_kv_bytes_total{role=\"decode\",worker=\"decode-0\",transport=\"tcp\","
         "direction=\"received\"}",
         6000);
+    assert_close("baton_kv_link_bytes_per_second{from=\"prefill-0\",to=\"decode-0\","
+                 "transport=\"tcp\",lanes=\"tcp/lo\"}",
+                 2.5e9);
+    assert_close("baton_kv_link_round_trip_seconds{from=\"prefill-0\",to=\"decode-0\","
+                 "transport=\"tcp\",lanes=\"tcp/lo\"}",
+                 30e-6);
     assert_close("baton_live_objects{class=\"grants\"}", 4);
     assert_close("baton_live_objects{class=\"requests\"}", 11);
     assert_close("baton_queued_requests{tier=\"silver\"}", 2);
@@ -507,6 +514,7 @@ static void workers_and_state_are_those_of_the_last_scrape(void **state)
     daemon_series_state(s, &st);
     scrape_series(s);
     assert_false(is_there("baton_worker_up{role=\"decode\",worker=\"decode-1\""));
+    assert_false(is_there("baton_kv_link_bytes_per_second{"));
     assert_close(VLLM("kv_cache_usage_perc", ""), 0);
     assert_close(VLLM("cache_config_info", ",block_size=\"16\",num_gpu_blocks=\"100\""), 1);
     daemon_series_destroy(s);
