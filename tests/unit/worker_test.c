@@ -18,11 +18,20 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "daemon/link.h"
 #include "daemon/worker.h"
 #include "engine/sim/engine_sim.h"
 
-enum { PREFILL = 0, DECODE = 1, N_PROMPT = 100, WAIT_S = 20, VOCAB = 32000, BLOCKS = 128 };
+enum {
+    PREFILL = 0,
+    DECODE = 1,
+    N_PROMPT = 100,
+    WAIT_S = 20,
+    VOCAB = 32000,
+    BLOCKS = 128,
+    LEAKED = 99
+};
 
 static const char secret_text[] = "a secret of the test";
 
@@ -199,8 +208,14 @@ static void start(int which, bool by_hand, const char *backend)
 
     assert_true(pid >= 0);
     if (pid == 0) {
+        size_t before = mem_live();
+        int status;
+
         log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, c.name);
-        _exit(daemon_worker_run(&c));
+        status = daemon_worker_run(&c);
+        if (mem_live() != before)
+            fprintf(stderr, "%zu blocks of memory were not freed\n", mem_live() - before);
+        _exit(mem_live() == before ? status : LEAKED);
     }
     memset(&sides[which], 0, sizeof(sides[which]));
     sides[which].pid = pid;
