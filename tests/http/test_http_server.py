@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import exchange, read_all, split_responses
+from http_client import exchange, read_all, server, split_responses, start  # noqa: F401
 
 GET = b"GET /health HTTP/1.1\r\nHost: h\r\n"
 CLOSE = b"Connection: close\r\n"

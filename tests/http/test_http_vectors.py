@@ -4,7 +4,7 @@ behind it is read.  What is well-formed beside them is served."""
 import random
 
 import pytest
-from conftest import exchange, split_responses, read_all
+from http_client import exchange, read_all, server, split_responses  # noqa: F401
 from http_vectors import HOST, TYPE, all_vectors, request
 
 VECTORS = list(all_vectors())

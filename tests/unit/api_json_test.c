@@ -246,8 +246,7 @@ static void what_is_not_json_is_refused(void **state)
                                       "{}{}",
                                       "//x\n1",
                                       "1/**/",
-                                      "\xef\xbb\xbf"
-                                      "1",
+                                      "\xef\xbb\xbf[]",
                                       "'a'",
                                       "[\"a\",",
                                       "\"\x7f",

@@ -258,7 +258,7 @@ static void handler_is_not_told_after_its_exchange_has_ended(void **state)
     assert_int_equal(start(&w), ERR_OK);
     fd = dial(w.port);
     say(fd, GET("/stream"));
-    assert_true(hear(&w, fd, got, sizeof(got), "0\r\n\r\n"));
+    assert_true(hear(&w, fd, got, sizeof(got), "\r\n0\r\n\r\n"));
     close(fd);
     for (int i = 0; i < 50; i++)
         uv_run(&w.loop, UV_RUN_NOWAIT);
@@ -285,7 +285,7 @@ static void abort_leaves_the_body_unfinished(void **state)
     http_stream_abort(w.held);
     assert_true(hear(&w, fd, got, sizeof(got), NULL));
     assert_non_null(strstr(got, "9\r\ndata: x\n\n\r\n"));
-    assert_null(strstr(got, "0\r\n\r\n"));
+    assert_null(strstr(got, "\r\n0\r\n\r\n"));
     assert_int_equal(w.closes, 0);
     close(fd);
     stop(&w);

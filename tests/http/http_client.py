@@ -1,4 +1,6 @@
-"""Starts http_echo (tests/http/http_echo.c) for the tests beside this file, and talks raw HTTP to it."""
+"""Starts http_echo (tests/http/http_echo.c) for the tests beside this file, and talks raw HTTP to it.
+
+The fixtures are here and not in a conftest.py, so that these tests can be collected together with others."""
 
 import os
 import pathlib

@@ -7,10 +7,11 @@ bodies with the same code."""
 import json
 import os
 import pathlib
+import socket
 import tarfile
 
 import pytest
-from conftest import ROOT, split_responses
+from http_client import ROOT, server, split_responses  # noqa: F401
 
 ENDPOINTS = ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"]
 
@@ -80,7 +81,6 @@ class Running:
         self.port = int(port)
 
     def connect(self, timeout=10):
-        import socket
         return socket.create_connection((self.host, self.port), timeout=timeout)
 
 
