@@ -522,6 +522,21 @@ enum err kvt_conn_connect(struct kvt_node *n, struct kvt_peer *p)
     return ERR_OK;
 }
 
+/* Whoever holds connections open without a word does not keep others out. */
+static void drop_oldest_greeting(struct kvt_node *n)
+{
+    struct kvt_item *i;
+
+    for (i = n->conns.next; i != &n->conns; i = i->next) {
+        struct kvt_conn *c = KVT_OF(i, struct kvt_conn, item);
+
+        if (!c->out && c->state == CONN_GREETING && !c->failing) {
+            kvt_conn_fail(c, ERR_LIMIT, false, "too many connections without a greeting");
+            return;
+        }
+    }
+}
+
 void kvt_conn_accept(struct kvt_node *n)
 {
     struct kvt_conn *c = conn_create(n, false);
@@ -531,9 +546,10 @@ void kvt_conn_accept(struct kvt_node *n)
     n->greetings++;
     c->state = CONN_GREETING;
     c->deadline_ns = clock_now_ns() + KVT_GREETING_NS;
-    if (uv_accept((uv_stream_t *)&n->listener, (uv_stream_t *)&c->tcp) != 0 ||
-        n->greetings > KVT_GREETINGS_MAX) {
-        kvt_conn_fail(c, ERR_LIMIT, false, "too many connections without a greeting");
+    if (n->greetings > KVT_GREETINGS_MAX)
+        drop_oldest_greeting(n);
+    if (uv_accept((uv_stream_t *)&n->listener, (uv_stream_t *)&c->tcp) != 0) {
+        kvt_conn_fail(c, ERR_IO, false, "cannot accept");
         return;
     }
     start_reading(c);
@@ -603,6 +619,9 @@ static void conn_reap(struct kvt_conn *c)
         kvt_send_fail_conn(c, c->fail_err);
     else
         kvt_grant_fail_conn(c, c->fail_err, c->fail_proof);
+    /* Trying again does not make the layouts equal. */
+    if (c->out && c->fail_err == ERR_INVALID && c->peer != NULL)
+        kvt_peer_give_up(c->node, c->peer, ERR_INVALID);
     if (first && c->was_ready) {
         c->node->counters.endpoints--;
         if (c->fail_err != ERR_CANCELED)

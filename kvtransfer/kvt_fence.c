@@ -179,6 +179,7 @@ static struct kvt_fence_entry *find(struct kvt_fence *f, const struct kvt_fence_
 enum err kvt_fence_allow(struct kvt_fence *f, const struct sockaddr_storage *addr)
 {
     struct kvt_fence_entry e, *known;
+    enum err err;
 
     if (!entry_of(addr, &e))
         return ERR_INVALID;
@@ -195,7 +196,10 @@ enum err kvt_fence_allow(struct kvt_fence *f, const struct sockaddr_storage *add
         return ERR_NOMEM;
     e.users = 1;
     f->entries[f->n_entries++] = e;
-    return attach(f);
+    err = attach(f);
+    if (err != ERR_OK)
+        f->n_entries--;
+    return err;
 }
 
 void kvt_fence_disallow(struct kvt_fence *f, const struct sockaddr_storage *addr)

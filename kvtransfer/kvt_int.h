@@ -22,14 +22,14 @@
 #include "kvtransfer/kvt_wire.h"
 
 enum {
-    KVT_MESSAGE_MAX = 60 * 1024, /* one TCP fragment of UCX, header included */
-    KVT_PUT_MAX = 512 * 1024,    /* bytes of one put record: about 100 us of memcpy and digest */
-    KVT_BATCH_RECORDS = 8,       /* put records that share a flush */
+    KVT_MESSAGE_MAX = 256 * 1024, /* bytes of one message */
+    KVT_PUT_MAX = 512 * 1024,     /* bytes of one put record: about 100 us of memcpy and digest */
+    KVT_BATCH_RECORDS = 8,        /* put records that share a flush */
     KVT_WINDOW_BYTES = 4 * 1024 * 1024, /* outstanding per connection */
     KVT_PROBE_BYTES = 1024 * 1024,
     KVT_GREETINGS_MAX = 64 /* connections that have not proved anything yet */
 };
-#define KVT_TURN_NS (500 * 1000ull)
+#define KVT_TURN_NS (300 * 1000ull) /* for each of the three kinds of work in a loop turn */
 #define KVT_GREETING_NS (5 * 1000000000ull)
 #define KVT_STOP_NS (250 * 1000000ull) /* outstanding operations get this long after a failure */
 
@@ -176,6 +176,8 @@ void kvt_node_say_lost(struct kvt_node *n, uint32_t peer, enum err err);
 /* Make sure that a connection to p exists or is being tried; and that it need not be any more. */
 void kvt_peer_want(struct kvt_node *n, struct kvt_peer *p);
 void kvt_peer_connected(struct kvt_node *n, struct kvt_peer *p);
+/* No connection to p will come: fail what waits for it. */
+void kvt_peer_give_up(struct kvt_node *n, struct kvt_peer *p, enum err err);
 /* Something with a deadline has been opened. */
 void kvt_node_hurry(struct kvt_node *n);
 

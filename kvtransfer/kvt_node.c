@@ -219,6 +219,15 @@ void kvt_peer_want(struct kvt_node *n, struct kvt_peer *p)
     kvt_node_hurry(n);
 }
 
+void kvt_peer_give_up(struct kvt_node *n, struct kvt_peer *p, enum err err)
+{
+    LOG_WARN("kvt", "peer cannot be reached", "peer=%u address=%s port=%u err=%s", p->id, p->host,
+             p->port, err_name(err));
+    peer_unwant(n, p);
+    kvt_send_fail_waiting(n, p, err);
+    kvt_node_say_lost(n, p->id, err);
+}
+
 static void peers_sweep(struct kvt_node *n, uint64_t now)
 {
     size_t at = 0;
@@ -232,13 +241,9 @@ static void peers_sweep(struct kvt_node *n, uint64_t now)
                 peer_try(n, p);
             continue;
         }
-        LOG_WARN("kvt", "peer cannot be reached", "peer=%u address=%s port=%u", p->id, p->host,
-                 p->port);
-        peer_unwant(n, p);
         if (p->out != NULL)
             kvt_conn_fail(p->out, ERR_TIMEOUT, false, "connecting took too long");
-        kvt_send_fail_waiting(n, p, ERR_PEER_LOST);
-        kvt_node_say_lost(n, p->id, ERR_PEER_LOST);
+        kvt_peer_give_up(n, p, ERR_PEER_LOST);
     }
 }
 

@@ -136,6 +136,7 @@ bool kvt_send_callbacks(struct kvt_node *n)
         item_unlink(&s->item);
         (void)map_del(&n->sends, s->config.transfer);
         n->counters.sends_open--;
+        n->counters.bytes_sent[s->path] += s->bytes;
         if (s->err == ERR_OK)
             n->counters.sends_done++;
         else

@@ -45,15 +45,28 @@ struct kvt_ep {
     void *closed_arg;
 };
 
+/* What a setting is for, since UCX warns of those that none of its transports reads. */
+enum needs { NEEDS_NOTHING = 0, NEEDS_SHM, NEEDS_TCP };
+
 struct setting {
-    const char *name; /* without the UCX_ prefix */
+    enum needs needs;
+    const char *user; /* the environment variable, less UCX_ */
+    const char
+        *name; /* as ucp_config_modify of 1.13 wants it: transport tables without their prefix */
     const char *value;
 };
 
 static const struct setting settings[] = {
-    {"PROTO_ENABLE", "n"},        /* see above */
-    {"RNDV_THRESH", "inf"},       /* see above */
-    {"KEEPALIVE_INTERVAL", "1s"}, /* a dead process is found by its missing pid */
+    {NEEDS_NOTHING, "PROTO_ENABLE", "PROTO_ENABLE", "n"}, /* see above */
+    {NEEDS_NOTHING, "RNDV_THRESH", "RNDV_THRESH", "inf"}, /* see above */
+    {NEEDS_NOTHING, "KEEPALIVE_INTERVAL", "KEEPALIVE_INTERVAL", "1s"},
+    {NEEDS_SHM, "MM_ERROR_HANDLING", "MM_ERROR_HANDLING", "y"}, /* see above */
+    /* UCX's own connect() blocks the loop for minutes when the other host does not answer. */
+    {NEEDS_TCP, "TCP_CONN_NB", "CONN_NB", "y"},
+    {NEEDS_TCP, "TCP_SNDBUF", "SNDBUF", "4m"},
+    {NEEDS_TCP, "TCP_RCVBUF", "RCVBUF", "4m"},
+    /* One message of KVT_MESSAGE_MAX is one fragment, so it is not assembled in a copy first. */
+    {NEEDS_TCP, "TCP_RX_SEG_SIZE", "RX_SEG_SIZE", "320k"},
 };
 
 static enum err translate(ucs_status_t status)
@@ -102,35 +115,35 @@ static bool user_has_set(const struct kvt_ucx_config *config, const char *name)
 }
 
 static void set_unless_user(const struct kvt_ucx_config *config, ucp_config_t *ucp,
-                            const char *name, const char *value)
+                            const char *user, const char *name, const char *value)
 {
-    if (value == NULL || user_has_set(config, name))
+    if (value == NULL || user_has_set(config, user))
         return;
     if (ucp_config_modify(ucp, name, value) != UCS_OK)
         LOG_WARN("kvt", "UCX does not know a setting", "name=%s value=%s", name, value);
 }
 
-/* UCX warns of settings that none of its transports reads. */
-static bool transports_have_shm(const ucp_config_t *ucp)
+/* Which kinds of transport the final UCX_TLS may use. */
+static void transports_in(const ucp_config_t *ucp, bool has[NEEDS_TCP + 1])
 {
-    static const char *const names[] = {"posix", "sysv", "sm", "shm", "mm", "all"};
+    static const char *const shm[] = {"posix", "sysv", "sm", "shm", "mm"};
     char text[16384] = "";
     FILE *f = fmemopen(text, sizeof(text), "w");
     char *tls;
 
+    has[NEEDS_NOTHING] = true;
     if (f == NULL)
-        return false;
+        return;
     ucp_config_print(ucp, f, NULL, UCS_CONFIG_PRINT_CONFIG);
     fclose(f);
     tls = strstr(text, "UCX_TLS=");
     if (tls == NULL)
-        return false;
+        return;
     tls[strcspn(tls, "\n")] = '\0';
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strstr(tls, names[i]) != NULL)
-            return true;
-    }
-    return false;
+    has[NEEDS_SHM] = has[NEEDS_TCP] = strstr(tls, "all") != NULL;
+    has[NEEDS_TCP] |= strstr(tls, "tcp") != NULL;
+    for (size_t i = 0; i < sizeof(shm) / sizeof(shm[0]); i++)
+        has[NEEDS_SHM] |= strstr(tls, shm[i]) != NULL;
 }
 
 static enum err open_context(struct kvt_ucx *u, const struct kvt_ucx_config *config,
@@ -140,6 +153,7 @@ static enum err open_context(struct kvt_ucx *u, const struct kvt_ucx_config *con
                            .features = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
                            .name = "baton-kvt"};
     const char *tls = config->transports;
+    bool has[NEEDS_TCP + 1] = {false};
     ucp_config_t *ucp;
     ucs_status_t status = ucp_config_read(NULL, NULL, &ucp);
 
@@ -147,12 +161,13 @@ static enum err open_context(struct kvt_ucx *u, const struct kvt_ucx_config *con
         return ucx_error(msg, "cannot read its configuration; check the UCX_* variables", status);
     if (tls == NULL)
         tls = has_rdma() ? "posix,sysv,tcp,rc,dc,ud" : "posix,sysv,tcp";
-    set_unless_user(config, ucp, "TLS", tls);
-    set_unless_user(config, ucp, "NET_DEVICES", config->net_device);
-    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++)
-        set_unless_user(config, ucp, settings[i].name, settings[i].value);
-    if (transports_have_shm(ucp))
-        set_unless_user(config, ucp, "MM_ERROR_HANDLING", "y"); /* see above */
+    set_unless_user(config, ucp, "TLS", "TLS", tls);
+    set_unless_user(config, ucp, "NET_DEVICES", "NET_DEVICES", config->net_device);
+    transports_in(ucp, has);
+    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
+        if (has[settings[i].needs])
+            set_unless_user(config, ucp, settings[i].user, settings[i].name, settings[i].value);
+    }
     status = ucp_init(&params, ucp, &u->context);
     ucp_config_release(ucp);
     if (status != UCS_OK)

@@ -4,7 +4,11 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include <arpa/inet.h>
 #include <cmocka.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "tests/kvt/kvt_rogue.h"
 
@@ -303,6 +307,77 @@ static void garbage_at_the_port_is_harmless(void **state)
     pair_close(&p);
 }
 
+static void silent_connections_do_not_keep_a_peer_out(void **state)
+{
+    static struct rogue idle[100];
+    struct wire_kv_layout layout = pair_layout(1);
+
+    (void)state;
+    pair_open(&p, "tcp", &layout);
+    for (size_t i = 0; i < 100; i++)
+        rogue_connect(&idle[i], &p);
+    assert_int_equal(ERR_OK, kvt_node_connect(p.node[0], PAIR_RECEIVER));
+    assert_true(pair_run(&p, &p.links[0], 1, 900));
+    for (size_t i = 0; i < 100; i++)
+        rogue_close(&idle[i]);
+    pair_run_for(&p, 20);
+    pair_close(&p);
+}
+
+/* The TCP port that UCX opens for itself: listening, and not one of the nodes' own. */
+static int ucx_port_of_the_pair(void)
+{
+    for (int fd = 3; fd < 512; fd++) {
+        struct sockaddr_in addr;
+        socklen_t len = sizeof(addr), len2 = sizeof(int);
+        int listening = 0, port;
+
+        if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len2) != 0 || !listening ||
+            getsockname(fd, (struct sockaddr *)&addr, &len) != 0 || addr.sin_family != AF_INET)
+            continue;
+        port = ntohs(addr.sin_port);
+        if (port != kvt_node_port(p.node[0]) && port != kvt_node_port(p.node[1]))
+            return port;
+    }
+    return 0;
+}
+
+static bool can_connect(int port)
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    struct pollfd w = {.events = POLLOUT};
+    bool ok;
+
+    addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    w.fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    ok = connect(w.fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 || poll(&w, 1, 300) == 1;
+    close(w.fd);
+    return ok;
+}
+
+static void ucx_answers_nobody_before_a_proof_from_that_address(void **state)
+{
+    struct wire_kv_layout layout = pair_layout(1);
+    int port;
+
+    (void)state;
+    pair_open(&p, NULL, &layout);
+    assert_int_equal(0, ucx_port_of_the_pair()); /* shared memory on loopback: no port at all */
+    pair_close(&p);
+    pair_open(&p, "tcp", &layout);
+    port = ucx_port_of_the_pair();
+    assert_int_not_equal(0, port);
+    assert_true(can_connect(kvt_node_port(p.node[1])));
+    assert_false(can_connect(port));
+    assert_int_equal(ERR_OK, kvt_node_connect(p.node[0], PAIR_RECEIVER));
+    assert_true(pair_run(&p, &p.links[0], 1, 900));
+    assert_true(can_connect(port));
+    kvt_node_forget(p.node[0], PAIR_RECEIVER, false);
+    pair_run_for(&p, 50);
+    assert_false(can_connect(port));
+    pair_close(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -319,6 +394,8 @@ int main(void)
         cmocka_unit_test(a_peer_without_introduction_or_with_a_wrong_token_is_refused),
         cmocka_unit_test(frames_before_the_greeting_end_the_connection),
         cmocka_unit_test(garbage_at_the_port_is_harmless),
+        cmocka_unit_test(silent_connections_do_not_keep_a_peer_out),
+        cmocka_unit_test(ucx_answers_nobody_before_a_proof_from_that_address),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
