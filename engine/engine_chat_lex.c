@@ -205,48 +205,41 @@ static bool is_name_char(char c)
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || is_digit(c);
 }
 
-/* Decimal digits with single underscores between; returns the end. */
-static const char *digits(const char *p, const char *end, char *out, size_t cap, size_t *n)
+/* Past decimal digits, with single underscores between them. */
+static const char *skip_digits(const char *p, const char *end)
 {
-    while (p < end && (is_digit(*p) || (*p == '_' && p + 1 < end && is_digit(p[1])))) {
-        if (*p != '_' && *n + 1 < cap)
-            out[(*n)++] = *p;
+    while (p < end && (is_digit(*p) || (*p == '_' && p + 1 < end && is_digit(p[1]))))
         p++;
-    }
     return p;
 }
 
 static enum err lex_number(struct lexer *x)
 {
+    struct chat_token token = {.type = CHAT_T_INT};
+    const char *p = skip_digits(x->p, x->end);
     char text[64];
     size_t n = 0;
-    const char *p = digits(x->p, x->end, text, sizeof(text), &n);
-    bool is_float = false;
-    struct chat_token token = {.type = CHAT_T_INT};
 
     if (p + 1 < x->end && *p == '.' && is_digit(p[1])) {
-        is_float = true;
-        text[n++] = '.';
-        p = digits(p + 1, x->end, text, sizeof(text) - 8, &n);
+        token.type = CHAT_T_FLOAT;
+        p = skip_digits(p + 1, x->end);
     }
     if (p + 1 < x->end && (*p | 0x20) == 'e' &&
         (is_digit(p[1]) || (p + 2 < x->end && (p[1] == '-' || p[1] == '+') && is_digit(p[2])))) {
-        is_float = true;
-        text[n++] = 'e';
-        if (!is_digit(p[1]))
-            text[n++] = *++p;
-        p = digits(p + 1, x->end, text, sizeof(text), &n);
+        token.type = CHAT_T_FLOAT;
+        p = skip_digits(p + 2, x->end);
     }
+    for (const char *q = x->p; q < p && n + 1 < sizeof(text); q++)
+        if (*q != '_')
+            text[n++] = *q;
     text[n] = '\0';
     line_at(x, x->p);
     errno = 0;
-    if (is_float) {
-        token.type = CHAT_T_FLOAT;
+    if (token.type == CHAT_T_FLOAT)
         token.f = strtod(text, NULL);
-    } else {
+    else
         token.i = strtoll(text, NULL, 10);
-    }
-    if (errno != 0 || n + 2 >= sizeof(text) || (p < x->end && is_name_char(*p)))
+    if (errno != 0 || n + 1 >= sizeof(text) || (p < x->end && is_name_char(*p)))
         return err_set(x->msg, ERR_INVALID, "chat template line %d: a bad number", x->line);
     x->p = p;
     return push(x, token);

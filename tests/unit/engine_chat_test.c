@@ -164,6 +164,8 @@ static void what_a_template_may_not_use_is_refused_by_name_and_line(void **state
         {"{{ [1) }}", ERR_INVALID, "\")\""},
         {"{{ '\\ud800' }}", ERR_INVALID, "escape"},
         {"{{ 99999999999999999999 }}", ERR_INVALID, "number"},
+        {"{{ 11111111111111111111111111111111111111111111111111111111111111111111111.5e3 }}",
+         ERR_INVALID, "number"},
         {"{% set 1 = 2 %}", ERR_INVALID, "assign"},
         {"{% macro f(a=1, b) %}{% endmacro %}", ERR_INVALID, "default"},
         {"\xff", ERR_INVALID, "UTF-8"},
