@@ -116,10 +116,20 @@ static enum err start_server(const char *model_dir, struct server *s, struct err
         return err_set(msg, ERR_IO, "no free port, or no path to this program");
     s->pid = fork();
     if (s->pid == 0) {
-        char *const argv[] = {exe,           "serve",       (char *)(uintptr_t)model_dir,
-                              "--backend",   "sim",         "--port",
-                              port,          "--log-level", "warn",
-                              "--max-batch", "256",         NULL};
+        char *const argv[] = {exe,
+                              "serve",
+                              (char *)(uintptr_t)model_dir,
+                              "--backend",
+                              "sim",
+                              "--port",
+                              port,
+                              "--log-level",
+                              "error",
+                              "--served-name",
+                              "perf",
+                              "--max-batch",
+                              "256",
+                              NULL};
 
         pin(0, 0);
         dup2(STDERR_FILENO, STDOUT_FILENO);
@@ -159,7 +169,7 @@ static void stop_server(const struct server *s)
 static enum err build(struct buf *out, unsigned n_ids, const char *rest)
 {
     struct buf body = BUF_INIT;
-    enum err err = buf_puts(&body, "{\"prompt\":[");
+    enum err err = buf_puts(&body, "{\"model\":\"perf\",\"prompt\":[");
 
     for (unsigned i = 0; err == ERR_OK && i < n_ids; i++)
         err = buf_printf(&body, "%s%u", i == 0 ? "" : ",", 300 + i % 1000);

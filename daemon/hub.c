@@ -66,6 +66,7 @@ struct daemon_hub {
 };
 
 static void hub_event(struct daemon_hub *h, const struct sched_event *e);
+static void tell_delivered(struct daemon_hub *h, uint64_t request);
 
 /* ---- sending ---- */
 
@@ -180,6 +181,7 @@ static void carry_out(struct daemon_hub *h, const struct sched_action *a)
         LOG_INFO("hub", "request resumes", "req=%016llx epoch=%u", (unsigned long long)a->request,
                  a->epoch);
         h->c.hooks.on_resume(h->c.arg, a->request, a->epoch);
+        tell_delivered(h, a->request); /* the next attempt computes prompt and delivered tokens */
         break;
     case SCHED_ACT_REJECT:
         h->c.hooks.on_reject(h->c.arg, a->request, a->reason, a->retry_after_ns);
@@ -360,8 +362,9 @@ static void on_control_closed(struct daemon_link *l, void *arg, enum err why, co
     struct worker *w = arg;
     struct daemon_hub *h = w->hub;
 
-    LOG_WARN("hub", "worker left", "worker=%u name=%s peer=%s why=%s: %s", w->id, worker_name(w),
-             daemon_link_peer(l), err_name(why), detail);
+    if (!h->closing)
+        LOG_WARN("hub", "worker left", "worker=%u name=%s peer=%s why=%s: %s", w->id, worker_name(w),
+                 daemon_link_peer(l), err_name(why), detail);
     w->control = NULL;
     if (w->tokens != NULL)
         daemon_link_close(w->tokens);
