@@ -2,14 +2,14 @@
  * stall of the machine does not decide it. */
 #include "bench/perf_engine.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
 #include "bench/perf_engine_limits.h"
+#include "bench/perf_report.h"
 #include "engine/engine.h"
 #include "engine/engine_model.h"
 
@@ -19,15 +19,9 @@ enum {
     DECODE_CONTEXT = 32,
     DECODE_STEPS_MAX = 200,
     ROUNDS_MAX = 15,
-    BLOCK_TOKENS = 16,
-    RESULTS_MAX = 16
+    BLOCK_TOKENS = 16
 };
 static const uint64_t FIGURE_NS = 4 * CLOCK_NS_PER_S; /* time spent on one figure */
-
-struct result {
-    const char *name, *unit, *what;
-    double value, reference; /* reference 0: none */
-};
 
 struct perf {
     struct engine *engine;
@@ -41,15 +35,16 @@ struct perf {
     uint32_t *blocks;
     uint32_t blocks_per_stream;
     int32_t tokens[CHUNK];
-    struct result results[RESULTS_MAX];
-    uint32_t n_results;
+    struct bench_report report;
 };
 
+/* what: NULL if nothing is held beside it. */
 static void add(struct perf *p, const char *name, const char *unit, double value, const char *what,
                 double reference)
 {
-    if (p->n_results < RESULTS_MAX)
-        p->results[p->n_results++] = (struct result){name, unit, what, value, reference};
+    bench_report_add(&p->report, name, value, unit, BENCH_HIGHER);
+    if (what != NULL)
+        bench_report_reference(&p->report, what, reference);
 }
 
 static int by_value(const void *a, const void *b)
@@ -161,9 +156,17 @@ static enum err measure_decode(struct perf *p, uint32_t streams, double *rate)
 
 /* ---- the figures ---- */
 
+/* A model that fits the last cache is not read from memory at each step. */
+static double cache_bytes(void)
+{
+    long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+
+    return bytes > 0 ? (double)bytes : 0;
+}
+
 static double decode_limit(const struct perf *p, uint32_t streams)
 {
-    double read = p->step_bytes / p->limits.read_bytes_per_s;
+    double read = p->step_bytes > cache_bytes() ? p->step_bytes / p->limits.read_bytes_per_s : 0;
     double compute = p->token_ops * streams / p->flops;
 
     return streams / (read > compute ? read : compute);
@@ -199,73 +202,6 @@ static enum err measure_all(struct perf *p)
             decode_limit(p, streams[i]));
     }
     return ERR_OK;
-}
-
-/* ---- printing ---- */
-
-static void cpu_name(char *out, size_t cap)
-{
-    char line[256];
-    FILE *f = fopen("/proc/cpuinfo", "r");
-
-    snprintf(out, cap, "unknown");
-    while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
-        const char *colon = strchr(line, ':');
-
-        if (strncmp(line, "model name", 10) != 0 || colon == NULL)
-            continue;
-        snprintf(out, cap, "%s", colon + 2);
-        out[strcspn(out, "\n\"\\")] = '\0';
-        break;
-    }
-    if (f != NULL)
-        fclose(f);
-}
-
-static const char *build_name(void)
-{
-#if defined(BATON_SANITIZED)
-    return "sanitized";
-#elif defined(NDEBUG)
-    return "release";
-#else
-    return "debug";
-#endif
-}
-
-static void print_json(const struct perf *p, uint32_t threads)
-{
-    char cpu[128];
-
-    cpu_name(cpu, sizeof(cpu));
-    printf("{\"command\": \"perf engine\", \"machine\": {\"cpu\": \"%s\", \"cores\": %u, \"gpu\": "
-           "null}, "
-           "\"build\": \"%s\", \"results\": [",
-           cpu, threads, build_name());
-    for (uint32_t i = 0; i < p->n_results; i++) {
-        const struct result *r = &p->results[i];
-
-        printf("%s\n  {\"name\": \"%s\", \"value\": %.6g, \"unit\": \"%s\", \"better\": \"higher\"",
-               i > 0 ? "," : "", r->name, r->value, r->unit);
-        if (r->reference > 0)
-            printf(", \"reference\": {\"what\": \"%s\", \"value\": %.6g}, \"ratio\": %.3f", r->what,
-                   r->reference, r->value / r->reference);
-        printf("}");
-    }
-    printf("]}\n");
-}
-
-static void print_table(const struct perf *p)
-{
-    printf("%-22s %12s %-10s %8s  %s\n", "name", "value", "unit", "ratio", "of");
-    for (uint32_t i = 0; i < p->n_results; i++) {
-        const struct result *r = &p->results[i];
-
-        printf("%-22s %12.1f %-10s", r->name, r->value, r->unit);
-        if (r->reference > 0)
-            printf(" %8.3f  %.1f: %s", r->value / r->reference, r->reference, r->what);
-        printf("\n");
-    }
 }
 
 /* ---- set-up ---- */
@@ -350,6 +286,7 @@ enum err bench_perf_engine(const char *model_dir, uint32_t threads, bool json, s
 
     if (p == NULL)
         return err_set(msg, ERR_NOMEM, "perf engine: no memory");
+    bench_report_init(&p->report, "perf engine");
     if (threads == 0)
         threads = bench_limits_cores();
     err = bench_limits_measure(threads, &p->limits);
@@ -357,10 +294,9 @@ enum err bench_perf_engine(const char *model_dir, uint32_t threads, bool json, s
         (void)err_set(msg, err, "perf engine: no memory to measure the machine's limits");
     else
         err = run(p, model_dir, threads, msg);
-    if (err == ERR_OK && json)
-        print_json(p, threads);
-    else if (err == ERR_OK)
-        print_table(p);
+    if (err == ERR_OK)
+        err = bench_report_print(&p->report, json);
+    bench_report_free(&p->report);
     engine_close(p->engine);
     mem_free(p->blocks);
     mem_free(p->pool);
