@@ -253,31 +253,43 @@ static bool read_role(struct api_read *c, uint32_t message, uint32_t node, const
         api_read_quote(c, node).text);
 }
 
+static bool bad_part(struct api_read *c, uint32_t message, uint32_t part, const char *field,
+                     const char *code, const char *what)
+{
+    struct message_path path = path_of_part(message, part, field);
+
+    return api_read_bad(c, path.text, code, "'%s' %s.", path.text, what);
+}
+
+static bool other_part(struct api_read *c, uint32_t message, uint32_t part, uint32_t type)
+{
+    struct message_path path = path_of_part(message, part, "type");
+
+    return api_read_bad(
+        c, path.text, "unsupported_parameter",
+        "Content parts of type '%s' are not supported by this server: only 'text' is.",
+        api_read_quote(c, type).text);
+}
+
 /* The text node of one content part. */
 static bool part_text(struct api_read *c, uint32_t message, uint32_t part, uint32_t node,
                       uint32_t *text)
 {
-    struct message_path path = path_of_part(message, part, "type");
     uint32_t type = api_json_get(&c->doc, node, "type");
 
     if (api_read_type(c, node) != API_JSON_OBJECT)
-        return api_read_bad(c, path.text, "invalid_type",
-                            "'messages[%u].content' must be a string or an array of parts.",
-                            message);
+        return bad_part(c, message, part, "type", "invalid_type",
+                        "is missing: a part is an object");
     if (type == 0 || api_read_type(c, type) != API_JSON_STRING)
-        return api_read_bad(c, path.text, "invalid_type", "'%s' must be a string.", path.text);
+        return bad_part(c, message, part, "type", "invalid_type", "must be a string");
     if (!api_json_is(&c->doc, type, "text"))
-        return api_read_bad(c, path.text, "unsupported_parameter",
-                            "Content parts of type '%s' are not supported by this server: only "
-                            "'text' is.",
-                            api_read_quote(c, type).text);
-    path = path_of_part(message, part, "text");
+        return other_part(c, message, part, type);
     *text = api_json_get(&c->doc, node, "text");
     if (*text == 0 || api_read_type(c, *text) != API_JSON_STRING)
-        return api_read_bad(c, path.text, "invalid_type", "'%s' must be a string.", path.text);
+        return bad_part(c, message, part, "text", "invalid_type", "must be a string");
     if (c->doc.nodes[*text].has_nul)
-        return api_read_bad(c, path.text, "invalid_value",
-                            "'%s' must not contain the character U+0000.", path.text);
+        return bad_part(c, message, part, "text", "invalid_value",
+                        "must not contain the character U+0000");
     return true;
 }
 
