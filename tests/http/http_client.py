@@ -65,6 +65,27 @@ def server():
     s.stop()
 
 
+class Running:
+    """A server that somebody else has started, at BATON_HTTP_TARGET=host:port."""
+
+    def __init__(self, where):
+        self.host, _, port = where.rpartition(":")
+        self.port = int(port)
+
+    def connect(self, timeout=10):
+        s = socket.create_connection((self.host, self.port), timeout=timeout)
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return s
+
+
+@pytest.fixture(scope="module")
+def target(request):
+    """For tests that any server with our endpoints must pass."""
+    if os.environ.get("BATON_HTTP_TARGET"):
+        return Running(os.environ["BATON_HTTP_TARGET"])
+    return request.getfixturevalue("server")
+
+
 def read_all(s):
     """All bytes until the server closes."""
     parts = []

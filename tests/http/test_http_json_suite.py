@@ -7,11 +7,10 @@ bodies with the same code."""
 import json
 import os
 import pathlib
-import socket
 import tarfile
 
 import pytest
-from http_client import ROOT, server, split_responses  # noqa: F401
+from http_client import ROOT, server, split_responses, target  # noqa: F401
 
 ENDPOINTS = ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"]
 
@@ -73,22 +72,6 @@ def post(server, path, body):
             data += block
     (status, _, answer), = split_responses(data)
     return status, answer
-
-
-class Running:
-    def __init__(self, target):
-        self.host, _, port = target.rpartition(":")
-        self.port = int(port)
-
-    def connect(self, timeout=10):
-        return socket.create_connection((self.host, self.port), timeout=timeout)
-
-
-@pytest.fixture(scope="module")
-def target(request):
-    if os.environ.get("BATON_HTTP_TARGET"):
-        return Running(os.environ["BATON_HTTP_TARGET"])
-    return request.getfixturevalue("server")
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
