@@ -104,6 +104,7 @@ struct kvt_conn {
     const char *ep_failed; /* UCX's text once the endpoint has failed */
     uint64_t deadline_ns;  /* of the greeting and the probe */
     uint64_t last_rx_ns;
+    uint64_t progress_ns; /* when an operation last ended */
     uv_tcp_t tcp;
     uv_connect_t connect;
     uv_shutdown_t shutdown;

@@ -162,7 +162,7 @@ static void op_end(struct kvt_send *s, size_t bytes)
 {
     uint64_t now = clock_now_ns();
 
-    s->progress_ns = now;
+    s->progress_ns = s->op_conn->progress_ns = now;
     if (--s->ops == 0)
         s->wire_ns += now - s->op_since_ns;
     s->op_conn->inflight -= bytes;
@@ -449,6 +449,15 @@ static void send_work_changed(struct kvt_send *s)
     }
 }
 
+/* What fills the window may be batches that wait for more records, this one among them. */
+static bool window_full(struct kvt_send *s)
+{
+    if (!s->conn->failing && s->conn->inflight >= KVT_WINDOW_BYTES && s->batch != NULL)
+        batch_flush(s->batch);
+    return s->state != SEND_STREAMING || s->conn == NULL || s->conn->failing ||
+           s->conn->inflight >= KVT_WINDOW_BYTES;
+}
+
 bool kvt_send_work(struct kvt_node *n, uint64_t until_ns)
 {
     struct kvt_item blocked;
@@ -459,8 +468,9 @@ bool kvt_send_work(struct kvt_node *n, uint64_t until_ns)
         struct kvt_send *s = KVT_OF(n->active_sends.next, struct kvt_send, item);
 
         item_unlink(&s->item);
-        if (s->conn->failing || s->conn->inflight >= KVT_WINDOW_BYTES) {
-            item_append(&blocked, &s->item);
+        if (window_full(s)) {
+            if (s->state == SEND_STREAMING)
+                item_append(&blocked, &s->item);
             continue;
         }
         send_issue(s);
@@ -472,10 +482,11 @@ bool kvt_send_work(struct kvt_node *n, uint64_t until_ns)
         }
     }
     while (item_linked(&blocked)) {
-        struct kvt_item *i = blocked.next;
+        struct kvt_send *s = KVT_OF(blocked.next, struct kvt_send, item);
 
-        item_unlink(i);
-        item_append(&n->active_sends, i);
+        more |= s->conn != NULL && !s->conn->failing && s->conn->inflight < KVT_WINDOW_BYTES;
+        item_unlink(&s->item);
+        item_append(&n->active_sends, &s->item);
     }
     return more;
 }
@@ -623,6 +634,14 @@ static bool waits_for_peer(const struct kvt_send *s)
            (s->state == SEND_STREAMING && s->head < s->n_pieces);
 }
 
+/* A transfer that queues behind others on its connection does not stand still. */
+static uint64_t last_progress(const struct kvt_send *s)
+{
+    return s->conn != NULL && s->state == SEND_STREAMING && s->conn->progress_ns > s->progress_ns
+               ? s->conn->progress_ns
+               : s->progress_ns;
+}
+
 void kvt_send_sweep(struct kvt_node *n, uint64_t now)
 {
     uint64_t limit = n->config.transfer_timeout_ns;
@@ -636,7 +655,7 @@ void kvt_send_sweep(struct kvt_node *n, uint64_t now)
             kvt_conn_fail(c, ERR_TIMEOUT, false, "operations of a failed transfer do not end");
         if (s->state >= SEND_STOPPING)
             continue;
-        if (waits_for_peer(s) && now - s->progress_ns > limit) {
+        if (waits_for_peer(s) && now - last_progress(s) > limit) {
             if (c != NULL && now - c->last_rx_ns > limit)
                 kvt_conn_fail(c, ERR_TIMEOUT, false, "the peer is silent");
             send_fail(s, ERR_TIMEOUT);

@@ -5,6 +5,7 @@ import pathlib
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -32,13 +33,18 @@ class Peer:
                                         env=env, text=True)
         self.host = host
         self.seen = []
+        self.foreign = []
         self.queue = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         self.port = self.wait("ready")["port"]
 
     def _read(self):
         for text in self.process.stdout:
-            self.queue.put(json.loads(text))
+            if text.startswith("{"):
+                self.queue.put(json.loads(text))
+            else:  # UCX logs to standard output
+                self.foreign.append(text)
+                print(text, end="", file=sys.stderr)
 
     def tell(self, *words):
         self.process.stdin.write(" ".join(map(str, words)) + "\n")
