@@ -543,14 +543,14 @@ static void a_hand_over_into_blocks_used_before_is_checked_whole(void **state)
     memcpy(before.blocks, d.moved.blocks, sizeof(before.blocks));
     run_prompt(&d.b, &before, MANY);
     hand_over(&d.a, &d.q, &d.b, &d.moved);
-    memset(block_at(&d.b, d.moved.blocks[0]), 0, d.b.block_bytes);
+    memset(block_at(&d.b, d.moved.blocks[3]), 0, d.b.block_bytes); /* not the one in turn, 1 */
     assert_int_equal(run_one(&d.b, &d.moved, 1), ERR_CORRUPT);
     /* The same sequence once more, one of its blocks in another place, where it never arrived. */
     hand_over(&d.a, &d.q, &d.b, &d.moved);
     again = d.moved;
     assert_int_equal(run_one(&d.b, &d.moved, 1), ERR_OK);
     hand_over(&d.a, &d.q, &d.b, &d.moved);
-    again.blocks[1] = 400;
+    again.blocks[0] = 400; /* not the one in turn, 3 */
     assert_int_equal(run_one(&d.b, &again, 1), ERR_CORRUPT);
     damage_close(&d);
 }
