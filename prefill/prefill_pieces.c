@@ -25,8 +25,6 @@ void prefill_pieces_full(struct prefill_pieces *p, uint32_t end, uint32_t n_laye
 {
     prefill_pieces_part(p, end, n_layers, send);
     p->full += p->part;
-    if (send != NULL)
-        p->sent = p->full;
     p->part = 0;
     p->part_layers = 0;
     p->sent_layers = 0;
@@ -34,8 +32,7 @@ void prefill_pieces_full(struct prefill_pieces *p, uint32_t end, uint32_t n_laye
 
 void prefill_pieces_open(struct prefill_pieces *p, uint32_t n_layers, struct kvt_send *send)
 {
-    if (p->full > p->sent)
-        kvt_send_piece(send, p->sent, p->full - p->sent, 0, n_layers);
-    p->sent = p->full;
+    if (p->full > 0)
+        kvt_send_piece(send, 0, p->full, 0, n_layers);
     send_part(p, send);
 }

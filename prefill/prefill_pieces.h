@@ -20,7 +20,6 @@ struct kvt_send;
 struct prefill_pieces {
     uint32_t full;
     uint32_t part, part_layers;
-    uint32_t sent;        /* blocks handed over in all layers, <= full */
     uint32_t sent_layers; /* of the part */
 };
 
@@ -31,7 +30,7 @@ void prefill_pieces_part(struct prefill_pieces *p, uint32_t end, uint32_t layers
 /* The step is done: all n_layers of blocks up to end are final. */
 void prefill_pieces_full(struct prefill_pieces *p, uint32_t end, uint32_t n_layers,
                          struct kvt_send *send);
-/* The hand-over was opened: give it what is final by now. */
+/* The hand-over was opened, once: give it what is final by now. */
 void prefill_pieces_open(struct prefill_pieces *p, uint32_t n_layers, struct kvt_send *send);
 
 #endif

@@ -90,6 +90,8 @@ static void reserve(struct ask a)
     uint8_t stop[4];
 
     fake_sampling(&s);
+    for (uint32_t i = 0; i < 200; i++) /* 5 6 3 4 5 ... */
+        tokens[4 * i] = (uint8_t)(i < 2 ? 5 + i : 1 + i);
     s.presence_penalty = a.penalty ? 0.5f : 0;
     s.want_logprobs = a.logprobs;
     s.n_top = a.logprobs ? 1 : 0;
@@ -513,15 +515,18 @@ static void more_sequences_than_a_step_holds_take_turns(void **state)
     check_at_rest(3);
 }
 
-static void penalty_counts_prompt_and_generated_tokens(void **state)
+static void penalty_sees_every_generated_token_and_no_other(void **state)
 {
-    struct ask a = {.request = 5, .n_tokens = 10, .max_new = 4, .penalty = true};
+    struct ask a = {.request = 5, .n_tokens = 4, .n_prompt = 2, .max_new = 6, .penalty = true};
+    static const uint32_t want[] = {1, 2, 5}; /* 5 and 6 are of the prompt, 3 and 4 came before */
 
     (void)state;
     reserve(a);
-    arrive(0, a);
+    arrive_with(0, (struct wire_meta){5, 1, 4, 0, 2});
     assert_true(fake_run_until(&loop, has_released));
-    assert_true(fake_engine_step_at(0).slots[0].has_history);
+    assert_int_equal(fake_count(WIRE_TOKENS), 3);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(((const Baton__Tokens *)fake_nth(WIRE_TOKENS, i))->token[0], want[i]);
     check_at_rest(1);
 }
 
@@ -731,7 +736,7 @@ int main(void)
         TEST(tokens_of_a_step_go_out_in_one_frame_per_front_end),
         cmocka_unit_test_setup_teardown(more_sequences_than_a_step_holds_take_turns, setup_small,
                                         teardown),
-        TEST(penalty_counts_prompt_and_generated_tokens),
+        TEST(penalty_sees_every_generated_token_and_no_other),
         TEST(sequence_that_fails_in_a_step_ends_alone),
         TEST(broken_engine_is_told_once_and_everything_is_released),
         TEST(late_and_unknown_messages_are_counted_and_ignored),

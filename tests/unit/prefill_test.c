@@ -42,6 +42,7 @@ static int teardown(void **state)
     (void)state;
     fake_engine_hold(false);
     fake_engine_hold_layers(0);
+    fake_engine_hold_step(UINT32_MAX);
     prefill_destroy(role);
     for (uint32_t i = 0; i < fake_sends(); i++) {
         if (!fake_send_at(i)->done)
@@ -360,7 +361,14 @@ static void block_shared_by_two_chunks_is_sent_once_and_only_when_full(void **st
     give((struct ask){.request = 4, .n_tokens = 6, .order = 1, .no_decode = true});
     give((struct ask){.request = 5, .n_tokens = 27, .order = 2}); /* chunks of 10, 16 and 1 */
     grant(5, 7, DECODE_WORKER);
+    fake_engine_hold_step(3);
     fake_engine_hold(false);
+    assert_true(fake_run_until(&loop, has_first_piece));
+    assert_true(fake_run_until(&loop, fake_engine_in_step));
+    fake_run_some(&loop);
+    for (uint32_t i = 0; i < fake_send_at(0)->n_pieces; i++) /* 10 tokens fill two blocks of four */
+        assert_true(fake_send_at(0)->pieces[i].first + fake_send_at(0)->pieces[i].n <= 2);
+    fake_engine_hold_step(UINT32_MAX);
     assert_true(fake_run_until(&loop, has_four_done));
     fake_run_some(&loop);
     assert_int_equal(fake_engine_step_at(2).slots[1].n_tokens, 10);
@@ -510,14 +518,27 @@ static void last_token_by_length_ends_the_request_here(void **state)
     check_at_rest(1);
 }
 
-static void penalty_brings_a_history_for_the_sampled_token_only(void **state)
+static void penalty_sees_which_tokens_were_generated_before(void **state)
 {
+    static const uint32_t want[] = {0, 3, 0};
+
     (void)state;
-    give((struct ask){.request = 5, .n_tokens = 30, .penalty = true, .max_new = 1});
-    assert_true(fake_run_until(&loop, has_released));
+    /* Tokens 0 .. 29, of which 26 .. 29 were generated before a failure. */
+    give((struct ask){
+        .request = 256, .n_tokens = 30, .n_prompt = 26, .penalty = true, .max_new = 6});
+    assert_true(fake_run_until(&loop, has_done));
     assert_false(fake_engine_step_at(0).slots[0].has_history);
     assert_true(fake_engine_step_at(1).slots[0].has_history);
-    check_at_rest(1);
+    /* Tokens 255, 0, 1, 2, of which 0, 1, 2 were. */
+    give((struct ask){.request = 511, .n_tokens = 4, .n_prompt = 1, .penalty = true, .max_new = 4});
+    assert_true(fake_run_until(&loop, has_released));
+    /* Tokens 0 .. 3, all of the prompt. */
+    give((struct ask){.request = 768, .n_tokens = 4, .penalty = true, .max_new = 1});
+    assert_true(fake_run_until(&loop, has_two_released));
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(((const Baton__Tokens *)fake_nth(WIRE_TOKENS, i))->token[0], want[i]);
+    cancel(256);
+    check_at_rest(3);
 }
 
 static void request_that_cannot_run_here_is_released_with_the_reason(void **state)
@@ -801,7 +822,7 @@ int main(void)
         TEST(stop_token_ends_the_request_here),
         TEST(stop_token_below_min_tokens_does_not_end_it),
         TEST(last_token_by_length_ends_the_request_here),
-        TEST(penalty_brings_a_history_for_the_sampled_token_only),
+        TEST(penalty_sees_which_tokens_were_generated_before),
         TEST(request_that_cannot_run_here_is_released_with_the_reason),
         TEST(request_without_free_blocks_is_refused_and_others_run_on),
         TEST(engine_that_refuses_one_prompt_fails_it_alone),

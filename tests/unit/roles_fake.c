@@ -19,7 +19,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct {
     bool hold, waiting, quick, short_of_memory;
-    uint32_t hold_layers;
+    uint32_t hold_layers, hold_step;
     int32_t token;
     enum err whole, slot;
     uint32_t n_steps;
@@ -30,6 +30,7 @@ void fake_engine_reset(uint32_t max_batch, uint32_t max_step_tokens)
 {
     memset(&eng, 0, sizeof(eng));
     eng.token = -1;
+    eng.hold_step = UINT32_MAX;
     the_engine.info = (struct engine_info){
         .kv = {FAKE_LAYERS, 1, 1, FAKE_BLOCK_TOKENS, WIRE_KV_F32, 7},
         .vocab = FAKE_VOCAB,
@@ -68,6 +69,14 @@ void fake_engine_quick(void)
 void fake_short_of_memory(void)
 {
     eng.short_of_memory = true;
+}
+
+void fake_engine_hold_step(uint32_t step)
+{
+    pthread_mutex_lock(&lock);
+    eng.hold_step = step;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
 }
 
 void fake_engine_hold_layers(uint32_t layers)
@@ -146,6 +155,24 @@ static void wait_while(const bool *flag, const uint32_t *layers, uint32_t at)
     eng.waiting = false;
 }
 
+static void sample(struct engine_slot *slot)
+{
+    static float logits[FAKE_VOCAB];
+    static uint64_t scratch[64 * FAKE_VOCAB]; /* far more than the sampler asks for */
+
+    slot->out = (struct engine_sampled){.token = eng.token >= 0 ? eng.token
+                                                                : 100 + (int32_t)slot->sample_index,
+                                        .logprob = -0.5f,
+                                        .n_top = 1,
+                                        .top = {{7, -0.25f}}};
+    if (!slot->sample || slot->history == NULL || !engine_sampling_uses_history(slot->sampling) ||
+        engine_sample_scratch_bytes(FAKE_VOCAB) > sizeof(scratch))
+        return;
+    memset(logits, 0, sizeof(logits));
+    engine_sample(logits, FAKE_VOCAB, slot->sampling, slot->history, slot->sample_index, scratch,
+                  &slot->out);
+}
+
 enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, uint32_t group_layers,
                      engine_layers_fn layers_done, void *arg)
 {
@@ -158,15 +185,13 @@ enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, ui
     record(slots, n);
     if (eng.hold)
         wait_while(&eng.hold, NULL, 0);
+    if (eng.hold_step == eng.n_steps - 1)
+        wait_while(NULL, &eng.hold_step, eng.n_steps - 1);
     whole = eng.whole;
     quick = eng.quick;
     for (uint32_t i = 0; i < n; i++) {
         slots[i].result = eng.slot;
-        slots[i].out = (struct engine_sampled){
-            .token = eng.token >= 0 ? eng.token : 100 + (int32_t)slots[i].sample_index,
-            .logprob = -0.5f,
-            .n_top = 1,
-            .top = {{7, -0.25f}}};
+        sample(&slots[i]);
     }
     for (uint32_t layer = 0; layer < FAKE_LAYERS; layer += group) {
         if (layers_done != NULL) {

@@ -17,7 +17,8 @@
 
 enum { FAKE_BLOCKS = 32, FAKE_BLOCK_TOKENS = 4, FAKE_LAYERS = 4, FAKE_VOCAB = 1000 };
 
-/* ---- engine: token = 100 + sample_index, unless `tokens` says otherwise ---- */
+/* ---- engine: token = 100 + sample_index, unless fake_engine_set_token says otherwise; with a penalty
+ * the real sampler over flat logits: the lowest id that is not penalised ---- */
 struct fake_step_slot {
     uint32_t position, n_tokens, sample_index;
     int32_t first_token;
@@ -32,8 +33,10 @@ struct engine *fake_engine(void);
 void fake_engine_quick(void);                  /* layers take no time */
 void fake_engine_hold(bool hold);              /* steps wait before their first layer */
 void fake_engine_hold_layers(uint32_t layers); /* steps wait after so many layers; 0: they do not */
-bool fake_engine_in_step(void);                /* one waits */
-void fake_engine_set_token(int32_t token);     /* < 0: by index */
+void fake_engine_hold_step(
+    uint32_t step);             /* this one waits before its first layer; UINT32_MAX: none */
+bool fake_engine_in_step(void); /* one waits */
+void fake_engine_set_token(int32_t token);            /* < 0: by index */
 void fake_engine_fail(enum err whole, enum err slot); /* from the next step on */
 uint32_t fake_engine_steps(void);
 struct fake_step fake_engine_step_at(uint32_t i);
