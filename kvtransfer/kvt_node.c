@@ -356,7 +356,7 @@ static void add_rdma_devices(char *devices, size_t len)
 
         snprintf(path, sizeof(path), "/sys/class/infiniband/%s/device/net/%s", e->d_name, first);
         if (e->d_name[0] != '.' && stat(path, &st) == 0 && used + strlen(e->d_name) + 4 < len)
-            snprintf(devices + used, len - used, ",%s:1", e->d_name);
+            snprintf(devices + used, len - used, ",%.63s:1", e->d_name);
     }
     closedir(d);
 }
