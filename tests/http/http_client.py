@@ -27,7 +27,9 @@ class Server:
 
     def __init__(self, **options):
         args = [f"{k}={v}" for k, v in options.items()]
-        self.process = subprocess.Popen([echo_binary(), *args], stdin=subprocess.PIPE,
+        binary = echo_binary()
+        self.build = binary.parents[1].name
+        self.process = subprocess.Popen([binary, *args], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True)
         word, port = self.process.stdout.readline().split()
         assert word == "listening"

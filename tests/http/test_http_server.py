@@ -436,6 +436,30 @@ def test_ipv6(start):
 
 
 # ---- many ----
+def test_an_idle_connection_costs_at_most_8_kib(start):
+    server = start()
+    if "san" in server.build:
+        pytest.skip("sanitizers have memory of their own")
+
+    def resident():
+        with open(f"/proc/{server.process.pid}/statm") as f:
+            return int(f.read().split()[1]) * 4096
+
+    held = []
+    for n in (400, 1600):
+        before = resident()
+        for _ in range(n):
+            s = server.connect()
+            s.sendall(post(b"x" * 30000).replace(CLOSE, b"X: " + b"x" * 5000 + b"\r\n"))
+            while not s.recv(65536).endswith(b"x"):
+                pass
+            held.append(s)
+        grown = resident() - before
+    assert grown / 1600 <= 8192
+    for s in held:
+        s.close()
+
+
 def test_two_thousand_connections_and_slow_ones_among_them(start):
     server = start(header_timeout_ms=60000)
     slow = [server.connect() for _ in range(1000)]
