@@ -1,4 +1,4 @@
-/* bench/perf_report.c */
+/* bench/perf_report.c - rows to a table or to JSON. */
 #include "bench/perf_report.h"
 
 #include <stdio.h>

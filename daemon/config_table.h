@@ -30,7 +30,7 @@
     X(max_batch,       U32,  "64", 1, 4096, "requests", A, "Model", "most requests decoded together") \
     X(max_step_tokens, U32,  "512", 16, 65536, "tokens", A, "Model", "most prompt tokens computed in one step (chunked prefill)") \
     X(block_tokens,    U32,  "16", 1, 1024, "tokens", A, "KV cache", "tokens per KV block; must be equal on all workers") \
-    X(kv_mib,          U32,  "0", 0, 16777216, "MiB", A, "KV cache", "KV pool of one worker; 0: max_batch x max_context, at most 256 MiB") \
+    X(kv_mib,          U32,  "0", 0, 16777216, "MiB", A, "KV cache", "KV pool of one worker; 0: a full batch of max_context, within 256 MiB or four requests") \
     X(kv_transports,   TEXT, "", 0, 0, "list", A, "KV cache", "UCX transports for the hand-over, for example tcp or posix,sysv,tcp; default: what UCX finds") \
     X(kv_host,         TEXT, "", 0, 0, "address", A, "KV cache", "address for KV traffic; default: that of --listen-workers, or where the scheduler is reached from") \
     X(kv_port,         U32,  "0", 0, 65535, "port", W, "KV cache", "port for KV traffic; 0: any") \

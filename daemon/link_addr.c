@@ -1,4 +1,4 @@
-/* daemon/link_addr.c */
+/* daemon/link_addr.c - addresses in three forms, taken apart. */
 #include "daemon/link_addr.h"
 
 #include <ctype.h>

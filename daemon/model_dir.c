@@ -1,4 +1,4 @@
-/* daemon/model_dir.c */
+/* daemon/model_dir.c - finds the model directory, or the demo model beside the program. */
 #include "daemon/model_dir.h"
 
 #include <stdio.h>

@@ -1,4 +1,4 @@
-/* daemon/secret.c */
+/* daemon/secret.c - secret files, and the run-time directory that holds one. */
 #include "daemon/secret.h"
 
 #include <errno.h>

@@ -63,6 +63,8 @@ enum {
     EXIT_BROKEN = 3
 };
 
+/* Without --kv-mib a pool has room for a full batch, but takes no more than this, or than four requests of max
+ * context (and those within an eighth of the machine's memory) where that is more. */
 static const uint64_t kv_bytes_default = 256ull << 20;
 
 struct worker;
@@ -351,13 +353,24 @@ static bool choose_kv_host(struct worker *w)
     return true;
 }
 
+static uint64_t default_kv_bytes(uint64_t bytes_per_request)
+{
+    uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 8;
+    uint64_t four = 4 * bytes_per_request;
+
+    if (four > memory)
+        four = memory;
+    return four > kv_bytes_default ? four : kv_bytes_default;
+}
+
 static enum err size_pool(struct worker *w, struct err_msg *msg)
 {
     const struct engine_info *info = engine_info(w->engine);
     uint64_t block = wire_kv_block_bytes(&info->kv);
     uint64_t per_request = (info->max_context + info->kv.block_tokens - 1) / info->kv.block_tokens;
     uint64_t want = per_request * info->max_batch;
-    uint64_t room = (w->c.kv_bytes != 0 ? w->c.kv_bytes : kv_bytes_default) / block;
+    uint64_t room =
+        (w->c.kv_bytes != 0 ? w->c.kv_bytes : default_kv_bytes(per_request * block)) / block;
 
     if (room == 0)
         return err_set(msg, ERR_INVALID,
