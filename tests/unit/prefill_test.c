@@ -770,6 +770,33 @@ static void every_failed_allocation_ends_one_request_at_most(void **state)
     }
 }
 
+static void role_that_cannot_start_says_so_and_leaves_nothing(void **state)
+{
+    struct prefill_config c = {.loop = &loop,
+                               .engine = fake_engine(),
+                               .kvt = fake_kvt(),
+                               .n_blocks = FAKE_BLOCKS,
+                               .to_scheduler = fake_to_scheduler,
+                               .to_frontend = fake_to_frontend};
+    enum err err = ERR_NOMEM;
+
+    (void)state;
+    for (long fail = 0; err != ERR_OK; fail++) {
+        struct prefill *p;
+
+        assert_true(fail < 100);
+        mem_fail_at(fail);
+        err = prefill_create(&c, &p);
+        mem_fail_at(-1);
+        assert_true(err == ERR_OK || err == ERR_NOMEM);
+        if (err == ERR_OK) {
+            assert_true(fail > 5);
+            prefill_destroy(p);
+        }
+    }
+    fake_run_some(&loop);
+}
+
 static int setup_short(void **state)
 {
     struct prefill_config c = {.loop = &loop,
@@ -835,6 +862,7 @@ int main(void)
         TEST(role_can_go_while_a_step_and_a_transfer_run),
         TEST(random_events_leave_nothing_behind),
         TEST(every_failed_allocation_ends_one_request_at_most),
+        TEST(role_that_cannot_start_says_so_and_leaves_nothing),
         cmocka_unit_test_setup_teardown(grant_that_never_comes_ends_the_wait, setup_short,
                                         teardown),
     };

@@ -47,6 +47,7 @@ static struct decode *decode;
 static struct stream *streams; /* request id is index + 1 */
 static uint32_t n_granted, n_released, n_links, n_verified;
 static struct engine_sim_range range;
+static bool no_decode; /* one token is all that is wanted */
 
 static void from_decode(void *arg, enum wire_type t, const ProtobufCMessage *m);
 static void from_prefill(void *arg, enum wire_type t, const ProtobufCMessage *m);
@@ -257,14 +258,15 @@ static void submit(uint64_t request)
     p.max_new = r.max_new = s->max_new;
     p.sampling = r.sampling = &sampling;
     p.deadline_ns = r.deadline_ns = 20 * CLOCK_NS_PER_S;
-    p.decode_worker = DECODE_ID;
+    p.decode_worker = no_decode ? 0 : DECODE_ID;
     r.prefill_worker = PREFILL_ID;
     r.n_tokens = s->n_tokens;
     p.tokens.data = tokens;
     p.tokens.len = (size_t)s->n_tokens * 4;
     /* PREFILL first: a grant for a request that prefill does not know would be dropped. */
     prefill_on_prefill(prefill, &p);
-    decode_on_reserve(decode, &r);
+    if (!no_decode)
+        decode_on_reserve(decode, &r);
 }
 
 static void begin(uint64_t request, uint32_t n_prompt, uint32_t max_new)
@@ -474,6 +476,33 @@ static void many_streams_at_no_modelled_time(void **state)
     check_at_rest();
 }
 
+static void short_completions_at_no_modelled_time(void **state)
+{
+    enum { N = 500, PROMPT = 1000, AT_ONCE = 50 };
+    uint64_t began = clock_now_ns();
+    double seconds;
+
+    (void)state;
+    no_decode = true;
+    for (uint32_t i = 1; i <= N; i++) {
+        begin(i, PROMPT, 1);
+        expected_releases = i < AT_ONCE ? 0 : i - AT_ONCE;
+        assert_true(run_until(all_released));
+    }
+    expected_releases = N;
+    assert_true(run_until(all_released));
+    no_decode = false;
+    seconds = (double)(clock_now_ns() - began) / 1e9;
+    print_message("%d prompts of %d tokens: %.0f requests/s through one prefill worker\n", N,
+                  PROMPT, N / seconds);
+    for (uint32_t i = 1; i <= N; i++) {
+        assert_int_equal(stream_of(i)->n_new, 1);
+        assert_true(stream_of(i)->finished);
+        check_closed_form(i);
+    }
+    check_at_rest();
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -484,6 +513,7 @@ int main(void)
         TEST(lost_peer_releases_both_sides_and_the_next_introduction_works),
         TEST(cancels_at_any_moment_leave_the_others_and_the_pools_whole),
         TEST(many_streams_at_no_modelled_time),
+        TEST(short_completions_at_no_modelled_time),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -97,7 +97,7 @@ static void on_control(struct daemon_link *l, void *arg, enum wire_type t,
     } else if (t == WIRE_REPORT) {
         on_report(s, (const Baton__Report *)m);
     } else if (t == WIRE_GRANTED) {
-        s->granted++;
+        s->granted += ((const Baton__Granted *)m)->ok ? 1 : 0;
         relay_grant((const Baton__Granted *)m);
     } else if (t == WIRE_RELEASED) {
         s->released++;
@@ -371,6 +371,10 @@ static bool at_rest(void)
     }
     return true;
 }
+static bool several_reports(void)
+{
+    return sides[DECODE].reports >= 5;
+}
 static bool reported_after_release(void)
 {
     return sides[DECODE].reports >= 3 && at_rest();
@@ -390,6 +394,18 @@ static void introduce(void)
         m.connect = i == PREFILL;
         daemon_link_send(sides[i].control, WIRE_INTRODUCE, &m.base);
     }
+}
+
+/* A prefill worker that will never connect. */
+static void introduce_nobody(void)
+{
+    Baton__Introduce m = BATON__INTRODUCE__INIT;
+    uint8_t token[16] = "sixteen letters";
+
+    m.peer = PREFILL + 1;
+    m.token.data = token;
+    m.token.len = sizeof(token);
+    daemon_link_send(sides[DECODE].control, WIRE_INTRODUCE, &m.base);
 }
 
 static void submit(uint32_t max_new)
@@ -478,6 +494,7 @@ static void worker_started_by_hand_comes_back_with_all_its_blocks(void **state)
     (void)state;
     start(DECODE, true, "sim");
     assert_true(run_until(decode_joined));
+    introduce_nobody();
     submit(500); /* reserved, and no hand-over will ever come */
     assert_true(run_until(decode_granted));
     daemon_link_close(sides[DECODE].control);
@@ -524,6 +541,23 @@ static void termination_ends_an_idle_worker_and_finishes_a_busy_one(void **state
     check_closed_form();
 }
 
+static void second_interrupt_ends_a_worker_that_still_waits(void **state)
+{
+    (void)state;
+    start(DECODE, true, "sim");
+    assert_true(run_until(decode_joined));
+    introduce_nobody();
+    submit(500); /* no hand-over will come */
+    assert_true(run_until(decode_granted));
+    kill(sides[DECODE].pid, SIGINT);
+    sides[DECODE].reports = 0;
+    assert_true(run_until(several_reports)); /* still there */
+    assert_int_equal(sides[DECODE].status, -1);
+    kill(sides[DECODE].pid, SIGINT);
+    assert_true(run_until(decode_gone));
+    assert_int_equal(sides[DECODE].status, 130);
+}
+
 static void worker_that_cannot_work_says_so_by_its_status(void **state)
 {
     FILE *f;
@@ -554,6 +588,7 @@ int main(void)
         TEST(worker_started_by_hand_comes_back_with_all_its_blocks),
         TEST(lost_token_link_cancels_its_requests_and_is_made_again),
         TEST(termination_ends_an_idle_worker_and_finishes_a_busy_one),
+        TEST(second_interrupt_ends_a_worker_that_still_waits),
         TEST(worker_that_cannot_work_says_so_by_its_status),
     };
 
