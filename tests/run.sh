@@ -69,6 +69,12 @@ if build release; then
     [ "$mode" = quick ] || e2e release build/release tests/e2e tests/http tests/engine_ref
 fi
 if [ "$mode" = all ]; then
+    if command -v nvcc >/dev/null; then # the CUDA backend must compile even where no GPU is
+        build cuda && passed=$((passed + 1))
+    else
+        echo "SKIPPED: the cuda preset (there is no nvcc)"
+        skipped=$((skipped + 1))
+    fi
     build asan && { units asan -LE tree; e2e asan build/asan -m "sanitize" tests/e2e; }
     build tsan && { units tsan -L unit; e2e tsan build/tsan -m "sanitize" tests/e2e; }
 fi

@@ -9,7 +9,7 @@ import subprocess
 import openai
 import pytest
 
-from conftest import BATON, DEMO, STORIES, client, need, serve
+from conftest import BATON, DEMO, ROOT, STORIES, client, need, serve
 
 
 def run(*args, env=None, timeout=60):
@@ -84,6 +84,11 @@ def test_config_check_and_precedence(tmp_path):
     bad.write_text("max_bach: 5\n")
     out = run("config", "check", bad)
     assert out.returncode == 1 and "max_bach" in out.stderr and "line" in out.stderr
+
+
+def test_the_shipped_configuration_is_valid():
+    out = run("config", "check", ROOT / "deploy/baton.yaml")
+    assert out.returncode == 0, out.stderr
 
 
 def test_keys_are_needed_where_configured_and_bound_the_tier(tmp_path):
