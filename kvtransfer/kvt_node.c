@@ -485,7 +485,7 @@ enum err kvt_node_create(const struct kvt_node_config *config, struct err_msg *m
                          struct kvt_node **out)
 {
     struct kvt_node *n;
-    size_t memory;
+    size_t memory = 0;
     enum err err = check_config(config, msg, &memory);
 
     if (err != ERR_OK)

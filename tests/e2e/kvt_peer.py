@@ -26,7 +26,7 @@ class Peer:
                    str(timeout_ms * PATIENCE)]
         if namespace:
             command = ["ip", "netns", "exec", namespace] + command
-        env = dict(os.environ, UCX_HANDLE_ERRORS="none")
+        env = dict(os.environ, UCX_HANDLE_ERRORS="none", UCX_MEM_MMAP_HOOK_MODE="none")
         env.setdefault("ASAN_OPTIONS", "detect_leaks=1")
         env.setdefault("LSAN_OPTIONS", f"suppressions={ROOT}/tests/tools/lsan.supp")
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
