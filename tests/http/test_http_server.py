@@ -281,6 +281,14 @@ def test_client_that_leaves_is_noticed_at_once(start, how, pipelined):
     s.close()
 
 
+def test_exchange_that_starts_after_its_client_has_closed_is_given_up(start):
+    server = start()
+    with server.connect() as s:
+        s.sendall((GET + b"\r\n") * 500 + b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+        s.shutdown(socket.SHUT_WR)
+        assert wait_left(server, 1)
+
+
 def test_pipelined_bytes_behind_a_running_exchange_are_bounded(start):
     server = start()
     with server.connect(timeout=1) as s:
