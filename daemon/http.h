@@ -9,7 +9,9 @@
  * Bytes that are no strictly well-formed request (http_scan.h, http_head.c) are answered 400, 408, 413, 414,
  * 417, 431, 501 or 505 with Connection: close; they become no exchange, and nothing behind them is read.
  * A request that is well-formed but not wanted (404, 405, 401, 415) is an exchange that the server ends
- * itself.  A client that closes its side while an exchange runs counts as gone, a half-close too.
+ * itself.  A client that closes its side while an exchange runs counts as gone, a half-close too; it is
+ * noticed at once unless more than 64 KiB of pipelined requests wait behind the exchange (reading pauses
+ * then, and a failed write tells).
  *
  * Thread     the loop's.  Ownership: an exchange belongs to the server and is gone once ended, or once
  *            on_close has run (the client left first); strings and the body live as long as it does.

@@ -729,7 +729,7 @@ static void context_overflow_is_said_in_the_words_that_clients_look_for(void **s
 static void any_failed_allocation_is_a_503_and_leaves_nothing(void **state)
 {
     static const char body[] = "{" CHAT ",\"stop\":[\"a\\n\",\"b\"],\"logit_bias\":{\"1\":1},"
-                                        "\"stop_token_ids\":[1],\"user\":\"\\u00e4\"}";
+                               "\"stop_token_ids\":[1],\"user\":\"\\u00e4\"}";
     static const char ids[] = "{\"model\":\"m\",\"prompt\":[[1,2,3],[4]]}";
     bool done = false;
     size_t before = mem_live();
