@@ -30,12 +30,41 @@ enum { FRAMES_MAX = 256, ROLE_FRAMES_MAX = 48 };
         }                                                                   \
     } while (0)
 
+static bool has_unknown_fields(const ProtobufCMessage *m)
+{
+    if (m->n_unknown_fields > 0)
+        return true;
+    for (unsigned i = 0; i < m->descriptor->n_fields; i++) {
+        const ProtobufCFieldDescriptor *f = &m->descriptor->fields[i];
+        const char *at = (const char *)m + f->offset;
+        ProtobufCMessage *const *subs = (ProtobufCMessage *const *)(const void *)at;
+        size_t n = 1;
+
+        if (f->type != PROTOBUF_C_TYPE_MESSAGE)
+            continue;
+        if (f->label == PROTOBUF_C_LABEL_REPEATED) {
+            memcpy(&n, (const char *)m + f->quantifier_offset, sizeof(n));
+            memcpy(&subs, at, sizeof(subs));
+        }
+        for (size_t k = 0; k < n; k++) {
+            if (subs[k] != NULL && has_unknown_fields(subs[k]))
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Unknown fields are kept as they came, and protobuf-c reads a few encodings of them that it does not
+ * write (field 0 in an overlong tag); nobody here looks at them, so they are left out. */
 static void check_round_trip(enum wire_type t, const ProtobufCMessage *m)
 {
     struct buf first = BUF_INIT, second = BUF_INIT;
     ProtobufCMessage *again = NULL;
-    enum err err = wire_pack(t, m, &first);
+    enum err err;
 
+    if (has_unknown_fields(m))
+        return;
+    err = wire_pack(t, m, &first);
     if (err == ERR_LIMIT)
         return; /* the canonical form of a hostile encoding may be longer */
     MUST(err == ERR_OK);
