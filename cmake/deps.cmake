@@ -9,6 +9,11 @@ pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(CYAML REQUIRED IMPORTED_TARGET libcyaml)
 pkg_check_modules(UCX REQUIRED IMPORTED_TARGET ucx)
+# libucm defines mmap and its like: linked to the program itself it would answer our own calls, and then call
+# itself for ever.  UCX loads it where it needs it.
+get_target_property(ucx_libraries PkgConfig::UCX INTERFACE_LINK_LIBRARIES)
+list(FILTER ucx_libraries EXCLUDE REGEX "ucm")
+set_target_properties(PkgConfig::UCX PROPERTIES INTERFACE_LINK_LIBRARIES "${ucx_libraries}")
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 find_program(PROTOC_C protoc-c REQUIRED)
 find_path(LLHTTP_INCLUDE llhttp.h PATHS /usr/share/include/llhttp REQUIRED)
