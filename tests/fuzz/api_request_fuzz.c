@@ -40,8 +40,8 @@ static void check_error(const struct api_error *e)
 }
 
 /* jansson takes a NUL byte behind a word ("true\0"), which no grammar allows: those texts only have to be
- * refused here.  It knows no U+0000 in keys and no bound on keys and nodes, refuses numbers beyond double, and has its own depth limit; what
- * it refuses for other reasons must be refused here, and what it takes must be taken or be over a bound. */
+ * refused here.  It refuses numbers beyond double and U+0000 in keys, and has its own depth limit but no
+ * bound on keys and nodes.  Apart from that, both verdicts must be the same. */
 static void check_json(const char *text, size_t size)
 {
     struct api_json doc;
