@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -175,8 +176,8 @@ static uint64_t due_at(const struct load *t, uint32_t i)
     return t->begin_ns + (uint64_t)((double)i / t->l->rate * 1e9);
 }
 
-/* Send what is due; returns how long the loop may sleep, in ms. */
-static int send_due(struct load *t)
+/* Send what is due; returns how long the loop may sleep, in ns.  It must sleep: workers share this core. */
+static uint64_t send_due(struct load *t)
 {
     uint64_t now = clock_now_ns();
 
@@ -186,10 +187,10 @@ static int send_due(struct load *t)
         if (c->busy || c->fd < 0)
             continue;
         if (t->l->rate > 0 && due_at(t, t->started) > now)
-            return 0; /* the wait is short: spin, so that being late is not ours */
+            return due_at(t, t->started) - now;
         start(t, c, t->l->rate > 0 ? due_at(t, t->started) : now);
     }
-    return t->started < t->l->requests && t->l->rate > 0 ? 1 : 100;
+    return t->started < t->l->requests && t->l->rate > 0 ? CLOCK_NS_PER_MS : 100 * CLOCK_NS_PER_MS;
 }
 
 static enum err run(struct load *t)
@@ -198,11 +199,13 @@ static enum err run(struct load *t)
     uint64_t limit_ns = t->begin_ns + (uint64_t)(t->l->limit_s * 1e9);
 
     while (t->ended < t->l->requests) {
-        int wait = send_due(t), n;
+        uint64_t wait = send_due(t);
+        struct timespec sleep = {.tv_nsec = (long)wait};
+        int n;
 
         if (clock_now_ns() > limit_ns)
             return ERR_TIMEOUT;
-        n = epoll_wait(t->epoll, events, EVENTS_MAX, wait);
+        n = epoll_pwait2(t->epoll, events, EVENTS_MAX, &sleep, NULL);
         for (int i = 0; i < n; i++) {
             struct conn *c = &t->conns[events[i].data.u32];
 
@@ -232,6 +235,7 @@ enum err http_load_run(const struct http_load *l, struct http_load_result *out, 
     enum err err = ERR_NOMEM;
 
     *out = (struct http_load_result){0};
+    prctl(PR_SET_TIMERSLACK, 1000); /* or every send would be up to 50 us late */
     t.conns = mem_try_calloc(l->connections, sizeof(*t.conns));
     t.space = mem_try_alloc(READ_BYTES);
     out->first_ms = mem_try_calloc((size_t)l->requests + 1, sizeof(*out->first_ms));

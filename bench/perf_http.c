@@ -21,6 +21,7 @@
 #include "bench/perf_report.h"
 
 enum { STREAMS = 64, STREAM_TOKENS = 900, START_LIMIT_S = 60, STOP_LIMIT_S = 15 };
+static const double PACE_MS = 0.4;
 
 struct server {
     pid_t pid;
@@ -105,10 +106,14 @@ static bool is_ready(uint16_t port)
     return ok;
 }
 
-static enum err start_server(const char *model_dir, struct server *s, struct err_msg *msg)
+/* profile: modelled times, NULL for none. */
+static enum err start_server(const char *model_dir, const char *profile, struct server *s,
+                             struct err_msg *msg)
 {
     char exe[512], port[16];
     size_t len = sizeof(exe) - 1;
+
+    *s = (struct server){0};
 
     s->port = free_port();
     snprintf(port, sizeof(port), "%u", s->port);
@@ -116,20 +121,18 @@ static enum err start_server(const char *model_dir, struct server *s, struct err
         return err_set(msg, ERR_IO, "no free port, or no path to this program");
     s->pid = fork();
     if (s->pid == 0) {
-        char *const argv[] = {exe,
-                              "serve",
-                              (char *)(uintptr_t)model_dir,
-                              "--backend",
-                              "sim",
-                              "--port",
-                              port,
-                              "--log-level",
-                              "error",
-                              "--served-name",
-                              "perf",
-                              "--max-batch",
-                              "256",
-                              NULL};
+        char *argv[] = {exe,
+                        "serve",
+                        (char *)(uintptr_t)model_dir,
+                        "--backend=sim",
+                        "--log-level=error",
+                        "--served-name=perf",
+                        "--max-batch=256",
+                        "--port",
+                        port,
+                        profile != NULL ? "--sim-profile" : NULL,
+                        (char *)(uintptr_t)profile,
+                        NULL};
 
         pin(0, 0);
         dup2(STDERR_FILENO, STDOUT_FILENO);
@@ -205,25 +208,64 @@ static enum err load(const struct server *s, const struct buf *request, uint32_t
     return err;
 }
 
-static enum err measure_streams(const struct server *s, struct buf *request,
-                                struct bench_report *report, struct err_msg *msg)
+/* STREAMS streams at once, each connection one after the other. */
+static enum err run_streams(const struct server *s, struct buf *request, uint32_t requests,
+                            struct http_load_result *r, struct err_msg *msg)
 {
-    struct http_load_result r = {0};
     char rest[160];
-    uint32_t requests = STREAMS * 10;
     enum err err;
 
     snprintf(rest, sizeof(rest), "\"max_tokens\":%d,\"stream\":true,\"ignore_eos\":true",
              STREAM_TOKENS);
     err = build(request, 16, rest);
-    if (err == ERR_OK)
-        err = load(s, request, STREAMS, requests, 0, &r, msg);
+    return err == ERR_OK ? load(s, request, STREAMS, requests, 0, r, msg) : err;
+}
+
+/* Tokens as fast as they come: where the front end is behind, several go into one event. */
+static enum err measure_streams(const struct server *s, struct buf *request,
+                                struct bench_report *report, struct err_msg *msg)
+{
+    struct http_load_result r = {0};
+    uint32_t requests = STREAMS * 10;
+    enum err err = run_streams(s, request, requests, &r, msg);
+
     if (err == ERR_OK) {
         bench_report_add(report, "http.stream.tokens", (double)requests * STREAM_TOKENS / r.seconds,
                          "tokens/s", BENCH_HIGHER);
         bench_report_reference(report, "target", 100000);
-        bench_report_add(report, "http.stream.events", (double)r.events / r.seconds, "1/s",
+    }
+    mem_free(r.first_ms);
+    return err;
+}
+
+/* A step every PACE_MS, so that a front end that keeps up writes one event per token. */
+static enum err measure_events(const char *model_dir, struct buf *request,
+                               struct bench_report *report, struct err_msg *msg)
+{
+    struct http_load_result r = {0};
+    struct server s = {0};
+    char profile[] = "/tmp/baton-perf-XXXXXX";
+    uint32_t requests = STREAMS * 5;
+    int fd = mkstemp(profile);
+    bool ok = fd >= 0 && dprintf(fd, "decode_base_ms: %g\n", PACE_MS) > 0;
+    enum err err;
+
+    if (fd >= 0)
+        close(fd);
+    err = ok ? start_server(model_dir, profile, &s, msg)
+             : err_set(msg, ERR_IO, "cannot write a sim profile under /tmp");
+    if (err == ERR_OK)
+        err = run_streams(&s, request, requests, &r, msg);
+    if (s.pid > 0)
+        stop_server(&s);
+    unlink(profile);
+    if (err == ERR_OK) {
+        bench_report_add(report, "http.paced.events", (double)r.events / r.seconds, "1/s",
                          BENCH_HIGHER);
+        bench_report_reference(report, "target", 100000);
+        bench_report_add(report, "http.paced.tokens", (double)requests * STREAM_TOKENS / r.seconds,
+                         "tokens/s", BENCH_HIGHER);
+        bench_report_reference(report, "offered", STREAMS / PACE_MS * 1000);
     }
     mem_free(r.first_ms);
     return err;
@@ -272,7 +314,7 @@ enum err bench_perf_http(const char *model_dir, bool json, struct err_msg *msg)
     struct bench_report report;
     struct buf request = BUF_INIT;
     struct server s = {0};
-    enum err err = start_server(model_dir, &s, msg);
+    enum err err = start_server(model_dir, NULL, &s, msg);
 
     bench_report_init(&report, "perf http");
     if (err == ERR_OK)
@@ -283,6 +325,8 @@ enum err bench_perf_http(const char *model_dir, bool json, struct err_msg *msg)
         err = measure_ttft(&s, &request, &report, msg);
     if (s.pid > 0)
         stop_server(&s);
+    if (err == ERR_OK)
+        err = measure_events(model_dir, &request, &report, msg);
     if (err == ERR_OK)
         err = bench_report_print(&report, json);
     bench_report_free(&report);

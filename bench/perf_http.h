@@ -1,9 +1,10 @@
 /* bench/perf_http.h - `baton perf http`: what the front end costs, with sim workers at zero modelled time.
  *
- * Starts `baton serve --backend sim` pinned to one core with its workers on the others, and loads it from this
- * process, a second one.  Names: http.stream.tokens (SSE tokens/s over many streams), http.stream.events,
+ * Starts `baton serve --backend sim` pinned to one core with its workers on another, and loads it from this
+ * process, a second one.  Names: http.stream.tokens (tokens/s over 64 streams, as fast as they come),
  * http.completion.ids1000 (1-token completions of 1,000-token id prompts, req/s), http.ttft.p50 and .p99 (ms, at
- * 1,000 requests per second, from the intended send time).
+ * 1,000 requests per second, from the intended send time), http.paced.events and .tokens (64 streams that get a
+ * token each 0.4 ms: SSE events and tokens per second).
  *
  * Thread     the caller's.  Blocking: about half a minute. */
 #ifndef BENCH_PERF_HTTP_H
