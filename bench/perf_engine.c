@@ -210,7 +210,7 @@ static enum err attach(struct perf *p, struct err_msg *msg)
 {
     uint32_t context =
         p->info->max_context < 2048 + BLOCK_TOKENS ? p->info->max_context : 2048 + BLOCK_TOKENS;
-    size_t n_blocks, block = wire_kv_block_bytes(&p->info->kv), bytes;
+    size_t n_blocks, block = wire_kv_block_bytes(&p->info->kv), bytes = 0;
 
     p->blocks_per_stream = (context + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
     n_blocks = (size_t)p->blocks_per_stream * STREAMS_MAX;
