@@ -140,6 +140,20 @@ static void a_deadline_ends_both_sides_when_pieces_never_come(void **state)
     }
 }
 
+static void the_deadline_of_the_sender_alone_ends_both_sides(void **state)
+{
+    (void)state;
+    for (int path = 0; path < 2; path++) {
+        open_pair(paths[path]);
+        transfer_id++;
+        assert_int_equal(ERR_OK, pair_grant(&p, &g, transfer_id, E, slots, N, 60000));
+        assert_int_equal(ERR_OK, pair_send(&p, &s, transfer_id, E, slots, slots, N, 150));
+        advance(2);
+        expect_both_over_and_slots_usable(ERR_TIMEOUT, ERR_TIMEOUT);
+        pair_close(&p);
+    }
+}
+
 static void a_grant_that_nobody_claims_ends_at_its_deadline_and_is_safe_at_once(void **state)
 {
     uint64_t begin;
@@ -355,6 +369,7 @@ int main(void)
         cmocka_unit_test(the_receiver_can_cancel_at_every_stage),
         cmocka_unit_test(both_sides_can_cancel_at_once),
         cmocka_unit_test(a_deadline_ends_both_sides_when_pieces_never_come),
+        cmocka_unit_test(the_deadline_of_the_sender_alone_ends_both_sides),
         cmocka_unit_test(a_grant_that_nobody_claims_ends_at_its_deadline_and_is_safe_at_once),
         cmocka_unit_test(forgetting_a_peer_fails_its_transfers_on_both_sides),
         cmocka_unit_test(an_unreachable_peer_fails_the_send_within_the_connect_limit),

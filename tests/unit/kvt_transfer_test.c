@@ -109,6 +109,8 @@ static void many_transfers_share_a_connection(void **state)
         uint32_t slots[4];
 
         pair_open(&p, paths[i], &layout);
+        assert_int_equal(ERR_OK, kvt_node_connect(p.node[0], PAIR_RECEIVER));
+        assert_true(pair_run(&p, &p.links[0], 1, 2000));
         for (uint32_t b = 0; b < PAIR_BLOCKS; b++)
             pair_fill(&p, 0, b, b + 500);
         for (uint32_t k = 0; k < CROWD; k++) {
@@ -117,10 +119,12 @@ static void many_transfers_share_a_connection(void **state)
             assert_int_equal(ERR_OK, pair_grant(&p, &g[k], 100 + k, k, slots, 4, 5000));
             assert_int_equal(ERR_OK, pair_send(&p, &s[k], 100 + k, k, slots, slots, 4, 5000));
         }
+        pair_run_for(&p, 30); /* all claims are accepted */
         for (uint32_t layer = 0; layer < 4; layer++) {
             for (uint32_t k = 0; k < CROWD; k++)
                 kvt_send_piece(s[k].send, 0, 4, layer, 1);
-            pair_run_for(&p, 3);
+            if (layer > 0) /* two pieces of 256 KiB each from all of them: more than a window */
+                pair_run_for(&p, 3);
         }
         for (uint32_t k = 0; k < CROWD; k++)
             kvt_send_finish(s[k].send, &k, sizeof(k));
