@@ -1,25 +1,28 @@
 /* kvtransfer/kvt.h - moves the KV blocks of one request from a prefill worker's pool into blocks that
  * a decode worker granted, through UCX, and says when bytes are verified and when blocks are safe.
  *
- * One kvt_node per worker process owns the pool memory, the UCX worker, a listener, and an endpoint per
- * introduced peer.  A node can send and receive.
+ * One kvt_node per worker process owns the pool memory, the UCX worker, a listener, and a connection per
+ * introduced peer and direction.  A node can send and receive.
  *
  *   receiver: kvt_grant_open -> (data, notifies) -> verified | failed -> safe (blocks may be reused)
  *   sender:   kvt_send_open -> kvt_send_piece ... -> kvt_send_finish -> done (acknowledged | failed)
  *
  * Paths.  Where the endpoint has a one-sided lane (shared memory, RDMA) pieces are puts into the granted
  * slots, then a flush, then a notify.  Where it has not (TCP) pieces are active messages that the
- * receiver places after checking (transfer, epoch, slot, bounds).  Either way a block counts only once a
- * notify has named transfer, epoch, block and digest and the receiver has recomputed the digest over
+ * receiver places after checking (transfer, epoch, slot, bounds).  Either way a block counts only once
+ * the sender has named transfer, epoch, block and digest and the receiver has recomputed the digest over
  * its own memory.
  *
- * Safety.  Peer error mode always.  A slot of a failed or canceled grant is quarantined until nothing
- * can write to it any more: the peer confirmed the abort, or the endpoint is closed (message and RDMA
- * paths), or the peer's process is known to be gone (shared memory).
+ * Safety.  Peer error mode always.  A sender writes only after the receiver accepted its claim, so an
+ * unclaimed grant is safe as soon as it ends.  On the message path nobody but the receiver writes to its
+ * slots: safe at once too.  On the one-sided path slots of a failed or canceled grant are quarantined
+ * until the sender confirmed that nothing is outstanding, or its connection ended (it closes its
+ * endpoint first; a dead process cannot write), or the same process reconnected, or
+ * kvt_node_forget(process_gone).  A connection that only timed out proves nothing.
  *
  * Thread     everything, callbacks too, runs on the loop thread given at creation.
  * Ownership  arrays passed in are copied, pool memory belongs to the node, callbacks' `arg` to the caller.
- * Blocking   nothing blocks; kvt_node_create takes milliseconds (pool registration).
+ * Blocking   nothing blocks; kvt_node_create takes milliseconds (pool allocation).
  * Units      bytes, nanoseconds of clock_now_ns(), slots (block indices). */
 #ifndef KVTRANSFER_KVT_H
 #define KVTRANSFER_KVT_H
@@ -67,30 +70,33 @@ struct kvt_counters {
 
 struct kvt_node_config {
     struct uv_loop_s *loop;
-    const char *host; /* address to listen on; a wildcard only if the operator said so */
+    const char *host; /* numeric address to listen on; a wildcard only if the operator said so */
     uint16_t port;    /* 0 = any */
-    const char *
-        transports; /* UCX_TLS list; NULL: shared memory on loopback, else also tcp, and rc,dc,ud where present */
+    /* UCX_TLS list.  NULL: on loopback shared memory alone, which needs no TCP port of UCX; elsewhere
+     * "posix,sysv,tcp", and rc, dc, ud where there is RDMA.  "tcp" forces TCP. */
+    const char *transports;
     const char *net_device; /* UCX_NET_DEVICES, NULL = derived from host */
     /* Has the operator set this environment variable ("UCX_...")?  Then it stays.  NULL = none set. */
     bool (*user_set)(const char *name);
     struct wire_kv_layout layout;
     uint32_t n_blocks;
-    uint64_t
-        transfer_timeout_ns; /* 0 = 10 s: longest time without progress before a transfer fails */
-    uint64_t connect_timeout_ns; /* 0 = 5 s */
+    /* 0 = 10 s: how long a sender waits for the peer, or a receiver after all was announced, without
+     * any progress before the transfer fails. */
+    uint64_t transfer_timeout_ns;
+    uint64_t connect_timeout_ns; /* 0 = 5 s: for all attempts to connect together */
     void *arg;
-    /* All optional. */
-    void (*on_link)(void *arg, const struct kvt_link *link); /* connected and probed */
-    void (*on_peer_lost)(void *arg, uint32_t peer,
-                         enum err err); /* its transfers have been failed */
+    /* All optional.  on_link: connected and probed, either direction.  on_peer_lost: a connection has
+     * ended and its transfers have been failed, or none could be made in time (ERR_PEER_LOST), or the
+     * peer has another KV layout (ERR_INVALID); the next send tries again. */
+    void (*on_link)(void *arg, const struct kvt_link *link);
+    void (*on_peer_lost)(void *arg, uint32_t peer, enum err err);
 };
 
 /* ERR_INVALID (address, layout), ERR_NOMEM (pool size named), ERR_IO (UCX said no: its text in msg). */
 MUST_USE enum err kvt_node_create(const struct kvt_node_config *config, struct err_msg *msg,
                                   struct kvt_node **out);
-void *
-kvt_node_pool(struct kvt_node *n); /* n_blocks * wire_kv_block_bytes(layout), 64-byte aligned */
+/* n_blocks * wire_kv_block_bytes(layout) bytes, 64-byte aligned, not cleared. */
+void *kvt_node_pool(struct kvt_node *n);
 uint16_t kvt_node_port(const struct kvt_node *n);
 const struct kvt_counters *kvt_node_counters(const struct kvt_node *n);
 /* Fail what runs, close all endpoints, free; `closed` (may be NULL) runs in a later loop turn. */
@@ -99,21 +105,24 @@ void kvt_node_close(struct kvt_node *n, void (*closed)(void *arg), void *arg);
 /* The scheduler introduced a peer: accept (receiver side) or be able to reach (sender side) it, both
  * proving `token`.  Connecting is lazy: the first kvt_send_open, or kvt_node_connect.  Introducing a
  * known peer again replaces its address and token after closing the old endpoint.
- * self: this node's own id at the peer.  host/port may be NULL/0 where only the peer connects. */
+ * self: this node's own id at the peer.  host (numeric) and port are NULL and 0 where only the peer
+ * connects.  ERR_INVALID: host or port; nothing changed.  ERR_NOMEM: the peer is forgotten. */
 MUST_USE enum err kvt_node_introduce(struct kvt_node *n, uint32_t self, uint32_t peer,
                                      const uint8_t token[KVT_TOKEN_BYTES], const char *host,
                                      uint16_t port);
-/* Connect now and probe, so that the link is known before the first request. */
+/* Connect now and probe, so that the link is known before the first request: on_link or on_peer_lost
+ * follows.  ERR_NOT_FOUND: not introduced.  ERR_INVALID: introduced without an address. */
 MUST_USE enum err kvt_node_connect(struct kvt_node *n, uint32_t peer);
-/* The peer is no more.  process_gone: its process is known to have ended, so nothing of it can write
- * to our memory.  Fails its transfers, closes its endpoint. */
+/* The peer is no more.  Fails its transfers, closes its connections.  process_gone: its process is known
+ * to have ended, so nothing of it can write to our memory; may be said later for a forgotten peer. */
 void kvt_node_forget(struct kvt_node *n, uint32_t peer, bool process_gone);
 
 /* ---- receiver ---- */
 
 struct kvt_arrival {
-    enum err
-        err; /* ERR_OK: every block verified; else ERR_TIMEOUT, ERR_CORRUPT, ERR_PEER_LOST, ERR_CANCELED */
+    /* ERR_OK: every block verified; else ERR_TIMEOUT, ERR_CORRUPT, ERR_PEER_LOST, ERR_CANCELED, or what
+     * the sender failed with. */
+    enum err err;
     uint8_t meta[KVT_META_MAX]; /* what the sender passed to kvt_send_finish */
     size_t meta_len;
     uint64_t bytes;
@@ -137,6 +146,8 @@ struct kvt_grant_config {
     void (*on_safe)(void *arg);
 };
 
+/* ERR_NOT_FOUND: the peer was not introduced.  ERR_INVALID: slots outside the pool, n_slots or transfer 0.
+ * ERR_BAD_STATE: the transfer is in use here, or the node closes.  ERR_NOMEM. */
 MUST_USE enum err kvt_grant_open(struct kvt_node *n, const struct kvt_grant_config *config,
                                  struct kvt_grant **out);
 /* End early; on_arrival (ERR_CANCELED, unless it ran already) and on_safe still come. */
@@ -165,7 +176,8 @@ struct kvt_send_config {
     void (*on_done)(void *arg, const struct kvt_send_result *r);
 };
 
-/* ERR_NOT_FOUND: the peer was not introduced.  ERR_INVALID: slots outside the pool, n_slots 0. */
+/* ERR_NOT_FOUND: the peer was not introduced.  ERR_INVALID: slots outside the pool, n_slots or transfer 0,
+ * no address of the peer.  ERR_BAD_STATE: the transfer is in use here, or the node closes.  ERR_NOMEM. */
 MUST_USE enum err kvt_send_open(struct kvt_node *n, const struct kvt_send_config *config,
                                 struct kvt_send **out);
 /* Layers [first_layer, first_layer + n_layers) of blocks [first, first + n) (indices into the slot
