@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "daemon/config.h"
@@ -77,6 +78,23 @@ static int run_serve(int argc, char **argv)
     if (c != NULL)
         daemon_config_free(c);
     return status;
+}
+
+/* UCX reads these before main() runs, so a worker that was started without them starts itself again: its
+ * memory hooks are of no use without device memory and leak (and crash under ThreadSanitizer), and its log
+ * belongs on standard error. */
+static void settle_ucx_environment(char **whole_argv)
+{
+    char exe[1024];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1); /* by name, so that ps shows it */
+
+    if (getenv("UCX_MEM_MMAP_HOOK_MODE") != NULL && getenv("UCX_LOG_FILE") != NULL)
+        return;
+    exe[n > 0 ? n : 0] = '\0';
+    if (n > 0 && setenv("UCX_MEM_MMAP_HOOK_MODE", "none", 0) == 0 &&
+        setenv("UCX_LOG_FILE", "stderr", 0) == 0)
+        execv(exe, whole_argv);
+    fprintf(stderr, "baton: cannot set the UCX environment; going on without\n");
 }
 
 /* The default name of a model is that of its directory. */
@@ -210,6 +228,8 @@ int main(int argc, char **argv)
         printf("baton %s (backends: %s)\n", BATON_VERSION, engine_backends());
         return 0;
     }
+    if (strcmp(word, "prefill") == 0 || strcmp(word, "decode") == 0 || strcmp(word, "perf") == 0)
+        settle_ucx_environment(argv);
     if (strcmp(word, "serve") == 0)
         return run_serve(argc - 2, argv + 2);
     if (strcmp(word, "prefill") == 0)

@@ -13,6 +13,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -391,12 +392,19 @@ static enum err size_pool(struct worker *w, struct err_msg *msg)
     return ERR_OK;
 }
 
+/* A UCX variable of the operator's wins over what kvtransfer would choose. */
+static bool ucx_variable_set(const char *name)
+{
+    return getenv(name) != NULL;
+}
+
 static enum err build(struct worker *w, struct err_msg *msg)
 {
     struct kvt_node_config k = {.loop = &w->loop,
                                 .host = w->kv_host,
                                 .port = w->c.kv_port,
                                 .transports = w->c.kv_transports,
+                                .user_set = ucx_variable_set,
                                 .layout = engine_info(w->engine)->kv,
                                 .arg = w,
                                 .on_link = on_kv_link,
