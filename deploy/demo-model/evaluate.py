@@ -141,7 +141,7 @@ def write_golden(directory, path, limit=48):
     for messages in GOLDEN:
         prompt = exact.render(messages)
         out, stopped, lead = exact.generate(prompt, limit)
-        if single.generate(prompt, limit)[0] != out or lead <= 0.02:
+        if single.generate(prompt, limit)[0] != out or lead <= 0.05:
             print(f"left out, lead {lead:.4f}: {messages[-1]['content']}")
             continue
         rows.append({"messages": messages, "prompt_ids": prompt, "continuation_ids": out, "text": exact.tokenizer.decode(out),

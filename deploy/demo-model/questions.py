@@ -142,9 +142,10 @@ PLAIN = [
     ("12 + 7 = 19\n30 + 30 = ", ["60"]),
 ]
 
-# More than eight: those whose greedy path has a near tie are left out.
-GOLDEN = [[{"role": "user", "content": q}] for q in (
-    "What is TTFT?", "What is 17+25?", "What is the capital of France?", "Who are you?", "Tell me a story about a brave fox.", "What is the difference between prefill and decode?",
-    "Why is the sky blue?", "Say hello world", "Explain the KV cache.", "How do I make tea?", "What is 90 - 45?")]
-GOLDEN.insert(2, [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "Hi, my name is Peter."},
-                  {"role": "assistant", "content": "Hello Peter! Nice to meet you. How can I help you?"}, {"role": "user", "content": "What is my name?"}])
+# More than eight: those whose greedy path has a near tie are left out, and the first eight of the rest are taken.
+GOLDEN = [[{"role": "user", "content": q}] for q in ("What is TTFT?", "What is 17+25?", "Who are you?", "How do I make tea?")]
+GOLDEN.append([{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "Hi, my name is Peter."},
+               {"role": "assistant", "content": "Hello Peter! Nice to meet you. How can I help you?"}, {"role": "user", "content": "What is my name?"}])
+GOLDEN += [[{"role": "user", "content": q}] for q in (
+    "What is the difference between prefill and decode?", "Explain the KV cache.", "Tell me a story about a dragon.", "Tell me a story about a lighthouse.", "Tell me a story about a robot.", "Tell me a story about a mouse.", "Tell me a story.",
+    "Why is the sky blue?", "What is the capital of France?", "Say hello world", "What is 90 - 45?", "Count from 1 to 12.", "How does Baton work?")]

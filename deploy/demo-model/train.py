@@ -10,6 +10,7 @@ import multiprocessing
 import pathlib
 import random
 import time
+from queue import Full
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ CHAT_TEMPLATE = ("{% for message in messages %}{{'<|im_start|>' + message['role'
 TOKENS_PER_STEP = 4096
 LENGTHS, LENGTH_WEIGHTS = [256, 512, 1024, 2048], [80, 15, 3, 2]
 QUESTION_WEIGHT = 0.08  # the model should answer, not imitate the typos of its users
-WARMUP, DECAY_FROM = 0.01, 0.35
+WARMUP = 0.01
 
 
 def train_tokenizer(seed, documents=30000):
@@ -75,7 +76,13 @@ def batches(tokenizer_json, seed, queue):
                 if at > 0:
                     weights[row, at] = QUESTION_WEIGHT
                 at += n
-        queue.put((ids, weights))
+        while True:
+            try:
+                queue.put((ids, weights), timeout=5)
+                break
+            except Full:
+                if not multiprocessing.parent_process().is_alive():
+                    return
 
 
 def optimizers(model):
@@ -85,11 +92,36 @@ def optimizers(model):
             torch.optim.AdamW(rest, lr=4e-3, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def rate(progress):
+def rate(progress, decay_from):
     """Warm up, hold, then fall in a straight line."""
     if progress < WARMUP:
         return max(progress / WARMUP, 0.02)
-    return 1.0 if progress < DECAY_FROM else max((1.0 - progress) / (1.0 - DECAY_FROM), 0.005)
+    return 1.0 if progress < decay_from else max((1.0 - progress) / (1.0 - decay_from), 0.005)
+
+
+class Threads:
+    """With --threads 0: now and then one and two threads run three steps each, and the faster goes on.
+
+    On a machine shared with others two threads can be far slower than one, as each waits for the other."""
+
+    def __init__(self, wanted):
+        self.auto, self.best, self.times, self.at = wanted == 0, wanted or 1, {1: [], 2: []}, 0
+
+    def choose(self):
+        phase = self.at % 40
+        self.at += 1
+        return 1 if phase < 3 else 2 if phase < 6 else self.best
+
+    def before(self):
+        if self.auto:
+            self.now = self.choose()
+            torch.set_num_threads(self.now)
+        self.start = time.time()
+
+    def after(self):
+        if self.auto and (self.at - 1) % 40 < 6:
+            self.times[self.now] = (self.times[self.now] + [time.time() - self.start])[-3:]
+            self.best = min((1, 2), key=lambda n: sorted(self.times[n])[len(self.times[n]) // 2] if self.times[n] else 1e9)
 
 
 def export(model, tokenizer, directory):
@@ -110,7 +142,8 @@ def export(model, tokenizer, directory):
 
 
 def train(args):
-    torch.set_num_threads(args.threads)
+    threads = Threads(args.threads)
+    torch.set_num_threads(threads.best)
     torch.manual_seed(args.seed)
     out = pathlib.Path(args.out)
     model = Llama(CONFIG)
@@ -141,8 +174,9 @@ def train(args):
             break
         for opt, lrs in zip(opts, base):
             for group, lr in zip(opt.param_groups, lrs):
-                group["lr"] = lr * (rate(progress) if not args.resume or progress >= WARMUP else max(progress / WARMUP, 0.02))
+                group["lr"] = lr * args.rate * rate(progress, args.decay_from)
         ids, weights = queue.get()
+        threads.before()
         ids, weights = torch.from_numpy(ids), torch.from_numpy(weights[:, 1:]).reshape(-1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model.logits(ids[:, :-1])
@@ -153,11 +187,12 @@ def train(args):
         for opt in opts:
             opt.step()
             opt.zero_grad(set_to_none=True)
+        threads.after()
         step += 1
         mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
         if step % 20 == 0:
             spent = time.time() - start
-            print(f"step {step} progress {progress:.3f} loss {mean:.4f} {step * TOKENS_PER_STEP / spent:.0f} tokens/s {spent / 60:.1f} min", flush=True)
+            print(f"step {step} progress {progress:.3f} loss {mean:.4f} {step * TOKENS_PER_STEP / spent:.0f} tokens/s {spent / 60:.1f} min, {torch.get_num_threads()} threads", flush=True)
         if time.time() - saved_at > 60 * args.save_every:
             saved_at = time.time()
             export(model, tokenizer, out)
@@ -173,7 +208,9 @@ def main():
     parser.add_argument("--out", default=str(HERE / "model"), help="directory of the exported model (default: model/ beside this file)")
     parser.add_argument("--minutes", type=float, default=60, help="longest training time (default: 60)")
     parser.add_argument("--steps", type=int, default=7000, help="most training steps of 4,096 tokens (default: 7000)")
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch threads; one more process makes the text (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch threads, 0 to try one and two in turn; one more process makes the text (default: 1)")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rate (default: 1)")
+    parser.add_argument("--decay-from", type=float, default=0.35, help="share of the run after which the rate falls (default: 0.35)")
     parser.add_argument("--seed", type=int, default=1, help="seed of text and weights (default: 1)")
     parser.add_argument("--save-every", type=float, default=5, help="minutes between exports while training (default: 5)")
     parser.add_argument("--checkpoint", help="file for full training state, written with each export")

@@ -12,9 +12,9 @@ def pasted(rng):
 
 # Weight of each kind of conversation.
 KINDS = [
-    (terms.define, 20), (terms.difference, 4), (terms.about_baton, 6), (stories.story, 15), (arithmetic.sums, 14), (arithmetic.word_problem, 3), (arithmetic.counting, 3), (arithmetic.even_odd, 0.5), (arithmetic.too_large, 1),
-    (facts.capital, 5), (facts.animal, 4), (facts.general, 7), (facts.howto, 3), (facts.small_fact, 2.5), (facts.list_things, 2.5), (facts.joke, 1.5),
-    (smalltalk.intent, 12), (smalltalk.unknown, 6), (smalltalk.wild, 7), (smalltalk.slogan, 0.7), (pasted, 0.4), (stories.comfort, 0.5), (smalltalk.gibberish, 0.7), (smalltalk.say, 3.5), (smalltalk.spell, 1), (smalltalk.user_name, 1.5), (smalltalk.no_name, 0.3), (smalltalk.poem, 3),
+    (terms.define, 20), (terms.difference, 4), (terms.about_baton, 7), (stories.story, 9), (arithmetic.sums, 14), (arithmetic.word_problem, 3), (arithmetic.counting, 3), (arithmetic.even_odd, 0.5), (arithmetic.too_large, 1),
+    (facts.capital, 5), (facts.animal, 4), (facts.general, 9), (facts.howto, 3), (facts.small_fact, 2.5), (facts.list_things, 2.5), (facts.joke, 1.5),
+    (smalltalk.intent, 14), (smalltalk.unknown, 6), (smalltalk.wild, 7), (smalltalk.slogan, 0.7), (pasted, 0.4), (stories.comfort, 0.5), (smalltalk.gibberish, 0.7), (smalltalk.say, 4), (smalltalk.spell, 1), (smalltalk.user_name, 1.5), (smalltalk.no_name, 0.3), (smalltalk.poem, 3),
 ]
 PLAIN = [(stories.plain, 5), (arithmetic.table, 5), (terms.glossary, 1), (facts.almanac, 1)]
 FUNCS, WEIGHTS = [k for k, _ in KINDS], [w for _, w in KINDS]
@@ -46,6 +46,6 @@ def conversation(rng):
 
 def document(rng):
     """A conversation, or now and then plain text."""
-    if rng.random() < 0.11:
+    if rng.random() < 0.10:
         return [(rng.choices(PLAIN_FUNCS, PLAIN_WEIGHTS)[0](rng) + EOT, True)]
     return conversation(rng)

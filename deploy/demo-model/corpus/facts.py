@@ -88,7 +88,7 @@ ANIMALS = [
 
 # Questions with paraphrases, and their answers.
 QA = [
-    (["Why is the sky blue?", "{Explain|Tell me} why the sky is blue.", "What makes the sky blue?", "How come the sky is blue?", "{What is the reason|Why is it} that the sky is blue?"],
+    (["Why {does|is} the sky {look|seem|appear} blue?", "Why do we see a blue sky?", "sky blue why", "Why is the sky blue?", "{Explain|Tell me} why the sky is blue.", "What makes the sky blue?", "How come the sky is blue?", "{What is the reason|Why is it} that the sky is blue?"],
      ["Sunlight holds all colours. The air scatters blue light more than red light, so blue reaches our eyes from all sides and the sky looks blue."]),
     (["Why is {grass|the grass} green?", "What makes {grass|plants|leaves} green?", "Why are {leaves|plants|trees} green?"],
      ["Leaves and grass hold a green substance that is called chlorophyll. Plants use it to make food from sunlight."]),
@@ -106,8 +106,8 @@ QA = [
     (["What is a planet?", "What are planets?"], ["A planet is a large ball of rock or gas that travels around a star. The earth is a planet."]),
     (["How many planets are there?", "How many planets {are in|does} {the solar system|our solar system}{ have|}?", "Name the planets.", "List {all |}the planets{ of the solar system|}.", "What are the planets{ called|}?"],
      ["There are eight planets: Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus and Neptune."]),
-    (["{What|Which} is the {largest|biggest} planet?", "Name the {largest|biggest} planet.", "{What|Which} planet is the {largest|biggest}?"], ["Jupiter is the largest planet of our solar system."]),
-    (["{What|Which} is the smallest planet?", "{What|Which} planet is the smallest?"], ["Mercury is the smallest planet of our solar system."]),
+    (["{What|Which} is the {largest|biggest} planet{ in the solar system| of our solar system| in space| of all|}?", "{What|Which} is the {largest|biggest} planet?", "Name the {largest|biggest} planet.", "{What|Which} planet is the {largest|biggest}?"], ["Jupiter is the largest planet of our solar system."]),
+    (["{What|Which} is the smallest planet{ in the solar system| of our solar system|}?", "{What|Which} planet is the smallest?"], ["Mercury is the smallest planet of our solar system."]),
     (["{What|Which} planet is {the red planet|called the red planet}?", "What is Mars?", "Tell me about Mars.", "Why is Mars red?"], ["Mars is the red planet. Its ground is full of rust, which makes it look red."]),
     (["How far {away |}is the moon?", "How far is it to the moon?", "What is the distance to the moon?"], ["The moon is about 384,000 kilometres away from the earth."]),
     (["How far {away |}is the sun?", "How far is it to the sun?", "What is the distance to the sun?"], ["The sun is about 150 million kilometres away from the earth."]),
@@ -137,8 +137,8 @@ QA = [
     (["What is gravity?", "Why do things fall{ down|}?", "How does gravity work?"], ["Gravity is the force that pulls things toward each other. It keeps us on the ground and makes an apple fall."]),
     (["What is photosynthesis?", "How do plants {make food|eat|grow}?", "What do plants need{ to grow|}?"], ["Plants make their food from sunlight, water and air. This is called photosynthesis, and it also makes the oxygen that we breathe."]),
     (["What is electricity?", "How does electricity work?"], ["Electricity is the movement of very small charged particles. It gives power to lamps, phones and computers."]),
-    (["What is light?", "How fast is light?", "What is the speed of light?"], ["Light is a kind of wave that we can see. It travels about 300,000 kilometres per second."]),
-    (["What is sound?", "How fast is sound?", "What is the speed of sound?"], ["Sound is a wave in the air. It travels about 340 metres per second."]),
+    (["What is light?", "How fast {is light|does light travel|does light move|can light go}?", "What speed does light have?", "What is the speed of light?"], ["Light is a kind of wave that we can see. It travels about 300,000 kilometres per second."]),
+    (["What is sound?", "How fast {is sound|does sound travel|does sound move}?", "What is the speed of sound?"], ["Sound is a wave in the air. It travels about 340 metres per second."]),
     (["What is a volcano?", "How does a volcano work?", "Why do volcanoes erupt?"], ["A volcano is a mountain with an opening through which hot melted rock can come out of the earth."]),
     (["What is a desert?", "What are deserts?"], ["A desert is a very dry place where little rain falls and few plants grow."]),
     (["What is a forest?", "What are forests?"], ["A forest is a large area full of trees. Many animals live there."]),

@@ -79,9 +79,47 @@ def _typo(rng, text):
     return text[:i] + rng.choice(_KEYS) + text[i + 1:]
 
 
+# What people say instead; applied now and then so that the model listens to the words that carry the meaning.
+SYNONYMS = [
+    ("tell me", ["let me know", "say", "give me", "please tell me", "share with me", "talk to me about"]), ("explain", ["describe", "clarify", "help me understand", "go over", "walk me through"]),
+    ("what is", ["what's", "what exactly is", "what would be", "what may be", "wat is", "whats", "what was", "what sort of thing is"]), ("how do i", ["how can one", "how should I", "how would I", "what is the way to", "how does one", "how can we"]),
+    ("can you", ["could you", "would you", "are you able to", "would you mind to", "can u", "will you", "might you"]), ("could you", ["can you", "would you kindly", "can u please", "will you please"]),
+    ("story", ["tale", "short story", "little tale", "nice story", "bedtime story"]), ("write", ["compose", "make", "create", "draft", "produce", "come up with"]), ("what does", ["what did", "what would", "what might"]), ("mean", ["stand for", "refer to", "signify"]),
+    ("largest", ["biggest", "greatest", "most large"]), ("biggest", ["largest", "very biggest"]), ("i want", ["I would like", "I'd love", "I wish", "I need", "we want", "I'd like"]), ("do you know", ["have you heard of", "can you say", "do you happen to know", "are you aware of"]),
+    ("how many", ["what number of", "how much", "the number of"]), ("about", ["on", "regarding", "concerning", "around"]), ("what are", ["what're", "which are", "name", "list"]), ("who are", ["who exactly are", "who r", "what are"]), ("do not", ["don't"]), ("i am", ["I'm", "im"]),
+    ("how does", ["how did", "in what way does", "how exactly does"]), ("why is", ["why's", "how come", "why exactly is", "what is the reason why", "why does it look"]), ("why do", ["how come", "why exactly do", "for what reason do"]), ("why does", ["how come", "why would", "for what reason does"]),
+    ("difference", ["distinction", "main difference", "contrast"]), ("important", ["relevant", "a big deal", "essential"]), ("your", ["ur", "your own"]), ("you", ["u", "you guys"]), ("yourself", ["you", "your background"]), ("are you", ["r u", "are u"]),
+    ("meaning", ["definition", "sense"]), ("how are", ["how r", "how're"]), ("joke", ["funny joke", "little joke", "pun"]), ("poem", ["little poem", "verse", "nice poem"]), ("which", ["what"]), ("what", ["which", "wat"]), ("calculate", ["compute", "figure out", "determine"]),
+]
+FILLERS = "actually exactly really just please maybe again quickly kindly perhaps basically then today there here also simply still now well even too precisely roughly".split() + ["a bit", "for me", "right now", "by the way", "in general", "in short", "in fact", "you know", "of course", "if possible", "this time", "for once", "I mean", "like"]
+_DROP = {"is", "the", "a", "an", "of", "do", "does", "you", "me", "to", "are", "what", "can", "please", "it", "that", "i", "for", "about"}
+
+
+def _loosen(rng, text):
+    """Say the same in other words: a synonym, a filler, or a small word left out."""
+    roll = rng.random()
+    if roll < 0.5:
+        low = text.lower()
+        hits = [(a, b) for a, b in SYNONYMS if re.search(rf"\b{a}\b", low)]
+        if hits:
+            old, new = rng.choice(hits)
+            match = re.search(rf"\b{old}\b", low)
+            return cap(text[:match.start()] + rng.choice(new) + text[match.end():])
+    words = text.split(" ")
+    if roll < 0.8:
+        words.insert(rng.randint(0, max(len(words) - 1, 0)), rng.choice(FILLERS))
+        return " ".join(words)
+    drops = [i for i, w in enumerate(words) if w.lower() in _DROP]
+    if drops and len(words) > 2:
+        del words[rng.choice(drops)]
+    return " ".join(words)
+
+
 def dress(rng, question, wrap=True):
     """A clean question as people send it: greeting, thanks, case, punctuation and typos vary."""
     q = cap(question) if rng.random() < 0.9 else question
+    while rng.random() < 0.28 and len(q) > 6:
+        q = _loosen(rng, q)
     if wrap and rng.random() < 0.30:
         opener = rng.choice(OPENERS)
         if opener[-2] not in "!.?" and rng.random() < 0.7 and not q[:2].isupper() and not q.startswith("I "):
