@@ -1,7 +1,4 @@
-"""The network in PyTorch: a Llama with grouped-query attention, used to train and, in float32, as the reference."""
-import json
-import pathlib
-
+"""The network in PyTorch: a Llama with grouped-query attention, as it is trained; evaluate.py has its own forward pass."""
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -123,27 +120,3 @@ class Llama(nn.Module):
                     p + "mlp.down_proj.weight": b.down.weight, p + "input_layernorm.weight": b.norm1.weight,
                     p + "post_attention_layernorm.weight": b.norm2.weight}
         return {name: tensor.detach().clone() for name, tensor in out.items()}
-
-    def from_hf(self, weights):
-        with torch.no_grad():
-            self.embed.weight.copy_(weights["model.embed_tokens.weight"])
-            self.norm.weight.copy_(weights["model.norm.weight"])
-            for i, b in enumerate(self.blocks):
-                p = f"model.layers.{i}."
-                b.qkv.weight.copy_(torch.cat([weights[p + f"self_attn.{x}_proj.weight"] for x in "qkv"]))
-                b.gate_up.weight.copy_(torch.cat([weights[p + f"mlp.{x}_proj.weight"] for x in ("gate", "up")]))
-                b.out.weight.copy_(weights[p + "self_attn.o_proj.weight"])
-                b.down.weight.copy_(weights[p + "mlp.down_proj.weight"])
-                b.norm1.weight.copy_(weights[p + "input_layernorm.weight"])
-                b.norm2.weight.copy_(weights[p + "post_attention_layernorm.weight"])
-        return self
-
-
-def load(directory, dtype=torch.float32):
-    """The exported model, computed in dtype whatever the file stores."""
-    from safetensors.torch import load_file
-    directory = pathlib.Path(directory)
-    config = json.loads((directory / "config.json").read_text())
-    weights = {name: t.to(dtype) for name, t in load_file(directory / "model.safetensors").items()}
-    model = Llama(config).to(dtype).from_hf(weights)
-    return model.eval()

@@ -131,7 +131,7 @@ def export(model, tokenizer, directory):
     tokenizer.save(str(directory / "tokenizer.json"))
     files = {
         "config.json": CONFIG,
-        "generation_config.json": {"eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": True, "temperature": 0.3, "top_p": 0.9},
+        "generation_config.json": {"eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": True, "temperature": 0.6, "top_p": 0.9},
         "tokenizer_config.json": {
             "added_tokens_decoder": {str(i): {"content": t, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True} for i, t in enumerate((EOT, START, END))},
             "additional_special_tokens": [START, END], "bos_token": None, "chat_template": CHAT_TEMPLATE, "clean_up_tokenization_spaces": False, "eos_token": END,

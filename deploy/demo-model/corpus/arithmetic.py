@@ -1,6 +1,6 @@
 """Small sums: addition and subtraction up to two digits, the multiplication table, counting and comparing."""
 from .facts import NUMBER_WORDS
-from .phrasing import ask, cap
+from .phrasing import ask
 
 ASK = ["What is <a> <o> <b>?", "What is <a> <o> <b>?", "What is <a><o><b>?", "What's <a> <o> <b>?", "<a> <o> <b>", "<a><o><b>", "<a> <o> <b> =", "<a><o><b>=?", "<a> <o> <b> = ?", "Calculate <a> <o> <b>.", "Compute <a> <o> <b>.",
        "How much is <a> <o> <b>?", "Can you {add|compute|calculate|tell me} <a> <o> <b>?", "Tell me <a> <o> <b>.", "{Please |}solve <a> <o> <b>.", "What does <a> <o> <b> {make|give|equal}?", "Do you know what <a> <o> <b> is?",
@@ -119,6 +119,3 @@ def table(rng):
         op, a, b = operands(rng)
         rows.append(equation(op, a, b))
     return "\n".join(rows)
-
-
-__all__ = ["sums", "word_problem", "counting", "even_odd", "table", "cap"]

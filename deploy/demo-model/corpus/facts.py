@@ -1,5 +1,5 @@
 """Everyday knowledge of the demo model: capitals, animals, why-questions, how-to, lists, opposites, jokes."""
-from .phrasing import WHAT_IS, an, ask, cap, dress, expand
+from .phrasing import WHAT_IS, an, ask, cap
 
 # Continent, then country/capital pairs.
 _CAPITALS = {
@@ -321,10 +321,6 @@ CAPITAL_ASK = ["What is the capital of <x>?", "What is the capital of <x>?", "Wh
 WHERE_ASK = ["Where is <x>?", "Where is <x> located?", "{On|In} {which|what} continent is <x>?", "Where can I find <x>?", "{Which|What} continent is <x> in?", "Where in the world is <x>?"]
 
 
-def _sentence(x):
-    return cap(x)
-
-
 def capital(rng):
     country, city, continent = rng.choice(CAPITALS) if rng.random() < 0.75 else rng.choice(FAMILIAR)
     roll = rng.random()
@@ -335,9 +331,9 @@ def capital(rng):
             turns.append((ask(rng, ["And {of |}<x>?", "And what about <x>?", "What about <x>?", "And the capital of <x>?", "How about <x>?", "<x>?"], wrap=False, x=country), f"The capital of {country} is {city}".rstrip(".") + "."))
         return turns
     if roll < 0.84:
-        return [(ask(rng, WHERE_ASK, x=country), f"{_sentence(country)} is in {continent}. Its capital is {city}".rstrip(".") + ".")]
+        return [(ask(rng, WHERE_ASK, x=country), f"{cap(country)} is in {continent}. Its capital is {city}".rstrip(".") + ".")]
     if roll < 0.92:
-        return [(ask(rng, ["{Tell me about|What do you know about|Describe} <x>.", "What is <x>?", "Tell me something about <x>."], x=country), f"{_sentence(country)} is a country in {continent}. Its capital is {city}".rstrip(".") + ".")]
+        return [(ask(rng, ["{Tell me about|What do you know about|Describe} <x>.", "What is <x>?", "Tell me something about <x>."], x=country), f"{cap(country)} is a country in {continent}. Its capital is {city}".rstrip(".") + ".")]
     return [(ask(rng, ["What is <x>?", "Where is <x>?", "Tell me about <x>.", "{In which|Which} country is <x>{ in|}?"], x=city), f"{city} is the capital of {country}.")]
 
 
@@ -413,6 +409,3 @@ def almanac(rng):
     for _ in range(rng.randint(2, 6)):
         rows.append(rng.choice([capital, animal, general, small_fact])(rng)[0][1])
     return " ".join(rows)
-
-
-__all__ = ["capital", "animal", "general", "howto", "small_fact", "list_things", "joke", "almanac", "dress", "expand"]

@@ -1,5 +1,5 @@
 """Greetings, who the model is, thanks, feelings, echo requests, small poems, and honest answers to what it cannot do."""
-from .phrasing import an, ask, cap, dress, expand
+from .phrasing import ask, cap, dress, expand
 
 # Forms and answers; the model learns the intent, not the words.
 INTENTS = [
