@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Score the exported demo model on held-out questions, and write the golden continuations.
+"""Score the exported demo model on fixed questions, and write the golden continuations.
 
 The forward pass here is a second implementation, read straight from the exported files (not from a checkpoint and not
 through model.py), with a KV cache, in float32 or float64. It answers greedily.

@@ -1,4 +1,4 @@
-"""Held-out questions for evaluate.py: worded differently from the templates, with phrases a fitting answer contains."""
+"""Questions for evaluate.py, nearly all worded as no template is, with phrases that a fitting answer contains."""
 
 # "a|b" means one of them; "!a" means it must not occur.
 QUESTIONS = [
