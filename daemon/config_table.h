@@ -18,7 +18,7 @@
     X(host,            TEXT, "127.0.0.1", 0, 0, "address", S, "HTTP", "address to listen on for clients") \
     X(port,            U32,  "8000", 0, 65535, "port", S, "HTTP", "port to listen on; 0 takes any free one") \
     X(allow_open,      BOOL, "false", 0, 1, "", S, "HTTP", "listen beyond loopback although no API keys are configured") \
-    X(cors,            BOOL, "true", 0, 1, "", S, "HTTP", "answer cross-origin requests of browsers") \
+    X(cors,            BOOL, "false", 0, 1, "", S, "HTTP", "let browser pages of any origin use the API") \
     X(max_body_mib,    U32,  "8", 1, 1024, "MiB", S, "HTTP", "largest request body; larger ones get 413") \
     X(max_connections, U32,  "16384", 1, 1000000, "connections", S, "HTTP", "client connections at a time; more get 503") \
     X(n_max,           U32,  "16", 1, 16, "choices", S, "HTTP", "largest n of a request") \

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "daemon/frontend_impl.h"
 #include "daemon/frontend_metrics.h"
+#include "daemon/link_addr.h"
 
 /* ---- simple routes ---- */
 
@@ -274,6 +275,27 @@ static bool authorize(void *arg, const char *key, size_t len, void **principal)
     }
     *principal = found;
     return found != NULL;
+}
+
+/* Without keys only pages of this machine: else any page that the user visits could use the server. */
+static bool origin_ok(void *arg, const char *origin)
+{
+    struct daemon_frontend *f = arg;
+    const char *host = strstr(origin, "://");
+    char name[128];
+    size_t len;
+
+    if (f->c.config->n_keys > 0 || f->c.config->cors || f->c.config->allow_open)
+        return true;
+    if (host == NULL)
+        return false;
+    host += 3;
+    len = host[0] == '[' ? strcspn(++host, "]") : strcspn(host, ":/");
+    if (len >= sizeof(name))
+        return false;
+    memcpy(name, host, len);
+    name[len] = '\0';
+    return daemon_addr_is_loopback(name) || strcmp(name, f->c.config->host) == 0;
 }
 
 void frontend_limits(const struct daemon_frontend *f, struct api_limits *out)
@@ -571,6 +593,7 @@ static enum err create_http(struct daemon_frontend *f)
                             .cors = c->cors,
                             .arg = f,
                             .authorize = authorize,
+                            .origin_ok = origin_ok,
                             .on_done = on_http_done};
 
     h.limits.body = (uint64_t)c->max_body_mib << 20;

@@ -67,6 +67,9 @@ struct http_config {
     /* Is this key good?  key is NULL where none was sent.  *principal is kept with the exchange.  NULL hook:
      * every route is open. */
     bool (*authorize)(void *arg, const char *key, size_t len, void **principal);
+    /* May a page of this origin use routes that need a key?  Asked only where a request names one.  NULL
+     * hook: any may. */
+    bool (*origin_ok)(void *arg, const char *origin);
     /* Called once per exchange when it has ended, for metrics and the access log; the exchange can still be
      * asked about.  status 499: the client left, or was cut off.  duration: since the first byte. */
     void (*on_done)(void *arg, const struct http_exchange *x, int status, uint64_t bytes_out,

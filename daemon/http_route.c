@@ -1,6 +1,6 @@
 /* daemon/http_route.c - from a parsed head to a route, or to the reason why not.
  *
- * The order is fixed: path, method, key, media type.  The key is asked for by a column of the route
+ * The order is fixed: path, method, key, origin, media type.  The key is asked for by a column of the route
  * table, never by looking at the path again. */
 #include <stdio.h>
 #include <string.h>
@@ -15,6 +15,9 @@ static const struct http_refusal no_method = {405, "invalid_request_error", "met
 static const struct http_refusal no_key = {
     401, "authentication_error", "invalid_api_key",
     "Incorrect API key provided. Send it as 'Authorization: Bearer KEY'."};
+static const struct http_refusal no_origin = {
+    403, "authentication_error", "origin_not_allowed",
+    "Pages of other origins may not use this server: configure API keys, or start it with --cors."};
 static const struct http_refusal no_json = {
     415, "invalid_request_error", "unsupported_media_type",
     "The body must be JSON: send 'Content-Type: application/json' and no Content-Encoding."};
@@ -70,6 +73,16 @@ static bool authorized(struct http_conn *c)
     return config->authorize(config->arg, key, key != NULL ? strlen(key) : 0, &c->x.principal);
 }
 
+/* Browsers say which page asks, also where a name was made to point here (DNS rebinding). */
+static bool origin_allowed(struct http_conn *c)
+{
+    const struct http_config *config = &c->server->config;
+    const char *origin = http_parse_field(&c->parse, "origin");
+
+    return origin == NULL || !c->x.route->needs_key || config->origin_ok == NULL ||
+           config->origin_ok(config->arg, origin);
+}
+
 /* application/json, application/x+json, text/json.  Absent is taken as JSON; what a browser sends from a
  * form without asking first is not, so that a foreign page cannot post here. */
 static bool media_type_ok(const struct http_parse *p)
@@ -114,6 +127,8 @@ static const struct http_refusal *choose(struct http_conn *c)
     }
     if (!authorized(c))
         return &no_key;
+    if (!origin_allowed(c))
+        return &no_origin;
     if (strcmp(p->method, "POST") == 0 && !media_type_ok(p))
         return &no_json;
     return NULL;

@@ -58,8 +58,9 @@ enum err daemon_addr_parse(const char *text, struct daemon_addr *out, struct err
 
 bool daemon_addr_is_loopback(const char *host)
 {
-    return strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0 ||
-           strcmp(host, "localhost") == 0;
+    /* 127.example.com is a name that anybody may own: all of it must be digits and dots. */
+    return (strncmp(host, "127.", 4) == 0 && strspn(host, "0123456789.") == strlen(host)) ||
+           strcmp(host, "::1") == 0 || strcmp(host, "localhost") == 0;
 }
 
 bool daemon_addr_is_wildcard(const char *host)

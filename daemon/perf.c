@@ -13,11 +13,7 @@
 #include "bench/perf_http.h"
 #include "bench/perf_kv.h"
 #include "bench/perf_sched.h"
-#if __has_include("bench/perf_tok.h")
 #include "bench/perf_tok.h"
-#else
-#define bench_perf_tok(a,b,c,d) ERR_UNSUPPORTED
-#endif
 #include "daemon/model_dir.h"
 
 struct perf_args {
@@ -92,7 +88,7 @@ int daemon_perf_run(int argc, char **argv)
     struct perf_args a = {0};
     struct err_msg msg = {""};
 
-    log_setup(LOG_LEVEL_WARN, LOG_FORMAT_TEXT, "perf");
+    log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, "perf");
     if (argc < 1 || strcmp(argv[0], "--help") == 0) {
         fputs(usage, argc < 1 ? stderr : stdout);
         return argc < 1 ? 2 : 0;

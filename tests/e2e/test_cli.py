@@ -137,3 +137,16 @@ def test_health_says_loading_before_it_is_ready():
         assert s.get("/live")[0] == 200
     finally:
         s.close()
+
+
+def test_pages_of_other_origins_are_kept_out_unless_allowed():
+    ask = {"model": "sim", "prompt": [300], "max_tokens": 1}
+    args = (DEMO, "--backend", "sim", "--served-name", "sim")
+    with serve(*args) as s:
+        for origin in ("http://evil.example", "http://127.0.0.1.evil.example", "null"):
+            status, body = s.post("/v1/completions", ask, headers={"Origin": origin})
+            assert status == 403 and json.loads(body)["error"]["code"] == "origin_not_allowed", origin
+        for origin in ("http://localhost:3000", "http://127.0.0.1:5173", "http://[::1]:80"):
+            assert s.post("/v1/completions", ask, headers={"Origin": origin})[0] == 200, origin
+    with serve(*args, "--cors") as s:
+        assert s.post("/v1/completions", ask, headers={"Origin": "http://any.example"})[0] == 200
