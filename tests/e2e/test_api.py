@@ -253,3 +253,16 @@ def test_one_log_line_per_request_without_its_text(sim):
     assert len(lines) == 1 and "canary" not in sim.log()
     for field in ("outcome=ok", "prefill_ms=", "exposed_ms=", "ttft_ms=", "tier=", "completion_tokens=3"):
         assert field in lines[0]
+
+
+def test_the_demo_model_says_what_its_reference_says():
+    golden = json.loads((DEMO.parent / "golden.json").read_text())
+    with serve("--served-name", "demo") as s:
+        for case in golden["cases"]:
+            r = client(s).chat.completions.create(
+                model="demo", messages=case["messages"], max_tokens=48, temperature=0,
+                extra_body={"return_token_ids": True})
+            ids = r.choices[0].model_dump()["token_ids"]
+            assert ids == case["continuation_ids"], (case["messages"], r.choices[0].message.content)
+            assert r.usage.prompt_tokens == len(case["prompt_ids"])
+            assert r.choices[0].finish_reason == case["finish_reason"]
