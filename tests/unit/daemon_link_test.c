@@ -251,7 +251,7 @@ static void raw_alloc(uv_handle_t *h, size_t n, uv_buf_t *b)
 
 static void garbage_is_cut_and_harms_nobody(void **state)
 {
-    static const char *const junk[] = {
+    static const char junk[][64] = {
         "GET / HTTP/1.1\r\nHost: x\r\n\r\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
         "BTN1\x01\x00\x01\x00\x09zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz",
         "BTN1\xff\x00\x00\x00\x01zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz"};
