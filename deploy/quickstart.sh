@@ -11,7 +11,7 @@ esac
 "$root/deploy/install-packages.sh"
 cd "$root"
 echo "Building build/release/baton ..."
-cmake --preset release >build-configure.log 2>&1 || { cat build-configure.log >&2; rm -f build-configure.log; exit 1; }
-rm -f build-configure.log
+mkdir -p build
+cmake --preset release >build/configure-release.log 2>&1 || { cat build/configure-release.log >&2; exit 1; }
 cmake --build --preset release --target baton -- --quiet
 exec build/release/baton serve "$@"

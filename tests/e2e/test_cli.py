@@ -150,3 +150,8 @@ def test_pages_of_other_origins_are_kept_out_unless_allowed():
             assert s.post("/v1/completions", ask, headers={"Origin": origin})[0] == 200, origin
     with serve(*args, "--cors") as s:
         assert s.post("/v1/completions", ask, headers={"Origin": "http://any.example"})[0] == 200
+
+
+def test_the_readme_lists_the_options_as_they_are():
+    reference = run("config", "reference").stdout.strip()
+    assert reference in (ROOT / "README.md").read_text(), "paste `baton config reference` into the README"
