@@ -880,16 +880,16 @@ static void encoding_without_memory_keeps_the_ids_that_were_there(void **state)
 
 /* ---- cost --------------------------------------------------------------------------------------------- */
 
-static double seconds_to_encode(const struct engine_tok *t, const char *text, size_t len)
+static void encode_and_drop(const struct engine_tok *t, const char *text, size_t len)
 {
-    uint64_t start = clock_now_ns();
     struct engine_ids ids = encode(t, text, len, 0);
 
+    assert_true(ids.n > 0);
     engine_ids_free(&ids);
-    return (double)(clock_now_ns() - start) / 1e9;
 }
 
-/* A quadratic merger needs minutes for any of these. */
+/* A quadratic merger needs minutes for any of these, and meets the time limit of the test program; how fast a
+ * linear one is, `baton perf tok` says. */
 static void a_long_run_costs_no_more_than_its_length(void **state)
 {
     static const char *const units[] = {"a", "_", " ", "ab", "\xe6\x97\xa5", "\xcc\xa3\xcc\x81",
@@ -909,11 +909,11 @@ static void a_long_run_costs_no_more_than_its_length(void **state)
 
             for (; n + unit <= len; n += unit)
                 memcpy(text + n, units[u], unit);
-            assert_true(seconds_to_encode(t, text, n) < 5);
+            encode_and_drop(t, text, n);
         }
         for (size_t i = 0; i < len; i++)
             text[i] = (char)('a' + rng(26));
-        assert_true(seconds_to_encode(t, text, len) < 5);
+        encode_and_drop(t, text, len);
         engine_tok_close(t);
         json_decref(fixture);
     }
