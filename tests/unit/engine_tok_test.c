@@ -888,6 +888,12 @@ static void encode_and_drop(const struct engine_tok *t, const char *text, size_t
     engine_ids_free(&ids);
 }
 
+#ifdef BATON_SANITIZED
+enum { LONG_RUN = 1 << 16 };
+#else
+enum { LONG_RUN = 1 << 19 };
+#endif
+
 /* A quadratic merger needs minutes for any of these, and meets the time limit of the test program; how fast a
  * linear one is, `baton perf tok` says. */
 static void a_long_run_costs_no_more_than_its_length(void **state)
@@ -895,7 +901,7 @@ static void a_long_run_costs_no_more_than_its_length(void **state)
     static const char *const units[] = {"a", "_", " ", "ab", "\xe6\x97\xa5", "\xcc\xa3\xcc\x81",
                                         "'"};
     static const char *const kinds[] = {"qwen2", "llama2", "metaspace_first"};
-    size_t len = (size_t)1 << 19;
+    size_t len = LONG_RUN;
     char *text = mem_try_alloc(len + 8);
 
     (void)state;
