@@ -208,8 +208,9 @@ static void on_frontend_closed(struct daemon_link *l, void *arg, enum err why, c
         frontend_maybe_free(f);
         return;
     }
-    LOG_WARN("worker", "token link lost", "frontend=%u address=%s why=%s: %s", f->id, f->address,
-             err_name(why), detail);
+    if (!w->draining && !w->leaving)
+        LOG_WARN("worker", "token link lost", "frontend=%u address=%s why=%s: %s", f->id, f->address,
+                 err_name(why), detail);
     if (w->role != NULL)
         daemon_role_cancel_frontend(w->role, f->id);
     frontend_retry(f);
@@ -324,8 +325,10 @@ static void on_kv_link(void *arg, const struct kvt_link *link)
 
 static void on_kv_lost(void *arg, uint32_t peer, enum err err)
 {
-    (void)arg;
-    LOG_WARN("worker", "kv peer lost", "peer=%u why=%s", peer, err_name(err));
+    const struct worker *w = arg;
+
+    if (!w->draining && !w->leaving)
+        LOG_WARN("worker", "kv peer lost", "peer=%u why=%s", peer, err_name(err));
 }
 
 /* ---- building the data plane, once the model is there ---- */
