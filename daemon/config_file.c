@@ -76,6 +76,8 @@ struct complaint {
 };
 
 static void on_log(cyaml_log_t level, void *ctx, const char *format, va_list args)
+    __attribute__((format(printf, 3, 0)));
+static void on_log(cyaml_log_t level, void *ctx, const char *format, va_list args)
 {
     struct complaint *c = ctx;
     char line[256];
