@@ -1,14 +1,22 @@
 /* daemon/link.c - see the header for the contract.
  *
- * A link is one stream, one timer and one prepare handle.  Sends collect in `out`; the prepare handle,
- * which runs before the loop sleeps, writes what one turn collected.  link_fail() is the only way down:
- * it closes the handles, and the last close callback reports and frees.
+ * A link is one stream, one timer and one idle handle.  Sends collect in `out`; the idle handle, which
+ * runs before the loop sleeps, writes what one turn collected.  While it is active the loop does not sleep:
+ * so a send from a prepare callback, which comes too late for this turn, is written in the next one at once
+ * (a prepare handle would leave it lying until something else wakes the loop).  link_fail() is the only
+ * way down: it closes the handles, and the last close callback reports and frees.
+ *
+ * Silence is counted in turns of the timer, not in clock time: when this process itself was held up, the
+ * first turn after it must not take for silence what lies unread in the socket.
  */
 #include "daemon/link.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -22,6 +30,7 @@ enum {
     CLOSE_FLUSH_MS = 1000,
     READ_CHUNK = 64 * 1024,
     UNPROVEN_MAX = 64,
+    QUIET_TURNS = 8, /* the timer looks so often in one peer timeout */
     BACKLOG = 256
 };
 
@@ -59,7 +68,7 @@ struct daemon_link {
         uv_pipe_t pipe;
     } io;
     uv_timer_t timer;
-    uv_prepare_t prepare;
+    uv_idle_t flush;
     uv_connect_t connecting;
     uv_getaddrinfo_t resolving;
     uv_write_t writing;
@@ -77,7 +86,7 @@ struct daemon_link {
     struct daemon_addr addr;
     char peer[DAEMON_ADDR_MAX + 16];
     struct buf in, out, in_flight;
-    uint64_t last_heard_ns;
+    unsigned quiet; /* turns of the timer since something was heard */
     enum err why;
     char detail[160];
 };
@@ -158,7 +167,7 @@ static void link_fail(struct daemon_link *l, enum err why, const char *detail)
         uv_cancel((uv_req_t *)&l->resolving);
     uv_close(&l->io.handle, on_handle_closed);
     uv_close((uv_handle_t *)&l->timer, on_handle_closed);
-    uv_close((uv_handle_t *)&l->prepare, on_handle_closed);
+    uv_close((uv_handle_t *)&l->flush, on_handle_closed);
 }
 
 /* ---- writing ---- */
@@ -214,11 +223,11 @@ static void on_written(uv_write_t *req, int status)
         link_fail(l, ERR_CANCELED, "closed here");
 }
 
-static void on_prepare(uv_prepare_t *h)
+static void on_flush(uv_idle_t *h)
 {
     struct daemon_link *l = h->data;
 
-    uv_prepare_stop(h);
+    uv_idle_stop(h);
     if (l->state != LINK_CLOSING)
         link_write(l);
 }
@@ -229,7 +238,7 @@ static void link_put(struct daemon_link *l, const void *bytes, size_t len)
         link_fail(l, ERR_NOMEM, "no memory to send");
         return;
     }
-    uv_prepare_start(&l->prepare, on_prepare);
+    uv_idle_start(&l->flush, on_flush);
 }
 
 void daemon_link_send(struct daemon_link *l, enum wire_type t, const ProtobufCMessage *m)
@@ -248,7 +257,7 @@ void daemon_link_send(struct daemon_link *l, enum wire_type t, const ProtobufCMe
         link_fail(l, err, err == ERR_LIMIT ? "the peer does not read" : "cannot build a frame");
         return;
     }
-    uv_prepare_start(&l->prepare, on_prepare);
+    uv_idle_start(&l->flush, on_flush);
 }
 
 /* ---- reading ---- */
@@ -402,7 +411,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *unused)
         return;
     }
     buf_added(&l->in, (size_t)n);
-    l->last_heard_ns = clock_now_ns();
+    l->quiet = 0;
     while (read_some(l))
         ;
     if (l->state == LINK_FLUSHING)
@@ -416,7 +425,7 @@ static void on_timer(uv_timer_t *t)
     struct daemon_link *l = t->data;
 
     if (l->state == LINK_READY) {
-        if (clock_now_ns() - l->last_heard_ns >= l->options.peer_timeout_ns)
+        if (++l->quiet > QUIET_TURNS)
             link_fail(l, ERR_TIMEOUT, "the peer has fallen silent");
     } else if (l->state == LINK_FLUSHING) {
         link_fail(l, ERR_CANCELED, "closed here");
@@ -432,8 +441,8 @@ void daemon_link_set_timeout(struct daemon_link *l, uint64_t peer_timeout_ns)
     if (peer_timeout_ns == 0)
         peer_timeout_ns = 5 * CLOCK_NS_PER_S;
     l->options.peer_timeout_ns = peer_timeout_ns;
-    l->last_heard_ns = clock_now_ns();
-    every_ms = peer_timeout_ns / 8 / CLOCK_NS_PER_MS;
+    l->quiet = 0;
+    every_ms = peer_timeout_ns / QUIET_TURNS / CLOCK_NS_PER_MS;
     if (every_ms == 0)
         every_ms = 1;
     if (l->state == LINK_READY)
@@ -458,8 +467,8 @@ static enum err link_create(const struct daemon_link_options *o, const struct wi
         return ERR_IO;
     }
     uv_timer_init(o->loop, &l->timer);
-    uv_prepare_init(o->loop, &l->prepare);
-    l->io.handle.data = l->timer.data = l->prepare.data = l;
+    uv_idle_init(o->loop, &l->flush);
+    l->io.handle.data = l->timer.data = l->flush.data = l;
     l->writing.data = l->connecting.data = l->resolving.data = l;
     l->open_handles = 3;
     uv_timer_start(&l->timer, on_timer, HANDSHAKE_TIMEOUT_MS, 0);
@@ -602,12 +611,37 @@ static void on_connection(uv_stream_t *stream, int status)
     name_peer(l);
 }
 
+/* What a server that ended badly left behind is removed; a socket that answers, or a file that is none,
+ * is not ours to remove. */
+static int clear_path(const char *path)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    struct stat st;
+    int fd, bad = 0;
+
+    if (lstat(path, &st) != 0)
+        return errno == ENOENT ? 0 : uv_translate_sys_error(errno);
+    if (!S_ISSOCK(st.st_mode))
+        return UV_EEXIST;
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return uv_translate_sys_error(errno);
+    memcpy(at.sun_path, path, strnlen(path, sizeof(at.sun_path) - 1)); /* its length was checked */
+    if (connect(fd, (struct sockaddr *)&at, sizeof(at)) == 0 || errno == EAGAIN)
+        bad = UV_EADDRINUSE;
+    close(fd);
+    if (bad == 0 && unlink(path) != 0)
+        bad = uv_translate_sys_error(errno);
+    return bad;
+}
+
 static int bind_unix(struct daemon_listener *s)
 {
     mode_t before;
-    int bad;
+    int bad = clear_path(s->addr.host);
 
-    unlink(s->addr.host);
+    if (bad != 0)
+        return bad;
     before = umask(0177);
     bad = uv_pipe_bind(&s->io.pipe, s->addr.host);
     umask(before);
@@ -708,6 +742,18 @@ void daemon_listener_close(struct daemon_listener *s)
 void daemon_link_set_arg(struct daemon_link *l, void *arg)
 {
     l->arg = arg;
+}
+
+uint32_t daemon_link_peer_pid(const struct daemon_link *l)
+{
+    struct ucred peer = {0};
+    socklen_t len = sizeof(peer);
+    uv_os_fd_t fd;
+
+    if (!l->addr.is_unix || uv_fileno(&l->io.handle, &fd) != 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0 || peer.pid <= 0)
+        return 0;
+    return (uint32_t)peer.pid;
 }
 
 const char *daemon_link_peer(const struct daemon_link *l)

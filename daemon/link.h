@@ -50,7 +50,7 @@ MUST_USE enum err daemon_link_connect(const struct daemon_link_options *o, const
 
 /* Server.  on_accept returns the hooks and arg for the new link, or false to refuse it.
  * ERR_INVALID address, ERR_IO with the reason ("address in use") in msg.  A unix socket is made with mode
- * 0600, replacing a stale one. */
+ * 0600, replacing a stale one, but neither one that answers nor a file of another kind. */
 typedef bool (*daemon_accept_fn)(void *arg, struct daemon_link *l, enum wire_role role,
                                  const struct daemon_link_hooks **hooks, void **link_arg);
 MUST_USE enum err daemon_link_listen(const struct daemon_link_options *o, const char *address,
@@ -62,6 +62,8 @@ void daemon_listener_close(struct daemon_listener *l);
 
 void daemon_link_set_arg(struct daemon_link *l, void *arg);
 void daemon_link_set_timeout(struct daemon_link *l, uint64_t peer_timeout_ns);
+/* The process at the other end, as the kernel knows it; 0 where it cannot know: over TCP. */
+uint32_t daemon_link_peer_pid(const struct daemon_link *l);
 /* The peer's address as text, for the log. */
 const char *daemon_link_peer(const struct daemon_link *l);
 /* The local end as an address a peer can use ("unix:PATH", "HOST:PORT"). */

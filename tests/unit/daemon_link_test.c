@@ -284,6 +284,77 @@ static void garbage_is_cut_and_harms_nobody(void **state)
     finish();
 }
 
+static void on_late_prepare(uv_prepare_t *h)
+{
+    uv_prepare_stop(h);
+    ping(w.client.link, 9);
+}
+
+/* Nothing else may be needed to wake the loop: the timer of the test is seconds away. */
+static void a_frame_sent_just_before_the_loop_sleeps_leaves_at_once(void **state)
+{
+    uv_prepare_t late;
+    uint64_t before;
+
+    (void)state;
+    start(false);
+    connect_with(&w.good);
+    run_until(&w.client.ready, 1);
+    while (w.server.link == NULL)
+        uv_run(&w.loop, UV_RUN_ONCE);
+    uv_prepare_init(&w.loop, &late);
+    uv_prepare_start(&late, on_late_prepare);
+    before = uv_hrtime();
+    run_until(&w.server.frames, 1);
+    assert_true(uv_hrtime() - before < 300 * 1000 * 1000);
+    uv_close((uv_handle_t *)&late, NULL);
+    finish();
+}
+
+/* A process that was held up must first look what lies in its sockets before it calls a peer silent. */
+static void being_held_up_is_not_the_silence_of_the_peer(void **state)
+{
+    (void)state;
+    start(false);
+    connect_with(&w.good);
+    run_until(&w.client.ready, 1);
+    while (w.server.link == NULL)
+        uv_run(&w.loop, UV_RUN_ONCE);
+    daemon_link_set_timeout(w.server.link, 80 * 1000 * 1000);
+    ping(w.client.link, 1);
+    uv_run(&w.loop, UV_RUN_NOWAIT);
+    ping(w.client.link, 2);
+    usleep(300 * 1000);
+    run_until(&w.server.frames, 2);
+    assert_int_equal(w.server.closed, 0);
+    finish();
+}
+
+static void a_listener_takes_no_place_that_is_not_its_own(void **state)
+{
+    struct err_msg msg = {""};
+    struct daemon_link_options o = {.loop = &w.loop, .secret = &w.good};
+    struct daemon_listener *second = NULL;
+    char file[80], address[96];
+    FILE *f;
+
+    (void)state;
+    start(false);
+    assert_int_equal(daemon_link_listen(&o, w.address, on_accept, NULL, &msg, &second), ERR_IO);
+    assert_non_null(strstr(msg.text, "in use"));
+    snprintf(file, sizeof(file), "%s.txt", w.path);
+    f = fopen(file, "w");
+    assert_non_null(f);
+    fclose(f);
+    snprintf(address, sizeof(address), "unix:%s", file);
+    assert_int_equal(daemon_link_listen(&o, address, on_accept, NULL, &msg, &second), ERR_IO);
+    assert_int_equal(access(file, F_OK), 0);
+    unlink(file);
+    connect_with(&w.good); /* the first one still works */
+    run_until(&w.client.ready, 1);
+    finish();
+}
+
 static void addresses_are_taken_apart_or_refused(void **state)
 {
     static const char *const bad[] = {"",        "host",  ":80",     "host:", "host:99999",
@@ -312,6 +383,9 @@ int main(void)
         cmocka_unit_test(close_from_inside_a_frame_is_safe),
         cmocka_unit_test(silence_closes_a_link),
         cmocka_unit_test(garbage_is_cut_and_harms_nobody),
+        cmocka_unit_test(a_frame_sent_just_before_the_loop_sleeps_leaves_at_once),
+        cmocka_unit_test(being_held_up_is_not_the_silence_of_the_peer),
+        cmocka_unit_test(a_listener_takes_no_place_that_is_not_its_own),
         cmocka_unit_test(addresses_are_taken_apart_or_refused),
     };
 
