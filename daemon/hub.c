@@ -16,10 +16,11 @@
 #include "base/mem.h"
 #include "daemon/link.h"
 #include "daemon/link_addr.h"
+#include "proto/wire_check.h"
 
-enum { LISTENERS_MAX = 4, FRONTEND_ID = 1, LINKS_PER_WORKER_MAX = 4096, GRAVES = 64 };
+enum { LISTENERS_MAX = 4, FRONTEND_ID = 1, LINKS_PER_WORKER_MAX = 4096, GRAVES = 256 };
 
-/* A worker that left while its process may still run and write. */
+/* A worker of this machine that left while its process may still run and write. */
 struct grave {
     uint32_t worker, pid;
 };
@@ -33,6 +34,8 @@ struct worker {
     uint32_t id;
     enum sched_role role;
     bool joined, lost;
+    uint32_t pid; /* as the kernel says; 0: of another host, whose ids mean nothing here */
+    char name[WIRE_NAME_MAX + 16]; /* no two live workers have the same */
     struct daemon_hub *hub;
     struct daemon_link *control, *tokens;
     Baton__Join *join;
@@ -102,7 +105,8 @@ static void act_reserve(struct daemon_hub *h, const struct sched_action *a)
     m.epoch = a->epoch;
     m.frontend = FRONTEND_ID;
     m.prefill_worker = a->peer;
-    m.deadline_ns = h->c.sched.prefill_timeout_ns + h->c.sched.handover_timeout_ns;
+    /* A prefill that makes progress may take long; what hangs, the scheduler cancels much sooner. */
+    m.deadline_ns = h->c.sched.request_timeout_ns;
     if (h->c.hooks.fill_reserve(h->c.arg, a->request, &m))
         send_to(h, a->worker, WIRE_RESERVE, &m);
     else
@@ -242,6 +246,8 @@ static void hub_event(struct daemon_hub *h, const struct sched_event *e)
 
         if (grown == NULL) {
             LOG_ERROR("hub", "event lost", "kind=%d: out of memory", (int)e->kind);
+            if (e->kind == SCHED_EV_ARRIVE)
+                h->c.hooks.on_reject(h->c.arg, e->request, SCHED_REASON_QUEUE_FULL, CLOCK_NS_PER_S);
             return;
         }
         h->events = grown;
@@ -283,9 +289,24 @@ static void free_worker(struct worker *w)
     mem_free(w);
 }
 
-static const char *worker_name(const struct worker *w)
+static const char *role_name(enum sched_role r)
 {
-    return w->join != NULL ? w->join->name : w->role == SCHED_ROLE_PREFILL ? "prefill" : "decode";
+    return r == SCHED_ROLE_PREFILL ? "prefill" : "decode";
+}
+
+/* Names are labels of metrics; workers started by hand may all have the same. */
+static void name_worker(struct worker *w, const char *wanted)
+{
+    bool taken = wanted == NULL;
+
+    for (const struct worker *o = w->hub->first; o != NULL && !taken; o = o->next)
+        taken = o != w && o->joined && !o->lost && strcmp(o->name, wanted) == 0;
+    if (wanted == NULL)
+        wanted = role_name(w->role);
+    if (taken)
+        snprintf(w->name, sizeof(w->name), "%.*s#%u", (int)WIRE_NAME_MAX, wanted, w->id);
+    else
+        snprintf(w->name, sizeof(w->name), "%.*s", WIRE_NAME_MAX, wanted);
 }
 
 static void worker_remove(struct worker *w)
@@ -316,6 +337,20 @@ static void tell_forget(struct daemon_hub *h, uint32_t peer, bool process_gone)
     }
 }
 
+/* What others measured towards a worker that left means nothing any more. */
+static void forget_links(struct daemon_hub *h, uint32_t peer)
+{
+    for (struct worker *w = h->first; w != NULL; w = w->next) {
+        for (size_t i = 0; i < w->n_links; i++) {
+            if (w->links[i].peer != peer)
+                continue;
+            wire_free(&w->links[i].info->base);
+            w->links[i] = w->links[--w->n_links];
+            break;
+        }
+    }
+}
+
 /* Before the scheduler hears that a worker left, it must know what its requests have delivered. */
 static void worker_leave(struct worker *w, enum err why)
 {
@@ -335,12 +370,14 @@ static void worker_leave(struct worker *w, enum err why)
             mem_free(ids);
         }
         tell_forget(h, w->id, false);
+        forget_links(h, w->id);
         hub_event(h, &e);
     }
-    if (w->join != NULL && w->join->pid != 0) {
-        h->graves[h->next_grave++ % GRAVES] = (struct grave){w->id, w->join->pid};
-        h->c.hooks.on_worker_lost(h->c.supervisor_arg, w->join->pid, why);
-    }
+    if (w->pid != 0)
+        h->graves[h->next_grave++ % GRAVES] = (struct grave){w->id, w->pid};
+    /* A worker that could not load ends by itself, with a status that says so. */
+    if (w->pid != 0 && (w->joined || why != ERR_PEER_LOST))
+        h->c.hooks.on_worker_lost(h->c.supervisor_arg, w->pid, why);
     h->c.hooks.on_pool_change(h->c.supervisor_arg);
 }
 
@@ -363,7 +400,7 @@ static void on_control_closed(struct daemon_link *l, void *arg, enum err why, co
     struct daemon_hub *h = w->hub;
 
     if (!h->closing)
-        LOG_WARN("hub", "worker left", "worker=%u name=%s peer=%s why=%s: %s", w->id, worker_name(w),
+        LOG_WARN("hub", "worker left", "worker=%u name=%s peer=%s why=%s: %s", w->id, w->name,
                  daemon_link_peer(l), err_name(why), detail);
     w->control = NULL;
     if (w->tokens != NULL)
@@ -393,6 +430,37 @@ static void worker_welcome(struct worker *w)
     daemon_link_send(w->control, WIRE_WELCOME, &m.base);
 }
 
+static bool same_model(const Baton__Join *a, const Baton__Join *b)
+{
+    const Baton__KvLayout *x = a->layout, *y = b->layout;
+
+    return a->vocab == b->vocab && x->n_layers == y->n_layers && x->n_kv_heads == y->n_kv_heads &&
+           x->head_dim == y->head_dim && x->block_tokens == y->block_tokens &&
+           x->dtype == y->dtype && x->model_id == y->model_id;
+}
+
+/* Tokens of another model would be wrong answers.  A worker of this machine has the front end's model; who
+ * joined before it from elsewhere with another one has to go. */
+static bool fits_others(struct worker *w, const Baton__Join *m)
+{
+    for (struct worker *o = w->hub->first; o != NULL; o = o->next) {
+        bool theirs = w->pid != 0 && o->pid == 0;
+
+        if (o == w || !o->joined || o->lost || same_model(m, o->join))
+            continue;
+        LOG_ERROR(
+            "hub", "worker has another model",
+            "worker=%u name=%s peer=%s: its weights, vocabulary or --block-tokens differ from "
+            "those of worker=%u name=%s; %s gets no work",
+            w->id, m->name, daemon_link_peer(w->control), o->id, o->name,
+            theirs ? o->name : m->name);
+        if (!theirs)
+            return false;
+        daemon_link_close(o->control);
+    }
+    return true;
+}
+
 /* true: the message is kept. */
 static bool take_join(struct worker *w, Baton__Join *m)
 {
@@ -403,6 +471,9 @@ static bool take_join(struct worker *w, Baton__Join *m)
         daemon_link_close(w->control);
         return false;
     }
+    if (!fits_others(w, m)) /* the connection stays: it would only try again */
+        return false;
+    name_worker(w, m->name);
     w->join = m;
     w->joined = true;
     daemon_link_set_timeout(w->control, h->c.peer_timeout_ns);
@@ -414,9 +485,8 @@ static bool take_join(struct worker *w, Baton__Join *m)
     LOG_INFO("hub", "worker joined",
              "worker=%u name=%s role=%s backend=%s pid=%u blocks=%u block_tokens=%u context=%u "
              "batch=%u kv=%s:%u",
-             w->id, m->name, w->role == SCHED_ROLE_PREFILL ? "prefill" : "decode", m->backend,
-             m->pid, m->n_blocks, m->layout->block_tokens, m->max_context, m->max_batch, m->kv_host,
-             m->kv_port);
+             w->id, w->name, role_name(w->role), m->backend, m->pid, m->n_blocks,
+             m->layout->block_tokens, m->max_context, m->max_batch, m->kv_host, m->kv_port);
     hub_event(h, &e);
     h->c.hooks.on_pool_change(h->c.supervisor_arg);
     return true;
@@ -559,6 +629,8 @@ static bool take_link(struct worker *w, Baton__Link *m)
 {
     struct peer_link *grown;
 
+    if (find_worker(w->hub, m->peer) == NULL)
+        return false;
     LOG_INFO("hub", "kv link",
              "from=%u to=%u path=%s one_sided=%d lanes=\"%s\" GB/s=%.2f rtt_us=%.1f", w->id,
              m->peer, kvt_path_name((enum kvt_path)m->path), m->one_sided, m->lanes,
@@ -758,6 +830,8 @@ static bool accept_worker(struct daemon_hub *h, struct daemon_link *l, enum wire
     w->hub = h;
     w->role = role == WIRE_ROLE_PREFILL ? SCHED_ROLE_PREFILL : SCHED_ROLE_DECODE;
     w->control = l;
+    w->pid = daemon_link_peer_pid(l);
+    name_worker(w, NULL);
     if (map_put(&h->workers, w->id, w) != ERR_OK) {
         mem_free(w);
         return false;
@@ -881,7 +955,7 @@ void daemon_hub_finish(struct daemon_hub *h, uint64_t request)
 void daemon_hub_process_gone(struct daemon_hub *h, uint32_t pid)
 {
     for (struct worker *w = h->first; w != NULL; w = w->next) {
-        if (w->join != NULL && w->join->pid == pid) {
+        if (w->pid == pid) {
             if (w->control != NULL)
                 daemon_link_close(w->control);
             worker_leave(w, ERR_PEER_LOST);
@@ -911,7 +985,7 @@ uint32_t daemon_hub_max_context(const struct daemon_hub *h)
         if (w->joined && !w->lost && (least == 0 || w->join->max_context < least))
             least = w->join->max_context;
     }
-    return least;
+    return least < WIRE_TOKENS_MAX ? least : WIRE_TOKENS_MAX; /* no message carries more */
 }
 
 void daemon_hub_stats(const struct daemon_hub *h, struct sched_stats *out)
@@ -937,7 +1011,7 @@ bool daemon_hub_next_worker(const struct daemon_hub *h, size_t *at, struct daemo
     *out = (struct daemon_worker_view){.id = w->id,
                                        .role = w->role,
                                        .joined = w->joined && !w->lost,
-                                       .name = worker_name(w),
+                                       .name = w->name,
                                        .backend = w->join != NULL ? w->join->backend : "",
                                        .phase = w->loading != NULL ? w->loading->phase : "starting",
                                        .report = w->report};
@@ -966,8 +1040,8 @@ bool daemon_hub_next_link(const struct daemon_hub *h, size_t *at, const char **f
         if (n < w->n_links) {
             const struct worker *peer = map_get(&h->workers, w->links[n].peer);
 
-            *from = worker_name(w);
-            *to = peer != NULL ? worker_name(peer) : "gone";
+            *from = w->name;
+            *to = peer != NULL ? peer->name : "gone";
             *link = w->links[n].info;
             return true;
         }

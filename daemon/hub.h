@@ -51,8 +51,8 @@ struct daemon_hub_hooks {
     void (*on_fail)(void *arg, uint64_t request, enum sched_reason why);
     void (*on_stage)(void *arg, uint64_t request, const struct daemon_stage *s);
     /* The next two get supervisor_arg.
-     * A worker was lost or has left, while pid is still not known to have ended: the supervisor kills its
-     * own children.  why: ERR_TIMEOUT etc. */
+     * A worker of this machine was lost or has left, while pid is still not known to have ended: the
+     * supervisor kills its own children.  why: ERR_TIMEOUT etc. */
     void (*on_worker_lost)(void *arg, uint32_t pid, enum err why);
     /* Joined, lost, loading progress: readiness may have changed. */
     void (*on_pool_change)(void *arg);
@@ -100,12 +100,13 @@ void daemon_hub_submit(struct daemon_hub *h, const struct daemon_hub_submit *s);
 void daemon_hub_cancel(struct daemon_hub *h, uint64_t request);
 /* The front end has the last token. */
 void daemon_hub_finish(struct daemon_hub *h, uint64_t request);
-/* The process with this pid has ended: nothing of it can write to anybody's memory. */
+/* The process of this machine with this pid has ended: nothing of it can write to anybody's memory.
+ * Workers of other hosts may have the same number; they are not meant. */
 void daemon_hub_process_gone(struct daemon_hub *h, uint32_t pid);
 
 /* At least one prefill and one decode worker have joined. */
 bool daemon_hub_ready(const struct daemon_hub *h);
-/* The smallest context any joined worker allows; 0: none. */
+/* The smallest context any joined worker allows, and that fits a message; 0: none. */
 uint32_t daemon_hub_max_context(const struct daemon_hub *h);
 void daemon_hub_stats(const struct daemon_hub *h, struct sched_stats *out);
 /* Walk the workers in id order: *at starts at 0. false: no more. */
@@ -114,7 +115,7 @@ bool daemon_hub_next_worker(const struct daemon_hub *h, size_t *at, struct daemo
 bool daemon_hub_next_link(const struct daemon_hub *h, size_t *at, const char **from,
                           const char **to, const Baton__Link **link);
 
-/* Admit nothing new and tell workers to drain; requests that run go on. */
+/* Admit nothing new; requests that run go on, and workers with them. */
 void daemon_hub_stop(struct daemon_hub *h);
 /* Close all links and free in a later loop turn. */
 void daemon_hub_close(struct daemon_hub *h);
