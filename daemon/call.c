@@ -34,7 +34,8 @@ static void call_free(struct call *call)
     mem_free(call);
 }
 
-/* The hub forgets what still runs; dirty entries of this call leave the list. */
+/* The hub forgets what still runs; dirty entries of this call leave the list.  All generations are out of
+ * the map before the hub hears of the first: what it does then can bring no hook back to this call. */
 static void drop_gens(struct call *call)
 {
     struct daemon_frontend *f = call->f;
@@ -47,12 +48,15 @@ static void drop_gens(struct call *call)
             at = &(*at)->next_dirty;
     }
     for (uint32_t i = 0; i < call->n_gens; i++) {
+        if (call->gens[i].submitted && !call->gens[i].ended)
+            map_del(&f->gens, call->gens[i].g.id);
+    }
+    for (uint32_t i = 0; i < call->n_gens; i++) {
         struct call_gen *g = &call->gens[i];
 
         if (!g->submitted || g->ended)
             continue;
         g->ended = true;
-        map_del(&f->gens, g->g.id);
         daemon_hub_cancel(f->hub, g->g.id);
     }
     call->n_running = 0;
@@ -65,7 +69,9 @@ void call_end(struct call *call)
     call_record(call);
     call->state = CALL_DONE;
     call->x = NULL;
-    if (!call->pool_owns)
+    if (call->pool_owns) /* not worth starting any more; if it runs, its completion frees the call */
+        uv_cancel((uv_req_t *)&call->work);
+    else
         call_free(call);
 }
 
@@ -142,12 +148,12 @@ static void gen_ended(struct call_gen *g)
     struct daemon_frontend *f = g->call->f;
 
     g->ended = true;
+    g->call->n_running--;
     map_del(&f->gens, g->g.id);
     if (g->g.by_stop_string)
         daemon_hub_cancel(f->hub, g->g.id);
     else
         daemon_hub_finish(f->hub, g->g.id);
-    g->call->n_running--;
 }
 
 static void take_item(struct daemon_frontend *f, const Baton__Tokens *m, size_t i, uint64_t now)
@@ -178,9 +184,9 @@ static void take_item(struct daemon_frontend *f, const Baton__Tokens *m, size_t 
         daemon_series_next_tokens(f->series, g->call->tier, accepted, now - g->times.last_ns);
     }
     g->times.last_ns = now;
+    call_mark_dirty(g);
     if (g->g.finish != DAEMON_FINISH_NONE)
         gen_ended(g);
-    call_mark_dirty(g);
 }
 
 void call_on_tokens(struct daemon_frontend *f, const Baton__Tokens *m)
@@ -387,17 +393,17 @@ static void tokenize_job(uv_work_t *work)
 static void tokenize_done(uv_work_t *work, int status)
 {
     struct call *call = work->data;
+    struct daemon_frontend *f = call->f;
 
     call->pool_owns = false;
-    if (call->state == CALL_DONE) {
+    if (call->state == CALL_DONE)
         call_free(call);
-        return;
-    }
-    if (status != 0)
+    else if (status != 0)
         call_fail(call, 503, "unavailable_error", "shutting_down", "The server is shutting down.",
                   CLOCK_NS_PER_S, true);
     else
         call_run(call);
+    frontend_part_closed(f);
 }
 
 static size_t text_bytes(const struct api_request *r)
@@ -469,9 +475,9 @@ static bool check_call(struct call *call)
         return false;
     }
     if (call->r->n_messages > 0 && f->c.chat == NULL) {
-        api_error_set(&call->error, 400, "invalid_request_error", "messages", "no_chat_template",
-                      "This model has no usable chat template (%.200s); use /v1/completions.",
-                      f->c.chat_why);
+        api_error_set(
+            &call->error, 400, "invalid_request_error", "messages", "no_chat_template",
+            "This model has no usable chat template; use /v1/completions."); /* the log says why */
         return false;
     }
     return pick_tier(call);
@@ -533,8 +539,9 @@ static struct call *call_create(struct daemon_frontend *f, struct http_exchange 
     call->arrived_ns = http_received_ns(x);
     call->work.data = call;
     snprintf(call->request_id, sizeof(call->request_id), "%s", http_request_id(x));
-    snprintf(call->id, sizeof(call->id), "%s%016llx", r->kind == API_CHAT ? "chatcmpl-" : "cmpl-",
-             (unsigned long long)f->next_gen);
+    snprintf(
+        call->id, sizeof(call->id), "%s%016llx", r->kind == API_CHAT ? "chatcmpl-" : "cmpl-",
+        (unsigned long long)f->next_gen++); /* no generation has it: no two calls have the same */
     call->head = (struct api_head){.kind = r->kind,
                                    .id = call->id,
                                    .created = (int64_t)(clock_wall_ns() / CLOCK_NS_PER_S),
@@ -583,6 +590,7 @@ void call_start(struct daemon_frontend *f, struct http_exchange *x, enum api_kin
     if (text_bytes(r) > INLINE_TEXT_MAX &&
         uv_queue_work(f->c.loop, &call->work, tokenize_job, tokenize_done) == 0) {
         call->pool_owns = true;
+        f->open_parts++; /* the job uses the tokenizer through it */
         return;
     }
     (void)!call_encode(f, r, call->prompts, &call->error); /* judged by call->error */

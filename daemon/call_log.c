@@ -21,7 +21,7 @@ void call_record(struct call *call)
     uint64_t now = clock_now_ns(), prompt = 0, generated = 0;
     uint32_t attempts = 0;
 
-    for (size_t i = 0; i < call->n_prompts; i++)
+    for (size_t i = 0; !call->pool_owns && i < call->n_prompts; i++) /* else they are being made */
         prompt += call->prompts[i].ids.n;
     for (uint32_t i = 0; i < call->n_gens; i++) {
         generated += call->gens[i].g.n_log;

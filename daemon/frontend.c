@@ -553,7 +553,7 @@ static void on_http_done(void *arg, const struct http_exchange *x, int status, u
     frontend_metrics_http(arg, http_route_of(x), status, duration_ns, bytes_out);
 }
 
-static void part_closed(struct daemon_frontend *f)
+void frontend_part_closed(struct daemon_frontend *f)
 {
     if (--f->open_parts > 0)
         return;
@@ -566,12 +566,12 @@ static void part_closed(struct daemon_frontend *f)
 
 static void on_flush_closed(uv_handle_t *h)
 {
-    part_closed(h->data);
+    frontend_part_closed(h->data);
 }
 
 static void on_http_closed(void *arg)
 {
-    part_closed(arg);
+    frontend_part_closed(arg);
 }
 
 /* Without a name the second: above the one for bulk work, below the one that is sold dearest. */

@@ -94,10 +94,12 @@ struct daemon_frontend {
     int64_t started_s;
     char trouble[256];
     const char *model_name;
-    unsigned open_parts;
+    unsigned open_parts; /* HTTP server, flush handle, tokenizing jobs on the pool */
 };
 
 /* frontend.c */
+/* One of open_parts is done; after daemon_frontend_close the last one frees the front end. */
+void frontend_part_closed(struct daemon_frontend *f);
 void frontend_limits(const struct daemon_frontend *f, struct api_limits *out);
 
 /* call.c */
