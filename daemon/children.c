@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -19,7 +20,7 @@ enum {
     BACKOFF_MAX_MS = 10000,
     HEALTHY_MS = 10000,
     ARGS_MAX = 48,
-    ARG_LEN = 320
+    SECRET_FD = 3 /* in the worker */
 };
 
 struct child {
@@ -42,7 +43,7 @@ struct daemon_children {
     uv_timer_t grace; /* after stop: looks every 10 ms whether all have ended */
     uint64_t kill_at_ns;
     unsigned open_handles;
-    char exe[512];
+    char exe[4096];
     char **env;
     uint32_t threads;
 };
@@ -121,24 +122,33 @@ static void on_child_exit(uv_process_t *process, int64_t status, int signal_numb
 /* ---- the command line of a child ---- */
 
 struct args {
-    char text[ARGS_MAX][ARG_LEN];
-    char *v[ARGS_MAX + 1];
+    struct buf text;       /* all of them, each with its NUL */
+    size_t at[ARGS_MAX];   /* where each begins: the text moves while it grows */
+    char *v[ARGS_MAX + 1]; /* once all are there */
     unsigned n;
+    enum err err; /* the first failure */
 };
 
 static void arg(struct args *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static void arg(struct args *a, const char *format, ...)
 {
     va_list list;
+    int len;
 
-    if (a->n >= ARGS_MAX)
+    va_start(list, format);
+    len = vsnprintf(NULL, 0, format, list);
+    va_end(list);
+    if (a->err == ERR_OK && (a->n == ARGS_MAX || len < 0))
+        a->err = ERR_LIMIT;
+    if (a->err == ERR_OK)
+        a->err = buf_reserve(&a->text, (size_t)len + 1);
+    if (a->err != ERR_OK)
         return;
     va_start(list, format);
-    vsnprintf(a->text[a->n], ARG_LEN, format, list);
+    vsnprintf(buf_bytes(&a->text) + a->text.len, (size_t)len + 1, format, list);
     va_end(list);
-    a->v[a->n] = a->text[a->n];
-    a->n++;
-    a->v[a->n] = NULL;
+    a->at[a->n++] = a->text.len;
+    buf_added(&a->text, (size_t)len + 1);
 }
 
 static void text_arg(struct args *a, const char *flag, const char *value)
@@ -154,23 +164,24 @@ static void kv_host_arg(struct args *a, const struct daemon_config *c)
 
     if (c->kv_host != NULL)
         arg(a, "--kv-host=%s", c->kv_host);
-    else if (c->listen_workers != NULL && daemon_addr_parse(c->listen_workers, &at, NULL) == ERR_OK &&
+    else if (c->listen_workers != NULL &&
+             daemon_addr_parse(c->listen_workers, &at, NULL) == ERR_OK &&
              !daemon_addr_is_wildcard(at.host))
         arg(a, "--kv-host=%s", at.host);
 }
 
-static void build_args(const struct child *child, struct args *a)
+static enum err build_args(const struct child *child, struct args *a)
 {
     const struct daemon_children *all = child->all;
     const struct daemon_config *c = all->c.config;
 
-    a->n = 0;
+    *a = (struct args){.n = 0};
     arg(a, "baton");
     arg(a, "%s", child->is_prefill ? "prefill" : "decode");
     arg(a, "%s", all->c.model_dir);
     arg(a, "--name=%s", child->name);
     text_arg(a, "--scheduler", all->c.control);
-    text_arg(a, "--secret-file", all->c.secret_file);
+    arg(a, "--secret-file=/proc/self/fd/%d", SECRET_FD);
     text_arg(a, "--served-name", c->served_name);
     text_arg(a, "--backend", c->backend);
     text_arg(a, "--sim-profile", c->sim_profile);
@@ -185,25 +196,40 @@ static void build_args(const struct child *child, struct args *a)
     arg(a, "--max-step-tokens=%u", c->max_step_tokens);
     arg(a, "--kv-mib=%u", c->kv_mib);
     arg(a, "--exit-with-parent");
+    for (unsigned i = 0; a->err == ERR_OK && i < a->n; i++)
+        a->v[i] = buf_bytes(&a->text) + a->at[i];
+    return a->err;
 }
 
 static void start_child(struct child *child)
 {
     struct daemon_children *all = child->all;
-    static struct args args; /* loop thread only */
-    uv_stdio_container_t stdio[3] = {{.flags = UV_IGNORE},
-                                     {.flags = UV_INHERIT_FD, .data.fd = STDOUT_FILENO},
-                                     {.flags = UV_INHERIT_FD, .data.fd = STDERR_FILENO}};
-    uv_process_options_t o = {
-        .exit_cb = on_child_exit, .file = all->exe, .env = all->env, .stdio = stdio, .stdio_count = 3};
+    struct args args;
+    uv_stdio_container_t stdio[SECRET_FD + 1] = {
+        {.flags = UV_IGNORE},
+        {.flags = UV_INHERIT_FD, .data.fd = STDOUT_FILENO},
+        {.flags = UV_INHERIT_FD, .data.fd = STDERR_FILENO},
+        {.flags = UV_INHERIT_FD, .data.fd = all->c.secret_fd}};
+    uv_process_options_t o = {.exit_cb = on_child_exit,
+                              .file = all->exe,
+                              .env = all->env,
+                              .stdio = stdio,
+                              .stdio_count = SECRET_FD + 1};
     int bad;
 
     if (all->stopping)
         return;
-    build_args(child, &args);
-    o.args = args.v;
     child->started_ns = clock_now_ns();
+    if (build_args(child, &args) != ERR_OK) {
+        LOG_ERROR("serve", "cannot start worker", "name=%s why=%s", child->name,
+                  err_text(args.err));
+        buf_free(&args.text);
+        plan_restart(child);
+        return;
+    }
+    o.args = args.v;
     bad = uv_spawn(all->c.loop, &child->process, &o);
+    buf_free(&args.text);
     child->process.data = child;
     all->open_handles++;
     if (bad != 0) {

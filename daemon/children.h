@@ -20,7 +20,7 @@ struct daemon_children_config {
     const struct daemon_config *config;
     const char *model_dir;
     const char *control; /* address of the hub */
-    const char *secret_file;
+    int secret_fd; /* a file that holds the secret; the caller's, open until all have stopped */
     void *arg;
     void (*on_gone)(void *arg, uint32_t pid);
     void (*on_hopeless)(void *arg);

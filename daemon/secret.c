@@ -1,4 +1,4 @@
-/* daemon/secret.c - secret files, and the run-time directory that holds one. */
+/* daemon/secret.c - secret files, the copy for our own workers, and the run-time directory. */
 #include "daemon/secret.h"
 
 #include <errno.h>
@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -53,32 +54,54 @@ static enum err make_secret(struct wire_secret *out, struct err_msg *msg)
     return ERR_OK;
 }
 
-enum err daemon_run_directory(const char *secret_file, char *dir, size_t room,
-                              struct wire_secret *out, struct err_msg *msg)
+/* The first place where a directory can be made.  A socket path has 107 bytes in all. */
+static enum err make_directory(char *dir, size_t room, struct err_msg *msg)
 {
-    const char *base = getenv("XDG_RUNTIME_DIR");
-    char path[160];
-    ssize_t n;
-    int fd;
-    enum err err;
+    const char *places[] = {getenv("XDG_RUNTIME_DIR"), getenv("TMPDIR"), "/tmp"};
+    int why = ENOENT;
 
-    if (base == NULL || base[0] != '/' || strlen(base) > 60)
-        base = "/tmp";
-    err = secret_file != NULL ? daemon_secret_read(secret_file, out, msg) : make_secret(out, msg);
-    if (err != ERR_OK)
-        return err;
-    snprintf(dir, room, "%s/baton-XXXXXX", base);
-    if (mkdtemp(dir) == NULL) {
-        dir[0] = '\0';
-        return err_set(msg, ERR_IO, "cannot make a run-time directory under %s: %s", base,
-                       strerror(errno));
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+        if (places[i] == NULL || places[i][0] != '/' || strlen(places[i]) > 60)
+            continue;
+        snprintf(dir, room, "%s/baton-XXXXXX", places[i]);
+        if (mkdtemp(dir) != NULL)
+            return ERR_OK;
+        why = errno;
     }
-    snprintf(path, sizeof(path), "%.120s/secret", dir);
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    n = fd >= 0 ? write(fd, out->bytes, out->len) : -1;
+    dir[0] = '\0';
+    return err_set(msg, ERR_IO,
+                   "cannot make a run-time directory: neither under XDG_RUNTIME_DIR nor TMPDIR "
+                   "(absolute paths of at most 60 bytes) nor /tmp: %s",
+                   strerror(why));
+}
+
+/* Into memory that has no name: nothing of it is left when all its readers have ended, however they did. */
+static enum err keep_secret(const struct wire_secret *secret, int *out, struct err_msg *msg)
+{
+    int fd = memfd_create("baton-secret", MFD_CLOEXEC);
+
+    if (fd >= 0 && fchmod(fd, 0600) == 0 &&
+        write(fd, secret->bytes, secret->len) == (ssize_t)secret->len) {
+        *out = fd;
+        return ERR_OK;
+    }
+    err_set(msg, ERR_IO, "cannot keep the workers' secret in memory: %s", strerror(errno));
     if (fd >= 0)
         close(fd);
-    if (n != (ssize_t)out->len)
-        return err_set(msg, ERR_IO, "cannot write %s: %s", path, strerror(errno));
-    return ERR_OK;
+    return ERR_IO;
+}
+
+enum err daemon_run_directory(const char *secret_file, char *dir, size_t room,
+                              struct wire_secret *out, int *secret_fd, struct err_msg *msg)
+{
+    enum err err =
+        secret_file != NULL ? daemon_secret_read(secret_file, out, msg) : make_secret(out, msg);
+
+    dir[0] = '\0';
+    *secret_fd = -1;
+    if (err == ERR_OK)
+        err = make_directory(dir, room, msg);
+    if (err == ERR_OK)
+        err = keep_secret(out, secret_fd, msg);
+    return err;
 }

@@ -11,9 +11,13 @@
 MUST_USE enum err daemon_secret_read(const char *path, struct wire_secret *out,
                                      struct err_msg *msg);
 
-/* Make a directory of mode 0700 under XDG_RUNTIME_DIR or /tmp, and in it `secret`: the content of
- * secret_file, or a random one if that is NULL. */
+/* Make a directory of mode 0700 under XDG_RUNTIME_DIR, TMPDIR or /tmp, for the workers' socket; and take
+ * the secret: the content of secret_file, or a random one if that is NULL.  *secret_fd holds a copy in
+ * memory for the workers to inherit and to read by a path under /proc/self/fd, so that no file of ours
+ * holds it and a change of secret_file does not part them from us.  On an error dir is "" or to be removed
+ * all the same. */
 MUST_USE enum err daemon_run_directory(const char *secret_file, char *dir, size_t room,
-                                       struct wire_secret *out, struct err_msg *msg);
+                                       struct wire_secret *out, int *secret_fd,
+                                       struct err_msg *msg);
 
 #endif

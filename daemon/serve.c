@@ -38,9 +38,9 @@ struct serve {
     struct engine_chat *chat;
     struct err_msg chat_why;
     struct wire_secret secret;
-    char dir[128]; /* private run-time directory: socket and secret */
+    char dir[128]; /* private run-time directory: the workers' socket */
     char socket[160];
-    char secret_path[160];
+    int secret_fd;
     char model_dir[1024];
     struct daemon_frontend *frontend;
     struct daemon_hub *hub;
@@ -63,8 +63,6 @@ static void serve_stop(struct serve *s)
         return;
     s->stage = SERVE_STOPPING;
     uv_close((uv_handle_t *)&s->drain, NULL);
-    uv_close((uv_handle_t *)&s->term, NULL);
-    uv_close((uv_handle_t *)&s->interrupt, NULL);
     daemon_frontend_close(s->frontend);
     if (s->children != NULL)
         daemon_children_stop(s->children, CHILD_GRACE_MS);
@@ -101,7 +99,7 @@ static void on_signal(uv_signal_t *h, int number)
 
     if (s->stage == SERVE_RUNNING) {
         serve_drain(s);
-    } else if (number == SIGINT) {
+    } else if (number == SIGINT && s->stage == SERVE_DRAINING) {
         s->status = 130;
         serve_stop(s);
     }
@@ -219,6 +217,25 @@ static enum err check_exposure(const struct daemon_config *c, struct err_msg *ms
     return ERR_OK;
 }
 
+static enum err check_times(const struct daemon_config *c, struct err_msg *msg)
+{
+    if (c->peer_timeout_ms >= 3 * c->heartbeat_ms)
+        return ERR_OK;
+    return err_set(msg, ERR_INVALID,
+                   "peer_timeout_ms is %u: it must be at least three times heartbeat_ms, which is "
+                   "%u, or healthy workers would be taken for lost",
+                   c->peer_timeout_ms, c->heartbeat_ms);
+}
+
+/* A default of the model's that takes no token at all is none. */
+static void check_sampling(struct engine_model_config *m)
+{
+    if (m->top_p <= 0)
+        m->has_top_p = false;
+    if (m->repetition_penalty <= 0)
+        m->has_repetition_penalty = false;
+}
+
 static enum err load_text(struct serve *s, struct err_msg *msg)
 {
     bool is_sim = strcmp(s->c->backend, "sim") == 0;
@@ -226,6 +243,7 @@ static enum err load_text(struct serve *s, struct err_msg *msg)
 
     if (err != ERR_OK)
         return err;
+    check_sampling(&s->model);
     err = engine_tok_open(s->model_dir, msg, &s->tok);
     if (err == ERR_NOT_FOUND && is_sim) {
         LOG_WARN("serve", "no tokenizer", "%s: only token-id prompts can be served", msg->text);
@@ -271,8 +289,14 @@ static enum err create_parts(struct serve *s, struct err_msg *msg)
                                   .secret = &s->secret,
                                   .heartbeat_ns = s->c->heartbeat_ms * CLOCK_NS_PER_MS,
                                   .peer_timeout_ns = s->c->peer_timeout_ms * CLOCK_NS_PER_MS};
-    enum err err = daemon_frontend_create(&f, msg, &s->frontend);
+    enum err err;
 
+    if (f.max_context > WIRE_TOKENS_MAX) {
+        LOG_WARN("serve", "context is limited", "to %d tokens instead of %u", WIRE_TOKENS_MAX,
+                 f.max_context);
+        f.max_context = WIRE_TOKENS_MAX;
+    }
+    err = daemon_frontend_create(&f, msg, &s->frontend);
     if (err != ERR_OK)
         return err;
     sched_options(s->c, &h.sched);
@@ -318,7 +342,7 @@ static enum err start_children(struct serve *s, struct err_msg *msg)
                                        .config = s->c,
                                        .model_dir = s->model_dir,
                                        .control = s->socket,
-                                       .secret_file = s->secret_path,
+                                       .secret_fd = s->secret_fd,
                                        .arg = s,
                                        .on_gone = on_gone,
                                        .on_hopeless = on_hopeless,
@@ -335,6 +359,9 @@ static void start_signals(struct serve *s)
     s->term.data = s->interrupt.data = s->drain.data = s;
     uv_signal_start(&s->term, on_signal, SIGTERM);
     uv_signal_start(&s->interrupt, on_signal, SIGINT);
+    /* They stay until the end: a signal while workers are being stopped must not end us before them. */
+    uv_unref((uv_handle_t *)&s->term);
+    uv_unref((uv_handle_t *)&s->interrupt);
     signal(SIGPIPE, SIG_IGN);
 }
 
@@ -365,6 +392,9 @@ static int serve_loop(struct serve *s, struct err_msg *msg)
         serve_stop(s);
     }
     uv_run(&s->loop, UV_RUN_DEFAULT);
+    uv_close((uv_handle_t *)&s->term, NULL);
+    uv_close((uv_handle_t *)&s->interrupt, NULL);
+    uv_run(&s->loop, UV_RUN_DEFAULT);
     return s->status;
 }
 
@@ -372,14 +402,14 @@ static void remove_run_directory(const struct serve *s)
 {
     if (s->dir[0] == '\0')
         return;
-    unlink(s->secret_path);
-    unlink(s->socket + strlen("unix:"));
+    if (s->socket[0] != '\0')
+        unlink(s->socket + strlen("unix:"));
     rmdir(s->dir);
 }
 
 int daemon_serve_run(struct daemon_config *c)
 {
-    struct serve s = {.c = c};
+    struct serve s = {.c = c, .secret_fd = -1};
     struct err_msg msg = {""};
     enum err err;
     int status;
@@ -393,18 +423,22 @@ int daemon_serve_run(struct daemon_config *c)
     if (err == ERR_OK)
         err = load_text(&s, &msg);
     if (err == ERR_OK)
-        err = daemon_run_directory(c->secret_file, s.dir, sizeof(s.dir), &s.secret, &msg);
+        err = check_times(c, &msg);
+    if (err == ERR_OK)
+        err = daemon_run_directory(c->secret_file, s.dir, sizeof(s.dir), &s.secret, &s.secret_fd,
+                                   &msg);
     if (err != ERR_OK) {
         fprintf(stderr, "baton serve: %s\n", msg.text);
         status = 1;
     } else {
         snprintf(s.socket, sizeof(s.socket), "unix:%s/control", s.dir);
-        snprintf(s.secret_path, sizeof(s.secret_path), "%s/secret", s.dir);
         uv_loop_init(&s.loop);
         status = serve_loop(&s, &msg);
         uv_loop_close(&s.loop);
-        remove_run_directory(&s);
     }
+    remove_run_directory(&s);
+    if (s.secret_fd >= 0)
+        close(s.secret_fd);
     engine_chat_close(s.chat);
     engine_tok_close(s.tok);
     explicit_bzero(&s.secret, sizeof(s.secret));
