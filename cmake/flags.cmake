@@ -20,11 +20,13 @@ target_compile_options(baton_flags INTERFACE
 
 # Instrumented code makes these two warnings see what is not there; the other presets keep them.
 if(BATON_SANITIZE)
-  target_compile_options(baton_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-Wno-maybe-uninitialized>)
-  check_c_compiler_flag(-Wformat-truncation HAVE_FORMAT_TRUNCATION)
-  if(HAVE_FORMAT_TRUNCATION)
-    target_compile_options(baton_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-Wno-format-truncation>)
-  endif()
+  foreach(warning maybe-uninitialized format-truncation)
+    string(MAKE_C_IDENTIFIER "HAVE_${warning}" have)
+    check_c_compiler_flag(-W${warning} ${have})
+    if(${have})
+      target_compile_options(baton_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-Wno-${warning}>)
+    endif()
+  endforeach()
 endif()
 
 if(BATON_SANITIZE STREQUAL "address")
