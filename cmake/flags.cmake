@@ -52,6 +52,9 @@ else()
     endif()
   endforeach()
 endif()
+if(BATON_FUZZ) # the fuzzer sees what its inputs reach
+  target_compile_options(baton_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-fsanitize=fuzzer-no-link>)
+endif()
 target_link_options(baton_flags INTERFACE
   -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed)
 set(CMAKE_EXE_LINKER_FLAGS "${CMAKE_EXE_LINKER_FLAGS} -pie")

@@ -62,6 +62,8 @@ enum err config_set(struct daemon_config *c, const struct config_option *o, cons
         return set_u32(c, o, text, where, msg);
     if (o->type == CONFIG_BOOL)
         return set_bool(c, o, text, where, msg);
+    if (text[0] == '\0')
+        text = o->fallback; /* an empty value is no value: what has a default always has one */
     copy = text[0] != '\0' ? mem_try_strdup(text) : NULL;
     if (copy == NULL && text[0] != '\0')
         return err_set(msg, ERR_NOMEM, "no memory for the configuration");
