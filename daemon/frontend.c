@@ -671,6 +671,11 @@ uint32_t daemon_frontend_calls(const struct daemon_frontend *f)
     return f->n_calls;
 }
 
+uint64_t daemon_frontend_unsent(const struct daemon_frontend *f)
+{
+    return http_server_unsent(f->http);
+}
+
 void daemon_frontend_close(struct daemon_frontend *f)
 {
     f->closing = true;

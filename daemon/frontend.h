@@ -48,6 +48,8 @@ void daemon_frontend_set_trouble(struct daemon_frontend *f, const char *text);
 /* Take no new work; running streams go on. */
 void daemon_frontend_drain(struct daemon_frontend *f);
 uint32_t daemon_frontend_calls(const struct daemon_frontend *f); /* live */
+/* Bytes of answers that wait for their clients. */
+uint64_t daemon_frontend_unsent(const struct daemon_frontend *f);
 /* Cut what is left, free in a later loop turn. */
 void daemon_frontend_close(struct daemon_frontend *f);
 

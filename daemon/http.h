@@ -90,6 +90,8 @@ void http_server_drain(struct http_server *s);
 /* Cut everything (on_close runs for live exchanges), free in a later loop turn, then call closed. */
 void http_server_close(struct http_server *s, void (*closed)(void *arg), void *arg);
 const struct http_stats *http_server_stats(const struct http_server *s);
+/* Bytes of responses that wait for their clients; http_server_close would cut them off. */
+uint64_t http_server_unsent(const struct http_server *s);
 
 /* ---- the request ---- */
 const char *http_method(const struct http_exchange *x);

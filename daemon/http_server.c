@@ -94,6 +94,17 @@ const struct http_stats *http_server_stats(const struct http_server *s)
     return &s->stats;
 }
 
+uint64_t http_server_unsent(const struct http_server *s)
+{
+    uint64_t sum = 0;
+
+    for (const struct http_conn *c = s->conns; c != NULL; c = c->next) {
+        if (c->state != CONN_CLOSED)
+            sum += http_conn_waiting(c);
+    }
+    return sum;
+}
+
 /* ---- life ---- */
 void http_server_handle_closed(struct http_server *s)
 {

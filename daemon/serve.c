@@ -74,7 +74,8 @@ static void on_drain_look(uv_timer_t *t)
     struct serve *s = t->data;
     uint32_t left = daemon_frontend_calls(s->frontend);
 
-    if (left > 0 && clock_now_ns() < s->drain_until_ns)
+    if ((left > 0 || daemon_frontend_unsent(s->frontend) > 0) &&
+        clock_now_ns() < s->drain_until_ns)
         return;
     if (left > 0)
         LOG_WARN("serve", "drain limit reached", "requests_cut=%u limit_s=%u", left,

@@ -155,3 +155,24 @@ def test_the_server_may_stop_while_a_text_is_tokenized():
             sock.close()
     finally:
         s.close()
+
+
+def test_sigterm_lets_a_slow_client_read_its_answer_to_the_end():
+    with serve(*sim("--max-context", 2048)) as s:
+        body = json.dumps({"model": "sim", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1500,
+                           "ignore_eos": True, "logprobs": True, "top_logprobs": 20, "n": 8}).encode()
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        sock.settimeout(20)
+        sock.connect(("127.0.0.1", s.port))
+        sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                     b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        got = sock.recv(200)  # the answer is there, and more of it than the kernel takes
+        s.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        while piece := sock.recv(1 << 20):
+            got += piece
+        head, _, rest = got.partition(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        assert length > 8000000 and len(rest) == length
+        assert s.process.wait(20 * PATIENCE) == 0
