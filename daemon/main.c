@@ -80,9 +80,9 @@ static int run_serve(int argc, char **argv)
     return status;
 }
 
-/* UCX reads these before main() runs, so a worker that was started without them starts itself again: its
- * memory hooks are of no use without device memory and leak (and crash under ThreadSanitizer), and its log
- * belongs on standard error. */
+/* UCX reads these before main() runs, so a process that was started without them starts itself again: its
+ * memory hooks, which every process that is linked with it gets, are of no use without device memory and
+ * leak (and crash under ThreadSanitizer when a thread ends), and its log belongs on standard error. */
 static void settle_ucx_environment(char **whole_argv)
 {
     char exe[1024];
@@ -228,7 +228,8 @@ int main(int argc, char **argv)
         printf("baton %s (backends: %s)\n", BATON_VERSION, engine_backends());
         return 0;
     }
-    if (strcmp(word, "prefill") == 0 || strcmp(word, "decode") == 0 || strcmp(word, "perf") == 0)
+    if (strcmp(word, "serve") == 0 || strcmp(word, "prefill") == 0 || strcmp(word, "decode") == 0 ||
+        strcmp(word, "perf") == 0)
         settle_ucx_environment(argv);
     if (strcmp(word, "serve") == 0)
         return run_serve(argc - 2, argv + 2);
