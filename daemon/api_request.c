@@ -39,16 +39,17 @@ void api_error_set(struct api_error *e, int status, const char *type, const char
     va_end(args);
 }
 
-void api_error_context(uint64_t context_max, uint64_t prompt, uint64_t completion,
-                       struct api_error *e)
+void api_error_context(enum api_kind kind, uint64_t context_max, uint64_t prompt,
+                       uint64_t completion, struct api_error *e)
 {
-    api_error_set(
-        e, 400, "invalid_request_error", "messages", "context_length_exceeded",
-        "This model's maximum context length is %llu tokens. However, you requested %llu "
-        "tokens (%llu in the messages, %llu in the completion). Please reduce the length of "
-        "the messages or completion.",
-        (unsigned long long)context_max, (unsigned long long)(prompt + completion),
-        (unsigned long long)prompt, (unsigned long long)completion);
+    const char *what = kind == API_CHAT ? "messages" : "prompt";
+
+    api_error_set(e, 400, "invalid_request_error", what, "context_length_exceeded",
+                  "This model's maximum context length is %llu tokens. However, you requested %llu "
+                  "tokens (%llu in the %s, %llu in the completion). Please reduce the length of "
+                  "the %s or completion.",
+                  (unsigned long long)context_max, (unsigned long long)(prompt + completion),
+                  (unsigned long long)prompt, what, (unsigned long long)completion, what);
 }
 
 bool api_read_bad(struct api_read *c, const char *param, const char *code, const char *format, ...)
@@ -375,7 +376,7 @@ static bool settle_lengths(struct api_read *c)
         r->max_tokens = c->max_completion_tokens;
     }
     if (!r->has_max_tokens && c->kind == API_COMPLETION) {
-        r->has_max_tokens = true;
+        r->has_max_tokens = r->default_max_tokens = true;
         r->max_tokens = c->limits->max_new_default > 0 ? c->limits->max_new_default : 16;
     }
     if (r->has_max_tokens && r->min_tokens > r->max_tokens)

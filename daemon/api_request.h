@@ -43,8 +43,8 @@ struct api_error {
 void api_error_set(struct api_error *e, int status, const char *type, const char *param,
                    const char *code, const char *format, ...) __attribute__((format(printf, 6, 7)));
 /* The prompt and what was asked for do not fit: 400, in the words that clients look for. */
-void api_error_context(uint64_t context_max, uint64_t prompt, uint64_t completion,
-                       struct api_error *e);
+void api_error_context(enum api_kind kind, uint64_t context_max, uint64_t prompt,
+                       uint64_t completion, struct api_error *e);
 
 struct api_prompt {
     char *text; /* or NULL if ids */
@@ -84,6 +84,8 @@ struct api_request {
     uint32_t n;
     bool has_max_tokens;
     uint32_t max_tokens;
+    bool
+        default_max_tokens; /* the client gave none: what does not fit the context is cut, not refused */
     uint32_t min_tokens;
     bool ignore_eos;
     bool skip_special_tokens; /* default true */

@@ -241,7 +241,8 @@ static enum err make_gens(struct call *call)
     struct daemon_frontend *f = call->f;
     struct daemon_gen_config c = {.tok = f->c.tok,
                                   .with_special = !r->skip_special_tokens,
-                                  .continues = r->kind == API_COMPLETION,
+                                  .continues =
+                                      r->kind == API_COMPLETION || r->continue_final_message,
                                   .keep_stop = r->include_stop_str_in_output,
                                   .min_tokens = r->min_tokens,
                                   .stop = r->stop,
@@ -259,7 +260,6 @@ static enum err make_gens(struct call *call)
         g->call = call;
         g->choice = i;
         g->prompt = i / r->n;
-        g->times.attempts = 1;
         if (seed_gen(call, g, i % r->n) != ERR_OK)
             return ERR_IO;
     }
@@ -283,11 +283,32 @@ static bool size_gens(struct call *call)
                           "The prompt has no tokens.");
             return false;
         }
+        if (r->default_max_tokens && n < context && want > context - n)
+            want = context - n;
         if (n + want > context) {
-            api_error_context(context, n, want, &call->error);
+            api_error_context(r->kind, context, n, want, &call->error);
             return false;
         }
         call->gens[i].max_new = (uint32_t)want;
+    }
+    return true;
+}
+
+/* A tokenizer may know more ids than the model has rows: said here, not found out by a worker. */
+static bool in_vocabulary(struct call *call)
+{
+    for (size_t p = 0; p < call->n_prompts; p++) {
+        const struct engine_ids *ids = &call->prompts[p].ids;
+
+        for (size_t i = 0; i < ids->n; i++) {
+            if (ids->ids[i] >= 0 && (uint32_t)ids->ids[i] < call->f->c.vocab)
+                continue;
+            api_error_set(&call->error, 400, "invalid_request_error",
+                          call->r->kind == API_CHAT ? "messages" : "prompt", "invalid_value",
+                          "The prompt has token %d; this model's vocabulary ends at %u.",
+                          (int)ids->ids[i], call->f->c.vocab - 1);
+            return false;
+        }
     }
     return true;
 }
@@ -306,22 +327,46 @@ static void call_run(struct call *call)
         call_fail(call, 500, "server_error", "internal_error", "Out of memory.", 0, true);
         return;
     }
-    if (!size_gens(call)) {
+    if (!in_vocabulary(call) || !size_gens(call)) {
         call_fail(call, call->error.status, call->error.type, call->error.code, call->error.message,
                   0, false);
         return;
     }
     call->state = CALL_RUNNING;
     if (call->r->has_max_tokens && call->r->max_tokens == 0) { /* completions: echo alone */
-        for (uint32_t i = 0; i < call->n_gens; i++)
+        for (uint32_t i = 0; i < call->n_gens; i++) {
             call->gens[i].g.finish = DAEMON_FINISH_LENGTH;
-        call_finish(call);
+            call_mark_dirty(&call->gens[i]);
+        }
         return;
     }
     submit_all(call);
 }
 
 /* ---- tokenizing ---- */
+
+/* End the prompt right behind the content of the final message, so that the model goes on with it.  false:
+ * the template did not put that content last. */
+static bool cut_behind_final(const struct api_request *r, struct buf *text, const size_t *spans,
+                             size_t n_spans)
+{
+    const struct engine_chat_message *last = &r->messages[r->n_messages - 1];
+    size_t len = last->content_len, begin, end;
+
+    while (len > 0 && strchr(" \t\r\n", last->content[len - 1]) != NULL)
+        len--; /* templates trim */
+    if (len == 0 || n_spans == 0)
+        return false;
+    begin = spans[2 * (n_spans - 1)];
+    end = spans[2 * (n_spans - 1) + 1];
+    while (end > begin && strchr(" \t\r\n", buf_bytes(text)[end - 1]) != NULL)
+        end--;
+    if (end - begin > len ||
+        memcmp(buf_bytes(text) + begin, last->content + len - (end - begin), end - begin) != 0)
+        return false;
+    text->len = end;
+    return true;
+}
 
 static enum err encode_chat(struct daemon_frontend *f, const struct api_request *r,
                             struct call_prompt *p, struct api_error *error)
@@ -336,6 +381,14 @@ static enum err encode_chat(struct daemon_frontend *f, const struct api_request 
     if (err == ERR_INVALID || err == ERR_LIMIT) {
         api_error_set(error, 400, "invalid_request_error", "messages", "invalid_value",
                       "The chat template refused the messages: %s", msg.text);
+    }
+    if (err == ERR_OK && r->continue_final_message &&
+        !cut_behind_final(r, &p->text, spans, n_spans)) {
+        api_error_set(
+            error, 400, "invalid_request_error", "continue_final_message", "invalid_value",
+            "The final message is empty, or this model's chat template changes it: it cannot "
+            "be continued.");
+        err = ERR_INVALID;
     }
     if (err == ERR_OK)
         err =

@@ -37,9 +37,9 @@ void call_record(struct call *call)
               "decode_worker=%u",
               call->id, call->request_id, call->outcome != NULL ? call->outcome : "?", call->status,
               call->f->c.config->tiers[call->tier].name, prompt, generated, call->n_gens, attempts,
-              ms_since(call->arrived_ns, t->placed_ns), ms(t->worker_queue_ns), ms(t->prefill_ns),
-              ms_since(call->arrived_ns, t->first_ns), ms(t->wire_ns), ms(t->exposed_ns),
-              ms(t->verify_ns), t->handover_bytes, kvt_path_name((enum kvt_path)t->path),
-              ms_since(t->first_ns, t->last_ns), ms_since(call->arrived_ns, now), t->prefill_worker,
-              t->decode_worker);
+              ms_since(call->arrived_ns, t->placed_ns != 0 ? t->placed_ns : now),
+              ms(t->worker_queue_ns), ms(t->prefill_ns), ms_since(call->arrived_ns, t->first_ns),
+              ms(t->wire_ns), ms(t->exposed_ns), ms(t->verify_ns), t->handover_bytes,
+              kvt_path_name((enum kvt_path)t->path), ms_since(t->first_ns, t->last_ns),
+              ms_since(call->arrived_ns, now), t->prefill_worker, t->decode_worker);
 }

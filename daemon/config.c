@@ -5,8 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "daemon/config_table.h"
+#include "engine/engine.h"
 
 const struct config_option config_options[CONFIG_N_OPTIONS] = {
 #define X(field, type, fallback, min, max, unit, commands, group, help) \
@@ -251,16 +253,34 @@ static enum err set_defaults(struct daemon_config *c, struct err_msg *msg)
     return ERR_OK;
 }
 
+/* engine_backends() is "cpu, sim, ...". */
+static bool has_backend(const char *name)
+{
+    const char *all = engine_backends(), *at = strstr(all, name);
+    size_t len = strlen(name);
+
+    return len > 0 && at != NULL && (at == all || at[-1] == ' ' || at[-1] == ',') &&
+           (at[len] == '\0' || at[len] == ',');
+}
+
 /* What no single row can judge. */
 static enum err check_whole(const struct daemon_config *c, struct err_msg *msg)
 {
     bool known = c->default_tier == NULL;
+    enum log_level level;
 
     for (uint32_t i = 0; i < c->n_tiers; i++)
         known |= c->default_tier != NULL && strcmp(c->default_tier, c->tiers[i].name) == 0;
     if (!known)
         return err_set(msg, ERR_INVALID, "default_tier is '%.60s', which is no configured tier",
                        c->default_tier);
+    if (log_level_parse(c->log_level, &level) != ERR_OK)
+        return err_set(msg, ERR_INVALID,
+                       "log_level is '%.60s'; allowed are error, warn, info and debug",
+                       c->log_level);
+    if (!has_backend(c->backend))
+        return err_set(msg, ERR_INVALID, "backend is '%.60s'; this program has %s", c->backend,
+                       engine_backends());
     if (strcmp(c->log_format, "text") != 0 && strcmp(c->log_format, "json") != 0)
         return err_set(msg, ERR_INVALID, "log_format is '%.60s'; allowed are text and json",
                        c->log_format);

@@ -104,9 +104,16 @@ static void *cyaml_memory(void *ctx, void *p, size_t size)
     return mem_try_realloc(p, size);
 }
 
+struct source {
+    const char *path;
+    char *text;
+    size_t len;
+};
+
 /* ---- lines ---- */
 
-/* The line of `key` at the top (item < 0), or in the item-th mapping of the sequence `section`; 0: not found. */
+/* The line of `key` at the top (item < 0), in the item-th mapping of the sequence `section`, or anywhere
+ * (section NULL); 0: not found. */
 static size_t find_line(const char *text, size_t len, const char *section, int item,
                         const char *key)
 {
@@ -134,10 +141,11 @@ static size_t find_line(const char *text, size_t len, const char *section, int i
             if (depth == 1)
                 in_section = false;
         } else if (is_scalar) {
-            if (expect_key && depth == 1 && item >= 0)
+            if (expect_key && depth == 1 && item >= 0 && section != NULL)
                 in_section = strcmp(word, section) == 0;
             if (expect_key && strcmp(word, key) == 0 &&
-                ((item < 0 && depth == 1) || (in_section && depth == 3 && seen_items == item)))
+                (section == NULL || (item < 0 && depth == 1) ||
+                 (in_section && depth == 3 && seen_items == item)))
                 line = event.start_mark.line + 1;
             expect_key = !expect_key;
         }
@@ -148,13 +156,20 @@ static size_t find_line(const char *text, size_t len, const char *section, int i
     return line;
 }
 
-/* ---- converting ---- */
+/* libcyaml places an unexpected key where the value before it stands: find the key itself. */
+static bool correct_line(const struct source *s, struct complaint *c)
+{
+    static const char start[] = "Unexpected key: ";
+    size_t line;
 
-struct source {
-    const char *path;
-    char *text;
-    size_t len;
-};
+    if (strncmp(c->what, start, sizeof(start) - 1) != 0)
+        return false;
+    line = find_line(s->text, s->len, NULL, 0, c->what + sizeof(start) - 1);
+    snprintf(c->where, sizeof(c->where), "line %zu", line);
+    return line > 0;
+}
+
+/* ---- converting ---- */
 
 static void place(const struct source *s, const char *section, int item, const char *key, char *out,
                   size_t room)
@@ -274,6 +289,14 @@ static enum err take_keys(const struct source *s, const struct raw_file *raw,
         return err_set(msg, ERR_NOMEM, "no memory for %u keys", raw->n_keys);
     for (unsigned i = 0; err == ERR_OK && i < raw->n_keys; i++) {
         err = take_key(s, (int)i, &raw->keys[i], c, &c->keys[i], msg);
+        for (unsigned k = 0; err == ERR_OK && k < i; k++) {
+            char where[300];
+
+            if (memcmp(c->keys[k].sha256, c->keys[i].sha256, sizeof(c->keys[i].sha256)) != 0)
+                continue;
+            place(s, "keys", (int)i, "sha256", where, sizeof(where));
+            err = err_set(msg, ERR_INVALID, "%s: this key was given before", where);
+        }
         c->n_keys++;
     }
     return err;
@@ -307,7 +330,7 @@ static enum err take_all(const struct source *s, const struct raw_file *raw,
 static enum err read_whole(const char *path, struct source *s, struct err_msg *msg)
 {
     struct stat st;
-    FILE *f = fopen(path, "rb");
+    FILE *f = stat(path, &st) == 0 && S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
 
     if (f == NULL || fstat(fileno(f), &st) != 0 || !S_ISREG(st.st_mode)) {
         if (f != NULL)
@@ -362,7 +385,9 @@ enum err config_read_file(const char *path, struct daemon_config *c,
         return err;
     make_fields(fields);
     bad = cyaml_load_data((const uint8_t *)s.text, s.len, &how, &top, (cyaml_data_t **)&raw, NULL);
-    if (bad != CYAML_OK)
+    if (bad != CYAML_OK && correct_line(&s, &complaint))
+        err = err_set(msg, ERR_INVALID, "%.200s, %s: %s", path, complaint.where, complaint.what);
+    else if (bad != CYAML_OK)
         err = err_set(msg, ERR_INVALID, "%.200s, %s: %s", path,
                       complaint.where[0] != '\0' ? complaint.where : "YAML",
                       complaint.what[0] != '\0' ? complaint.what : cyaml_strerror(bad));

@@ -445,7 +445,6 @@ static void on_resume(void *arg, uint64_t request, uint32_t epoch)
     if (g == NULL)
         return;
     daemon_gen_set_epoch(&g->g, epoch);
-    g->times.attempts++;
 }
 
 static void on_tokens(void *arg, const Baton__Tokens *m)
@@ -506,6 +505,7 @@ static void on_stage(void *arg, uint64_t request, const struct daemon_stage *s)
     t = &g->times;
     switch (s->kind) {
     case DAEMON_STAGE_PLACED:
+        t->attempts++;
         if (t->placed_ns == 0)
             t->placed_ns = clock_now_ns();
         t->prefill_worker = s->worker;

@@ -37,11 +37,10 @@ static const char usage[] =
 static enum err start_log(const struct daemon_config *c, const char *who, struct err_msg *msg)
 {
     enum log_level level;
+    enum err err = log_level_parse(c->log_level, &level);
 
-    if (log_level_parse(c->log_level, &level) != ERR_OK)
-        return err_set(msg, ERR_INVALID,
-                       "log_level is '%.60s'; allowed are error, warn, info and debug",
-                       c->log_level);
+    if (err != ERR_OK)
+        return err_set(msg, err, "log_level '%.60s' is unknown", c->log_level);
     log_setup(level, strcmp(c->log_format, "json") == 0 ? LOG_FORMAT_JSON : LOG_FORMAT_TEXT, who);
     return ERR_OK;
 }

@@ -70,6 +70,9 @@ static enum err run(const char *what, const struct perf_args *a, struct err_msg 
     }
     if (strcmp(what, "sched") == 0)
         return bench_perf_sched(a->json, msg);
+    if (strcmp(what, "engine") != 0 && strcmp(what, "tok") != 0 && strcmp(what, "http") != 0)
+        return err_set(msg, ERR_INVALID, "there is no measurement '%.60s'; see baton perf --help",
+                       what);
     err = daemon_model_dir_find(a->model, dir, sizeof(dir), msg);
     if (err != ERR_OK)
         return err;

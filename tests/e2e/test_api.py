@@ -230,16 +230,17 @@ def test_pipelined_requests_are_answered_in_order(sim):
     assert got.count(b"HTTP/1.1 200") == 6 and b'"server":"baton"' in got.split(b"HTTP/1.1 200")[-1]
 
 
-def test_metrics_tell_what_happened(sim):
-    before = sim.settle()
-    client(sim).completions.create(model="sim", prompt=[300] * 50, max_tokens=10)
-    after = sim.settle()
+def test_metrics_tell_what_happened(stories):
+    before = stories.settle()
+    client(stories).completions.create(model="stories", prompt=[400] * 50, max_tokens=100,
+                                       extra_body={"ignore_eos": True})
+    after = stories.settle()
 
     def grew(prefix):
         return sum(v - before.get(k, 0) for k, v in after.items() if k.startswith(prefix))
 
     assert grew("vllm:prompt_tokens_total") == 50
-    assert grew("vllm:generation_tokens_total") == 10
+    assert grew("vllm:generation_tokens_total") == 100
     assert grew("vllm:request_success_total") == 1
     assert grew("baton_ttft_seconds_count") == 1
     assert grew("baton_handover_exposed_seconds_count") == 1
@@ -266,3 +267,39 @@ def test_the_demo_model_says_what_its_reference_says():
             assert ids == case["continuation_ids"], (case["messages"], r.choices[0].message.content)
             assert r.usage.prompt_tokens == len(case["prompt_ids"])
             assert r.choices[0].finish_reason == case["finish_reason"]
+
+
+def test_a_final_message_can_be_continued():
+    with serve("--served-name", "demo") as s:
+        def tokens(**body):
+            status, raw = s.post("/tokenize", {"model": "demo", **body})
+            return json.loads(raw).get("tokens") if status == 200 else status
+
+        chat = [{"role": "user", "content": "What is TTFT?"}, {"role": "assistant", "content": "TTFT means time to"}]
+        ids = tokens(messages=chat, continue_final_message=True, add_generation_prompt=False)
+        text = json.loads(s.post("/detokenize", {"tokens": ids, "skip_special_tokens": False})[1])["prompt"]
+        assert text.endswith("TTFT means time to")
+        r = client(s).chat.completions.create(model="demo", messages=chat, max_tokens=3, temperature=0, extra_body={
+            "continue_final_message": True, "add_generation_prompt": False})
+        assert r.choices[0].message.content.startswith(" first token")
+        chat[1]["content"] = ""
+        with pytest.raises(openai.BadRequestError) as e:
+            client(s).chat.completions.create(model="demo", messages=chat, extra_body={
+                "continue_final_message": True, "add_generation_prompt": False})
+        assert e.value.param == "continue_final_message"
+
+
+def test_the_default_length_is_cut_to_the_context_and_a_wish_is_not(stories):
+    c = client(stories)
+    r = c.completions.create(model="stories", prompt=[400] * 505)
+    assert r.usage.completion_tokens <= 7
+    with pytest.raises(openai.BadRequestError) as e:
+        c.completions.create(model="stories", prompt=[400] * 505, max_tokens=16)
+    assert e.value.code == "context_length_exceeded" and e.value.param == "prompt"
+
+
+def test_echo_alone_is_streamed_too(stories):
+    chunks = list(client(stories).completions.create(
+        model="stories", prompt="Once upon", max_tokens=0, echo=True, stream=True))
+    assert "".join(c.choices[0].text for c in chunks) == "Once upon"
+    assert [c.choices[0].finish_reason for c in chunks][-1] == "length"

@@ -81,9 +81,13 @@ def test_config_check_and_precedence(tmp_path):
     bad.write_text("max_batch: 5\n\nport: -1\n")
     out = run("config", "check", bad)
     assert out.returncode == 1 and f"{bad}, line 3" in out.stderr and "0 to 65535" in out.stderr
-    bad.write_text("max_bach: 5\n")
+    bad.write_text("port: 1\nhost: x\n\n\nmax_bach: 5\nprefill: 1\n")
     out = run("config", "check", bad)
-    assert out.returncode == 1 and "max_bach" in out.stderr and "line" in out.stderr
+    assert out.returncode == 1 and "max_bach" in out.stderr and "line 5" in out.stderr
+    for text, word in (("log_level: loud\n", "loud"), ("backend: cuda9\n", "cuda9")):
+        bad.write_text(text)
+        out = run("config", "check", bad)
+        assert out.returncode == 1 and word in out.stderr
 
 
 def test_the_shipped_configuration_is_valid():

@@ -716,7 +716,7 @@ static void context_overflow_is_said_in_the_words_that_clients_look_for(void **s
     struct api_error e;
 
     (void)state;
-    api_error_context(2048, 2000, 100, &e);
+    api_error_context(API_CHAT, 2048, 2000, 100, &e);
     assert_int_equal(e.status, 400);
     assert_string_equal(e.code, "context_length_exceeded");
     assert_string_equal(
