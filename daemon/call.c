@@ -12,8 +12,6 @@
 #include "base/mem.h"
 #include "daemon/frontend_impl.h"
 
-enum { INLINE_TEXT_MAX = 8 * 1024 };
-
 static void call_free(struct call *call)
 {
     struct daemon_frontend *f = call->f;
@@ -459,7 +457,7 @@ static void tokenize_done(uv_work_t *work, int status)
     frontend_part_closed(f);
 }
 
-static size_t text_bytes(const struct api_request *r)
+size_t call_text_bytes(const struct api_request *r)
 {
     size_t sum = 0;
 
@@ -640,7 +638,7 @@ void call_start(struct daemon_frontend *f, struct http_exchange *x, enum api_kin
         return;
     }
     call->head.tier = call->tier_label;
-    if (text_bytes(r) > INLINE_TEXT_MAX &&
+    if (call_text_bytes(r) > CALL_INLINE_TEXT_MAX &&
         uv_queue_work(f->c.loop, &call->work, tokenize_job, tokenize_done) == 0) {
         call->pool_owns = true;
         f->open_parts++; /* the job uses the tokenizer through it */

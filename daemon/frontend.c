@@ -16,7 +16,7 @@
 
 /* ---- simple routes ---- */
 
-static void answer(struct http_exchange *x, int status, const struct buf *body, enum err err)
+void frontend_answer(struct http_exchange *x, int status, const struct buf *body, enum err err)
 {
     if (err != ERR_OK)
         http_respond_error(x, 500, "server_error", NULL, "internal_error", "Out of memory.");
@@ -24,7 +24,7 @@ static void answer(struct http_exchange *x, int status, const struct buf *body, 
         http_respond(x, status, "application/json", buf_bytes(body), body->len);
 }
 
-static void model_card(const struct daemon_frontend *f, struct api_model_card *m)
+void frontend_model_card(const struct daemon_frontend *f, struct api_model_card *m)
 {
     uint32_t context = f->hub != NULL ? daemon_hub_max_context(f->hub) : 0;
 
@@ -40,8 +40,8 @@ static void on_models(struct http_exchange *x, void *arg)
     struct api_model_card m;
     struct buf out = BUF_INIT;
 
-    model_card(f, &m);
-    answer(x, 200, &out, api_render_models(&out, &m, 1) == ERR_OK ? ERR_OK : ERR_NOMEM);
+    frontend_model_card(f, &m);
+    frontend_answer(x, 200, &out, api_render_models(&out, &m, 1) == ERR_OK ? ERR_OK : ERR_NOMEM);
     buf_free(&out);
 }
 
@@ -58,9 +58,9 @@ static void on_model(struct http_exchange *x, void *arg)
                            "The model does not exist; GET /v1/models lists what is served.");
         return;
     }
-    model_card(f, &m);
+    frontend_model_card(f, &m);
     err = api_render_model(&out, &m);
-    answer(x, 200, &out, err);
+    frontend_answer(x, 200, &out, err);
     buf_free(&out);
 }
 
@@ -116,7 +116,7 @@ static void on_health(struct http_exchange *x, void *arg)
         err = buf_puts(&out, "]}");
     if (!ready && err == ERR_OK)
         err = http_add_header(x, "Retry-After", "1");
-    answer(x, ready ? 200 : 503, &out, err);
+    frontend_answer(x, ready ? 200 : 503, &out, err);
     buf_free(&out);
 }
 
@@ -148,88 +148,6 @@ static void on_metrics(struct http_exchange *x, void *arg)
     buf_free(&out);
 }
 
-/* ---- tokenize, detokenize ---- */
-
-static void no_tokenizer(struct http_exchange *x)
-{
-    http_respond_error(x, 400, "invalid_request_error", NULL, "no_tokenizer",
-                       "This server has no tokenizer.");
-}
-
-static struct api_request *parse_body(struct daemon_frontend *f, struct http_exchange *x,
-                                      enum api_kind kind)
-{
-    struct api_limits limits;
-    struct api_error error = {0};
-    struct api_request *r = NULL;
-    size_t len;
-    const char *body = http_body(x, &len);
-
-    frontend_limits(f, &limits);
-    if (api_request_parse(kind, body, len, &limits, &r, &error))
-        return r;
-    http_respond_error(x, error.status, error.type, error.param[0] != '\0' ? error.param : NULL,
-                       error.code, error.message);
-    return NULL;
-}
-
-static void on_tokenize(struct http_exchange *x, void *arg)
-{
-    struct daemon_frontend *f = arg;
-    struct api_request *r = parse_body(f, x, API_TOKENIZE);
-    struct api_error error = {0};
-    struct call_prompt prompt = {0};
-    struct api_model_card m;
-    struct buf out = BUF_INIT;
-    enum err err;
-
-    if (r == NULL)
-        return;
-    model_card(f, &m);
-    if (f->c.tok == NULL || (r->n_messages > 0 && f->c.chat == NULL)) {
-        no_tokenizer(x);
-    } else if (call_encode(f, r, &prompt, &error) != ERR_OK) {
-        http_respond_error(x, error.status, error.type, error.param[0] != '\0' ? error.param : NULL,
-                           error.code, error.message);
-    } else {
-        err = api_render_tokens(&out, prompt.ids.ids, prompt.ids.n, m.max_context, r->with_pieces,
-                                call_piece, f);
-        answer(x, 200, &out, err);
-    }
-    engine_ids_free(&prompt.ids);
-    buf_free(&prompt.text);
-    buf_free(&out);
-    api_request_free(r);
-}
-
-static void on_detokenize(struct http_exchange *x, void *arg)
-{
-    struct daemon_frontend *f = arg;
-    struct api_request *r = parse_body(f, x, API_DETOKENIZE);
-    struct buf text = BUF_INIT, out = BUF_INIT;
-    struct engine_detok d;
-    enum err err = ERR_OK;
-
-    if (r == NULL)
-        return;
-    if (f->c.tok == NULL) {
-        no_tokenizer(x);
-    } else {
-        engine_detok_init(&d, f->c.tok, false);
-        for (size_t i = 0; err == ERR_OK && i < r->prompts[0].n_ids; i++)
-            err = engine_detok_push(&d, f->c.tok, r->prompts[0].ids[i], !r->skip_special_tokens,
-                                    &text);
-        if (err == ERR_OK)
-            err = engine_detok_finish(&d, &text);
-        if (err == ERR_OK)
-            err = api_render_text(&out, text.len > 0 ? buf_bytes(&text) : "", text.len);
-        answer(x, 200, &out, err);
-    }
-    buf_free(&text);
-    buf_free(&out);
-    api_request_free(r);
-}
-
 static void on_chat(struct http_exchange *x, void *arg)
 {
     call_start(arg, x, API_CHAT);
@@ -246,8 +164,8 @@ static const struct http_route routes[] = {
     {"POST", "/v1/completions", true, on_completion},
     {"GET", "/v1/models", true, on_models},
     {"GET", "/v1/models/*", true, on_model},
-    {"POST", "/tokenize", true, on_tokenize},
-    {"POST", "/detokenize", true, on_detokenize},
+    {"POST", "/tokenize", true, frontend_on_tokenize},
+    {"POST", "/detokenize", true, frontend_on_detokenize},
     {"GET", "/health", false, on_health},
     {"GET", "/ready", false, on_health},
     {"GET", "/live", false, on_live},

@@ -1,4 +1,4 @@
-/* daemon/frontend_impl.h - what the files of the front end share: frontend.c (routes), call.c (life of a
+/* daemon/frontend_impl.h - what the files of the front end share: frontend.c (routes), frontend_tokenize.c, call.c (life of a
  * call), call_render.c (what the client gets).  Private to them. */
 #ifndef DAEMON_FRONTEND_IMPL_H
 #define DAEMON_FRONTEND_IMPL_H
@@ -102,7 +102,18 @@ struct daemon_frontend {
 void frontend_part_closed(struct daemon_frontend *f);
 void frontend_limits(const struct daemon_frontend *f, struct api_limits *out);
 
+/* The whole response, or 500 if err says that it could not be made. */
+void frontend_answer(struct http_exchange *x, int status, const struct buf *body, enum err err);
+void frontend_model_card(const struct daemon_frontend *f, struct api_model_card *m);
+
+/* frontend_tokenize.c */
+void frontend_on_tokenize(struct http_exchange *x, void *arg);
+void frontend_on_detokenize(struct http_exchange *x, void *arg);
+
 /* call.c */
+/* Beyond this many bytes of text tokenizing leaves the loop for the pool. */
+enum { CALL_INLINE_TEXT_MAX = 8 * 1024 };
+size_t call_text_bytes(const struct api_request *r);
 void call_start(struct daemon_frontend *f, struct http_exchange *x, enum api_kind kind);
 void call_on_tokens(struct daemon_frontend *f, const Baton__Tokens *m);
 void call_fail(struct call *call, int status, const char *type, const char *code,

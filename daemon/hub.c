@@ -222,15 +222,27 @@ void hub_tell_delivered(struct daemon_hub *h, uint64_t request)
 
 /* ---- public ---- */
 
+/* Tokens of a worker need its second connection, which it makes as soon as it is welcome. */
+#define ATTACH_LIMIT_NS (10 * CLOCK_NS_PER_S)
+
 static void on_beat(uv_timer_t *t)
 {
     struct daemon_hub *h = t->data;
     Baton__Ping m = BATON__PING__INIT;
+    uint64_t now = clock_now_ns();
 
     m.seq = ++h->pings;
     for (struct worker *w = h->first; w != NULL; w = w->next) {
-        if (w->control != NULL)
+        if (w->control == NULL)
+            continue;
+        if (w->joined && w->tokens == NULL && now - w->joined_at > ATTACH_LIMIT_NS) {
+            LOG_WARN("hub", "worker never attached for tokens", "worker=%u name=%s", w->id,
+                     w->name);
+            daemon_link_close(
+                w->control); /* its on_closed runs in a later turn: w stays valid here */
+        } else {
             daemon_link_send(w->control, WIRE_PING, &m.base);
+        }
     }
 }
 

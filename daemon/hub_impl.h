@@ -33,7 +33,7 @@ struct worker {
     Baton__Join *join;
     Baton__Loading *loading;
     Baton__Report *report;
-    uint64_t report_at;
+    uint64_t report_at, joined_at;
     struct peer_link *links; /* as this worker probed them */
     size_t n_links;
     struct worker *next;

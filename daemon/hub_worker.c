@@ -194,6 +194,7 @@ static bool take_join(struct worker *w, Baton__Join *m)
     name_worker(w, m->name);
     w->join = m;
     w->joined = true;
+    w->joined_at = clock_now_ns();
     daemon_link_set_timeout(w->control, h->c.peer_timeout_ns);
     e.u.join.role = w->role;
     e.u.join.n_blocks = m->n_blocks;

@@ -303,3 +303,20 @@ def test_echo_alone_is_streamed_too(stories):
         model="stories", prompt="Once upon", max_tokens=0, echo=True, stream=True))
     assert "".join(c.choices[0].text for c in chunks) == "Once upon"
     assert [c.choices[0].finish_reason for c in chunks][-1] == "length"
+
+
+@pytest.mark.sanitize
+def test_long_texts_are_tokenized_and_clients_may_leave_meanwhile():
+    with serve(DEMO, "--backend", "sim", "--served-name", "sim") as s:
+        text = "time to first token " * 30000
+        status, raw = s.post("/tokenize", {"model": "sim", "prompt": text})
+        ids = json.loads(raw)["tokens"]
+        assert status == 200 and json.loads(s.post("/detokenize", {"tokens": ids})[1])["prompt"] == text
+        body = json.dumps({"model": "sim", "prompt": text}).encode()
+        for path in (b"/tokenize", b"/v1/completions"):
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", s.port), timeout=10) as c:
+                    c.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                              b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
+        s.settle()
+        assert s.post("/tokenize", {"model": "sim", "prompt": "short"})[0] == 200
