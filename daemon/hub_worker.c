@@ -184,6 +184,7 @@ static bool take_join(struct worker *w, Baton__Join *m)
 {
     struct daemon_hub *h = w->hub;
     struct sched_event e = {.kind = SCHED_EV_WORKER_JOIN, .worker = w->id};
+    uint32_t least;
 
     if (w->joined) {
         daemon_link_close(w->control);
@@ -193,6 +194,10 @@ static bool take_join(struct worker *w, Baton__Join *m)
         return false;
     name_worker(w, m->name);
     w->join = m;
+    least = daemon_hub_max_context(h);
+    if (least > 0 && m->max_context < least)
+        LOG_WARN("hub", "worker lowers the context for all", "worker=%u name=%s from=%u to=%u",
+                 w->id, w->name, least, m->max_context);
     w->joined = true;
     w->joined_at = clock_now_ns();
     daemon_link_set_timeout(w->control, h->c.peer_timeout_ns);
