@@ -150,7 +150,6 @@ static int run_worker(enum daemon_worker_role role, int argc, char **argv)
                                          .max_step_tokens = c->max_step_tokens,
                                          .exit_with_parent = c->exit_with_parent};
 
-        signal(SIGPIPE, SIG_IGN);
         status = daemon_worker_run(&w);
     }
     if (c != NULL)
@@ -214,6 +213,7 @@ int main(int argc, char **argv)
 {
     const char *word = argc > 1 ? argv[1] : "";
 
+    signal(SIGPIPE, SIG_IGN); /* a peer that is gone is an error of a write, not the end of us */
     protect_memory(strcmp(word, "serve") == 0);
     if (argc < 2) {
         fputs(usage, stderr);

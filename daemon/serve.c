@@ -363,7 +363,6 @@ static void start_signals(struct serve *s)
     /* They stay until the end: a signal while workers are being stopped must not end us before them. */
     uv_unref((uv_handle_t *)&s->term);
     uv_unref((uv_handle_t *)&s->interrupt);
-    signal(SIGPIPE, SIG_IGN);
 }
 
 static void raise_file_limit(void)

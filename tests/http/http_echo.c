@@ -5,6 +5,7 @@
  *
  * It prints "listening PORT" and runs until its standard input ends; then it drains, prints the live
  * counts and exits 0 if all are back at zero. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -250,6 +251,8 @@ static int run(struct echo *e, struct http_config *config, const char *host)
 int main(int argc, char **argv)
 {
     static struct echo e;
+
+    signal(SIGPIPE, SIG_IGN); /* as daemon/main.c does */
     struct http_config config = {.routes = routes,
                                  .n_routes = sizeof(routes) / sizeof(routes[0]),
                                  .arg = &e,

@@ -12,6 +12,7 @@
  * SLOTS is a list of ranges: 0-15,20.  A block has 4 layers and HEADS * 8 KiB. */
 #include <inttypes.h>
 #include <stdarg.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -339,6 +340,7 @@ int main(int argc, char **argv)
     struct kvt_node_config config = {.loop = &loop, .on_link = on_link, .on_peer_lost = on_lost};
     struct err_msg msg = {{0}};
 
+    signal(SIGPIPE, SIG_IGN); /* as daemon/main.c does */
     if (argc != 7) {
         fprintf(stderr,
                 "usage: kvt_peer HOST PORT TRANSPORTS|- BLOCKS HEADS TRANSFER_TIMEOUT_MS\n");

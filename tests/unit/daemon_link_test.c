@@ -2,6 +2,7 @@
 #include "daemon/link.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -389,5 +390,6 @@ int main(void)
         cmocka_unit_test(addresses_are_taken_apart_or_refused),
     };
 
+    signal(SIGPIPE, SIG_IGN); /* as daemon/main.c does */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

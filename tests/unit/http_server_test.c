@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <cmocka.h>
 
 #include <arpa/inet.h>
@@ -446,5 +447,6 @@ int main(void)
         cmocka_unit_test(any_failed_allocation_costs_a_connection_at_most),
     };
 
+    signal(SIGPIPE, SIG_IGN); /* as daemon/main.c does */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

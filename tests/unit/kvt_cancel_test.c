@@ -1,6 +1,7 @@
 /* tests/unit/kvt_cancel_test.c - transfers that end early: canceled by either side at every stage, past
  * their deadline, or with a peer that is forgotten; and when a slot may be used again. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -384,5 +385,6 @@ int main(void)
         cmocka_unit_test(closing_the_node_ends_everything_in_it),
     };
 
+    signal(SIGPIPE, SIG_IGN); /* as daemon/main.c does */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* tests/unit/kvt_refuse_test.c - what a peer may not do: come without introduction, lie about digests,
  * blocks, transfers and bounds, or send garbage. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -398,5 +399,6 @@ int main(void)
         cmocka_unit_test(ucx_answers_nobody_before_a_proof_from_that_address),
     };
 
+    signal(SIGPIPE, SIG_IGN); /* as daemon/main.c does */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* tests/unit/kvt_transfer_test.c - KV blocks between two nodes, over shared memory and over TCP. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -245,5 +246,6 @@ int main(void)
         cmocka_unit_test(memory_that_runs_out_fails_a_transfer_and_nothing_else),
     };
 
+    signal(SIGPIPE, SIG_IGN); /* as daemon/main.c does */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
  * shared memory between them.  What comes out is held against the closed form of the sim, in which one lost,
  * doubled or foreign token or block shows. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -516,5 +517,6 @@ int main(void)
         TEST(short_completions_at_no_modelled_time),
     };
 
+    signal(SIGPIPE, SIG_IGN); /* as daemon/main.c does */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -593,5 +593,6 @@ int main(void)
     };
 
     log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, "test");
+    signal(SIGPIPE, SIG_IGN); /* as daemon/main.c does */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
