@@ -40,9 +40,14 @@ class Hosts:
 
     def __enter__(self):
         try:
-            ip("netns", "add", self.left)
+            self.lay_cable()
         except (OSError, subprocess.CalledProcessError) as e:
+            self.__exit__(None)
             pytest.skip(f"cannot make network namespaces here: {e}")
+        return self
+
+    def lay_cable(self):
+        ip("netns", "add", self.left)
         ip("netns", "add", self.right)
         ip("link", "add", "bv0", "netns", self.left, "type", "veth", "peer", "name", "bv1", "netns", self.right)
         for ns, dev, addr in ((self.left, "bv0", A), (self.right, "bv1", B)):
@@ -54,7 +59,6 @@ class Hosts:
                   ((self.left, "bv0"), (self.right, "bv1"))):
             assert time.monotonic() < deadline, "the cable has no carrier"
             time.sleep(0.02)
-        return self
 
     def start(self, ns, *args):
         log = tempfile.NamedTemporaryFile(prefix="baton-net-", suffix=".log", delete=False)
