@@ -145,10 +145,8 @@ static bool begin_stream(struct call *call)
 {
     if (call->streaming)
         return true;
-    if (http_add_header(call->x, "Cache-Control", "no-cache") != ERR_OK ||
-        http_add_header(call->x, "X-Accel-Buffering", "no") != ERR_OK ||
-        http_add_header(call->x, "x-baton-tier", call->f->c.config->tiers[call->tier].name) !=
-            ERR_OK) {
+    if (http_add_header(call->x, "x-baton-tier", call->f->c.config->tiers[call->tier].name) !=
+        ERR_OK) {
         call_fail(call, 500, "server_error", "internal_error", "Out of memory.", 0, true);
         return false;
     }

@@ -290,14 +290,13 @@ static enum err check_whole(const struct daemon_config *c, struct err_msg *msg)
 static enum err load(enum daemon_command command, int argc, char **argv, struct daemon_config *c,
                      struct err_msg *msg)
 {
-    bool from_file[CONFIG_N_OPTIONS] = {false};
     const char *file = getenv("BATON_CONFIG");
     enum err err = set_defaults(c, msg);
 
     if (err == ERR_OK)
         err = read_flags(command, argc, argv, NULL, &file, msg);
     if (err == ERR_OK && file != NULL)
-        err = config_read_file(file, c, from_file, msg);
+        err = config_read_file(file, c, msg);
     if (err == ERR_OK && file != NULL)
         err = set_text(&c->config_file, file, msg);
     if (err == ERR_OK)
@@ -327,7 +326,6 @@ enum err daemon_config_load(enum daemon_command command, int argc, char **argv, 
 
 enum err daemon_config_check_file(const char *path, struct err_msg *msg)
 {
-    bool from_file[CONFIG_N_OPTIONS] = {false};
     struct daemon_config *c = mem_try_calloc(1, sizeof(*c));
     enum err err;
 
@@ -335,7 +333,7 @@ enum err daemon_config_check_file(const char *path, struct err_msg *msg)
         return err_set(msg, ERR_NOMEM, "no memory for the configuration");
     err = set_defaults(c, msg);
     if (err == ERR_OK)
-        err = config_read_file(path, c, from_file, msg);
+        err = config_read_file(path, c, msg);
     if (err == ERR_OK)
         err = check_whole(c, msg);
     daemon_config_free(c);

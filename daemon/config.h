@@ -80,7 +80,8 @@ MUST_USE enum err daemon_config_load(enum daemon_command command, int argc, char
                                      struct err_msg *msg, struct daemon_config **out);
 /* Check a file alone, for `baton config check FILE`. */
 MUST_USE enum err daemon_config_check_file(const char *path, struct err_msg *msg);
-/* Effective values and where each came from; with the table alone (c NULL): the reference in Markdown. */
+/* The effective values, as a file that could be read back (without keys); the help of a command; the whole
+ * table in Markdown. */
 void daemon_config_print(const struct daemon_config *c, FILE *to);
 void daemon_config_help(enum daemon_command command, FILE *to);
 void daemon_config_reference(FILE *to);

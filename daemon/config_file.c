@@ -303,8 +303,7 @@ static enum err take_keys(const struct source *s, const struct raw_file *raw,
 }
 
 static enum err take_all(const struct source *s, const struct raw_file *raw,
-                         struct daemon_config *c, bool from_file[CONFIG_N_OPTIONS],
-                         struct err_msg *msg)
+                         struct daemon_config *c, struct err_msg *msg)
 {
     char where[300];
     enum err err = ERR_OK;
@@ -314,7 +313,6 @@ static enum err take_all(const struct source *s, const struct raw_file *raw,
             continue;
         place(s, "", -1, config_options[i].name, where, sizeof(where));
         err = config_set(c, &config_options[i], raw->values[i], where, msg);
-        from_file[i] = true;
     }
     if (err == ERR_OK && raw->model != NULL) {
         c->model_dir = mem_try_strdup(raw->model);
@@ -363,8 +361,7 @@ static void make_fields(cyaml_schema_field_t fields[CONFIG_N_OPTIONS + N_FIXED +
     fields[CONFIG_N_OPTIONS + N_FIXED] = (cyaml_schema_field_t){.key = NULL};
 }
 
-enum err config_read_file(const char *path, struct daemon_config *c,
-                          bool from_file[CONFIG_N_OPTIONS], struct err_msg *msg)
+enum err config_read_file(const char *path, struct daemon_config *c, struct err_msg *msg)
 {
     cyaml_schema_field_t fields[CONFIG_N_OPTIONS + N_FIXED + 1];
     cyaml_schema_value_t top = {.type = CYAML_MAPPING,
@@ -392,7 +389,7 @@ enum err config_read_file(const char *path, struct daemon_config *c,
                       complaint.where[0] != '\0' ? complaint.where : "YAML",
                       complaint.what[0] != '\0' ? complaint.what : cyaml_strerror(bad));
     else if (raw != NULL)
-        err = take_all(&s, raw, c, from_file, msg);
+        err = take_all(&s, raw, c, msg);
     if (raw != NULL)
         cyaml_free(&how, &top, raw, 0);
     mem_free(s.text);

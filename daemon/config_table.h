@@ -82,8 +82,7 @@ extern const struct config_option config_options[CONFIG_N_OPTIONS];
 MUST_USE enum err config_set(struct daemon_config *c, const struct config_option *o, const char *text,
                              const char *where, struct err_msg *msg);
 
-/* config_file.c: the file's values over what c holds; each option it set is marked in from_file. */
-MUST_USE enum err config_read_file(const char *path, struct daemon_config *c,
-                                   bool from_file[CONFIG_N_OPTIONS], struct err_msg *msg);
+/* config_file.c: the file's values over what c holds. */
+MUST_USE enum err config_read_file(const char *path, struct daemon_config *c, struct err_msg *msg);
 
 #endif

@@ -328,11 +328,6 @@ static bool fill_prefill(void *arg, uint64_t request, Baton__Prefill *m)
     return true;
 }
 
-static bool uses_penalties(const struct engine_sampling *s)
-{
-    return engine_sampling_uses_history(s);
-}
-
 static bool fill_reserve(void *arg, uint64_t request, Baton__Reserve *m)
 {
     struct daemon_frontend *f = arg;
@@ -344,7 +339,7 @@ static bool fill_reserve(void *arg, uint64_t request, Baton__Reserve *m)
     m->n_tokens = m->n_prompt + g->g.n_log;
     m->max_new = g->max_new;
     m->sampling = fill_sampling(g);
-    return !uses_penalties(&g->call->r->sampling) || fill_tokens(f, g, &m->tokens);
+    return !engine_sampling_uses_history(&g->call->r->sampling) || fill_tokens(f, g, &m->tokens);
 }
 
 static uint32_t delivered(void *arg, uint64_t request)
@@ -596,7 +591,6 @@ uint64_t daemon_frontend_unsent(const struct daemon_frontend *f)
 
 void daemon_frontend_close(struct daemon_frontend *f)
 {
-    f->closing = true;
     http_server_close(f->http, on_http_closed, f);
     uv_close((uv_handle_t *)&f->flush, on_flush_closed);
 }

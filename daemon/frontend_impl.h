@@ -89,7 +89,7 @@ struct daemon_frontend {
     uv_check_t flush;   /* after the poll phase, before the prepare handles that write */
     struct buf scratch; /* events on their way out */
     struct buf ids;     /* token ids on their way to a worker */
-    bool draining, was_ready, closing;
+    bool draining, was_ready;
     uint32_t default_tier;
     int64_t started_s;
     char trouble[256];

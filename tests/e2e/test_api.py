@@ -320,3 +320,13 @@ def test_long_texts_are_tokenized_and_clients_may_leave_meanwhile():
                               b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
         s.settle()
         assert s.post("/tokenize", {"model": "sim", "prompt": "short"})[0] == 200
+
+
+def test_a_stream_says_each_header_once(sim):
+    import urllib.request
+    body = json.dumps({"model": "sim", "prompt": [300], "max_tokens": 2, "stream": True}).encode()
+    request = urllib.request.Request(sim.url + "/v1/completions", data=body,
+                                     headers={"Content-Type": "application/json"})
+    names = [name.lower() for name, _ in urllib.request.urlopen(request).getheaders()]
+    assert len(names) == len(set(names)), names
+    assert "cache-control" in names and "x-accel-buffering" in names
