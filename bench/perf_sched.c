@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "bench/perf_report.h"
 #include "scheduler/sched.h"
+#include "scheduler/sched_view.h"
 
 enum { CYCLES = 20000, EVENTS = 8, SAMPLES = CYCLES * EVENTS };
 

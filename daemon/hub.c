@@ -138,6 +138,10 @@ static void carry_out(struct daemon_hub *h, const struct sched_action *a)
     case SCHED_ACT_FAIL:
         h->c.hooks.on_fail(h->c.arg, a->request, a->reason);
         break;
+    case SCHED_ACT_TIER:
+    case SCHED_ACT_FLIP:
+    case SCHED_ACT_SCALE:
+        break; /* the core does not say these yet */
     }
 }
 

@@ -21,6 +21,7 @@
 #include "proto/wire_auth.h"
 #include "proto/wire_frame.h"
 #include "scheduler/sched.h"
+#include "scheduler/sched_view.h"
 
 struct uv_loop_s;
 struct daemon_hub;

@@ -18,9 +18,31 @@ enum { ACTIONS_PER_MOVE = 3 }; /* CANCEL to both sides, and RESUME or FAIL */
 void sched_config_defaults(struct sched_config *c)
 {
     *c = (struct sched_config){
-        .tiers = {{"gold", 500 * SCHED_MS, 30 * SCHED_MS},
-                  {"silver", 2000 * SCHED_MS, 100 * SCHED_MS},
-                  {"bronze", 10000 * SCHED_MS, 200 * SCHED_MS}},
+        .tiers = {{.name = "gold",
+                   .ttft_ns = 500 * SCHED_MS,
+                   .ttft_factor = 3,
+                   .tbt_ns = 30 * SCHED_MS,
+                   .percentile = 0.99,
+                   .weight = 4,
+                   .on_miss = SCHED_MISS_REFUSE,
+                   .transfer_class = 0},
+                  {.name = "silver",
+                   .ttft_ns = 2000 * SCHED_MS,
+                   .ttft_factor = 5,
+                   .tbt_ns = 100 * SCHED_MS,
+                   .percentile = 0.98,
+                   .weight = 2,
+                   .on_miss = SCHED_MISS_REFUSE,
+                   .transfer_class = 1},
+                  {.name = "bronze",
+                   .ttft_ns = 10000 * SCHED_MS,
+                   .ttft_factor = 10,
+                   .tbt_ns = 200 * SCHED_MS,
+                   .percentile = 0.95,
+                   .weight = 1,
+                   .reserved = 0.05,
+                   .on_miss = SCHED_MISS_WAIT,
+                   .transfer_class = 2}},
         .n_tiers = 3,
         .max_queued = 100000,
         .max_queued_tokens = 400000000,
@@ -53,6 +75,18 @@ const char *sched_reason_name(enum sched_reason r)
         return "request_timeout";
     case SCHED_REASON_ATTEMPTS:
         return "attempts";
+    case SCHED_REASON_TTFT:
+        return "ttft";
+    case SCHED_REASON_TBT:
+        return "tbt";
+    case SCHED_REASON_PRICE:
+        return "price";
+    case SCHED_REASON_QUOTA:
+        return "quota";
+    case SCHED_REASON_SHARE:
+        return "share";
+    case SCHED_REASON_DISPLACED:
+        return "displaced";
     }
     return "?";
 }
@@ -234,6 +268,8 @@ static bool valid(const struct sched *s, const struct sched_event *e)
     case SCHED_EV_WORKER_LEAVE:
     case SCHED_EV_WORKER_DRAIN:
     case SCHED_EV_WORKER_REPORT:
+    case SCHED_EV_STEP:
+    case SCHED_EV_LINK:
         return e->worker != 0;
     case SCHED_EV_CANCEL:
     case SCHED_EV_TOKENS:
@@ -415,6 +451,9 @@ static enum err dispatch(struct sched *s, const struct sched_event *e, struct sc
     case SCHED_EV_WORKER_DRAIN:
     case SCHED_EV_WORKER_REPORT:
         return on_worker(s, e, out);
+    case SCHED_EV_STEP:
+    case SCHED_EV_LINK:
+        return ERR_OK;
     case SCHED_EV_TIMER:
         return on_timer(s, out);
     case SCHED_EV_RELEASED:

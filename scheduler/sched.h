@@ -11,20 +11,20 @@
  *     ^  place         |  first token     |  verified      |
  *     '----------------+------------------+----------------'   next epoch: worker lost, attempt failed
  *
- * An attempt is one placement (prefill worker, decode worker) and has an epoch, counted from 1;
- * messages of older epochs are ignored.  The blocks of an attempt are claimed on both workers in the
- * ledger here before anything is sent, and stay claimed until that worker says RELEASED (or left),
- * whatever became of the request: so the ledger never promises a block that a transfer may still write
- * to.  A decode claim covers prompt and max_new in full, so nothing placed is ever preempted; an attempt
- * with one token left to generate has no decode worker.
+ * On arrival the policy (sched_config.policy) binds a request to a prefill worker's queue and promises a
+ * decode worker, holds it back, or refuses it.  The first of a worker's queue are dispatched to it: an
+ * attempt, with an epoch counted from 1; messages of older epochs are ignored.  Where prefill and decode
+ * worker are the same, that decode worker computes the prompt itself between its decode steps.
  *
- * Order: tier rank, priority, deadline, arrival, id.  A request that was running before a failure keeps
- * its arrival and so goes to the front of its tier.  Who may pass whom: sched_place.c.
+ * Claims: what an attempt may hold on a worker is in the ledger here before anything is sent, and stays
+ * until that worker says RELEASED (or left), whatever became of the request.  On a prefill worker the claim
+ * is a hard bound.  A decode worker has its own wait list and parks looser KV when room is short
+ * (sched_batch.h), so there the claim is what is expected, not a bound.
  *
  * Attempts: one that failed counts 1 of max_attempts; one lost with its worker counts a half, or 1 if
  * the request was alone there, or nothing if it had delivered 16 tokens.  A failed attempt is followed
  * by a pause of 10 ms, doubled each time up to 1 s, and other workers are preferred; after a lost worker
- * there is no pause.
+ * there is no pause.  What was admitted once is never refused by the policy afterwards.
  *
  * What the caller owes: TOKENS with the exact count before WORKER_LEAVE and on every RESUME action, since
  * the next attempt computes prompt + delivered.  Request ids are never used twice.  A request may be
@@ -41,35 +41,10 @@
 #include <stdint.h>
 
 #include "base/err.h"
-
-enum { SCHED_TIERS_MAX = 16, SCHED_NAME_MAX = 32 };
+#include "scheduler/sched_config.h"
 
 enum sched_role { SCHED_ROLE_PREFILL = 1, SCHED_ROLE_DECODE = 2 };
-
-/* A tier is a contract; its index in the config is its rank, 0 first. */
-struct sched_tier {
-    char name[SCHED_NAME_MAX];
-    uint64_t ttft_ns; /* deadline of the first token, from arrival */
-    uint64_t tbt_ns;
-};
-
-struct sched_config {
-    struct sched_tier tiers[SCHED_TIERS_MAX];
-    uint32_t n_tiers;
-    uint32_t max_queued;        /* requests waiting to be placed; beyond it arrivals are rejected */
-    uint64_t max_queued_tokens; /* their prompt tokens */
-    uint32_t prefill_window_tokens; /* tokens given to a prefill worker ahead of what it has done */
-    uint32_t max_attempts;          /* placements of one request before it fails */
-    uint64_t queue_timeout_ns;      /* longest wait in QUEUED */
-    uint64_t request_timeout_ns;    /* from arrival to the last token */
-    uint64_t grant_timeout_ns;      /* RESERVE to GRANTED */
-    uint64_t prefill_timeout_ns;    /* longest time in PREFILLING without progress */
-    uint64_t handover_timeout_ns;   /* longest time in HANDOVER */
-    uint64_t decode_timeout_ns;     /* longest time in DECODING without a new token */
-    uint64_t release_timeout_ns;    /* CANCEL is said again while RELEASED does not come */
-};
-/* gold, silver, bronze (500/30, 2000/100, 10000/200 ms) and the default limits. */
-void sched_config_defaults(struct sched_config *c);
+enum { SCHED_PREFIX_MAX = 4 };
 
 enum sched_event_kind {
     SCHED_EV_ARRIVE = 1, /* a request, validated and tokenized */
@@ -78,7 +53,9 @@ enum sched_event_kind {
     SCHED_EV_WORKER_LEAVE, /* lost or gone; its claims end with it */
     SCHED_EV_WORKER_DRAIN, /* place nothing new on it */
     SCHED_EV_WORKER_REPORT,
-    SCHED_EV_GRANTED, /* decode worker: blocks set aside, or refused */
+    SCHED_EV_STEP,    /* `worker` measured one step: what it did and how long it took */
+    SCHED_EV_LINK,    /* the KV link from prefill `worker` to decode `link.peer` was measured */
+    SCHED_EV_GRANTED, /* decode worker: blocks set aside, or refused for good */
     SCHED_EV_PREFILL_PROGRESS,
     SCHED_EV_PREFILL_DONE,  /* first token sampled */
     SCHED_EV_HANDOVER_DONE, /* verified by the decode worker, or failed on either side */
@@ -89,6 +66,14 @@ enum sched_event_kind {
     SCHED_EV_TIMER     /* sched_next_timer() has come */
 };
 
+/* KV of the first `tokens` of the prompt lies on this prefill worker; worker 0: in the pool, from where
+ * any can fetch it at bytes_per_s. */
+struct sched_prefix {
+    uint32_t worker;
+    uint32_t tokens;
+    double bytes_per_s;
+};
+
 struct sched_event {
     enum sched_event_kind kind;
     uint64_t request; /* non-zero where a request is meant */
@@ -96,34 +81,60 @@ struct sched_event {
     uint32_t worker; /* non-zero where a worker is meant */
     union {
         struct {
-            uint32_t tier;
+            uint32_t tier;    /* to be served at: no better than the key's */
             int32_t priority; /* inside the tier, smaller first */
             uint32_t n_prompt;
             uint32_t max_new;    /* >= 1 */
             uint64_t arrived_ns; /* when the front end had read it; <= now */
+            uint32_t tenant;     /* 0: none */
+            uint64_t length_key; /* prompts of one conversation or template; 0: none */
+            uint64_t ttft_ns,
+                tbt_ns;        /* this request's own targets; 0: the tier's.  Tighter than the
+                                         tier's count as the tier's. */
+            uint32_t true_new; /* simulator: how many tokens it will have; 0: nobody knows */
+            uint32_t n_prefix;
+            struct sched_prefix prefix[SCHED_PREFIX_MAX];
         } arrive;
         struct {
             enum sched_role role;
             uint32_t n_blocks, block_tokens, max_batch, max_context;
+            uint32_t klass;           /* of sched_add_class; 0: the class "default" */
+            uint32_t max_step_tokens; /* prompt tokens in one step; 0 = 512 */
+            bool can_flip;            /* can change its role */
+            bool can_prefill;         /* decode worker: can compute prompts between its steps */
         } join;
         struct {
-            uint32_t free_blocks, waiting, running;
+            uint32_t free_blocks, waiting, running, parked;
             uint64_t step_ns;
+            uint64_t steps;   /* decode steps since it joined */
+            uint64_t context; /* tokens of KV of its running requests */
         } report;
+        struct {
+            struct sched_step did;
+            uint64_t ns;
+        } step;
+        struct {
+            uint32_t peer;
+            double bytes_per_s;
+            uint64_t setup_ns;
+        } link;
         struct {
             bool ok;
         } granted;
         struct {
             uint32_t tokens_done;
-            uint64_t step_ns;
+            uint64_t step_ns; /* 0: unknown.  SCHED_EV_STEP carries what the step did */
             uint32_t step_tokens;
         } progress;
         struct {
             bool finished; /* nothing is left to decode */
+            uint64_t queue_ns,
+                prefill_ns; /* in the worker: before its first step; first step to end */
         } prefilled;
         struct {
             enum err err;
             bool from_decode;
+            uint64_t bytes, wire_ns, exposed_ns; /* 0: unknown */
         } handover;
         struct {
             uint32_t delivered; /* in all */
@@ -131,19 +142,30 @@ struct sched_event {
         struct {
             enum err err;
         } released;
+        struct {
+            /* What the client saw; all 0: unknown.  late_ns: the largest lateness of any token against
+             * deadline + k * tbt, negative when all were early. */
+            uint64_t first_token_ns, last_token_ns; /* absolute */
+            int64_t late_ns;
+            uint32_t tokens;
+        } finish;
     } u;
 };
 
 enum sched_action_kind {
     SCHED_ACT_RESERVE =
-        1,               /* tell decode `worker` to set blocks aside for a hand-over from `peer` */
-    SCHED_ACT_PREFILL,   /* tell prefill `worker` to compute; decode `peer` (0: none) gets the KV */
+        1,             /* tell decode `worker` to set blocks aside for a hand-over from `peer` */
+    SCHED_ACT_PREFILL, /* tell `worker` to compute; decode `peer` (0: none; `worker`: itself) gets the KV */
     SCHED_ACT_CANCEL,    /* tell `worker` to drop (request, epoch) */
     SCHED_ACT_INTRODUCE, /* prefill `worker` and decode `peer` may talk KV */
     SCHED_ACT_RESUME, /* front end: attempt `epoch` replaces the one before; send what was delivered
                               as part of the prompt when the next PREFILL action comes */
-    SCHED_ACT_REJECT, /* front end: never started; reason, retry_after_ns */
-    SCHED_ACT_FAIL    /* front end: given up after it started or waited; reason */
+    SCHED_ACT_TIER,   /* front end: the request is served at terms.tier from now on */
+    SCHED_ACT_REJECT, /* front end: never started; reason, refusal, retry_after_ns */
+    SCHED_ACT_FAIL,   /* front end: given up after it started or waited; reason */
+    SCHED_ACT_FLIP, /* tell `worker`, which is idle and drained, to take the other role: it leaves and
+                              joins anew */
+    SCHED_ACT_SCALE /* operator: scale.want workers of each role would be right */
 };
 
 enum sched_reason {
@@ -153,9 +175,43 @@ enum sched_reason {
     SCHED_REASON_STOPPING,
     SCHED_REASON_QUEUE_TIMEOUT,
     SCHED_REASON_REQUEST_TIMEOUT,
-    SCHED_REASON_ATTEMPTS /* max_attempts placements failed */
+    SCHED_REASON_ATTEMPTS, /* max_attempts placements failed */
+    SCHED_REASON_TTFT,     /* the first token would come too late */
+    SCHED_REASON_TBT,      /* decode could not keep up: steps too long or no room in time */
+    SCHED_REASON_PRICE,    /* it would cost more promises than it keeps */
+    SCHED_REASON_QUOTA,    /* of the tenant */
+    SCHED_REASON_SHARE,    /* the tenant has more than its share of a full tier */
+    SCHED_REASON_DISPLACED /* it waited, and room went to requests that are worth more */
 };
 const char *sched_reason_name(enum sched_reason r);
+
+/* Which resource of which stage a refusal is about. */
+enum sched_resource {
+    SCHED_RES_NONE = 0,
+    SCHED_RES_PREFILL_TIME,
+    SCHED_RES_LINK_TIME,
+    SCHED_RES_DECODE_ROOM, /* KV blocks */
+    SCHED_RES_DECODE_TIME, /* iteration time */
+    SCHED_RES_QUEUE,
+    SCHED_RES_TENANT
+};
+const char *sched_resource_name(enum sched_resource r); /* "prefill_time" ... */
+const char *
+sched_resource_stage(enum sched_resource r); /* "prefill", "handover", "decode", "queue" */
+
+struct sched_refusal {
+    enum sched_resource resource;
+    uint64_t predicted_ns, target_ns; /* of the target that would be missed; 0: does not apply */
+};
+
+/* What the workers and the front end must know of the contract. */
+struct sched_terms {
+    uint32_t tier;
+    uint64_t deadline_ns; /* of the first token, absolute */
+    uint64_t tbt_ns;
+    double weight;
+    uint32_t transfer_class;
+};
 
 struct sched_action {
     enum sched_action_kind kind;
@@ -163,9 +219,14 @@ struct sched_action {
     uint32_t epoch;
     uint32_t worker;
     uint32_t peer;
-    uint64_t order;           /* PREFILL: smaller first */
-    uint64_t retry_after_ns;  /* REJECT with QUEUE_FULL: queue / measured rate, 1 .. 60 s; else 0 */
-    enum sched_reason reason; /* REJECT, FAIL */
+    uint64_t order;               /* PREFILL: smaller first */
+    uint64_t retry_after_ns;      /* REJECT: 0: do not come back */
+    enum sched_reason reason;     /* REJECT, FAIL */
+    struct sched_refusal refusal; /* REJECT */
+    struct sched_terms terms;     /* RESERVE, PREFILL, TIER */
+    struct {
+        uint32_t want[3]; /* by role */
+    } scale;              /* SCALE */
 };
 
 /* Zero-initialise; sched_apply appends; the caller clears n and finally calls sched_actions_free. */
@@ -183,6 +244,14 @@ MUST_USE enum err sched_create(const struct sched_config *c, struct err_msg *msg
                                struct sched **out);
 void sched_destroy(struct sched *s);
 
+/* Before the first worker of it joins.  A name that is there gives its id again, laws unchanged.
+ * ERR_INVALID, ERR_NOMEM, ERR_FULL: SCHED_CLASSES_MAX. */
+MUST_USE enum err sched_add_class(struct sched *s, const struct sched_class *c, struct err_msg *msg,
+                                  uint32_t *id);
+/* Add or replace.  A tenant nobody described has weight 1 and no quota.  ERR_INVALID, ERR_NOMEM. */
+MUST_USE enum err sched_set_tenant(struct sched *s, const struct sched_tenant *t,
+                                   struct err_msg *msg);
+
 /* Apply one event; now never goes back.  Events that name something unknown or old are counted and
  * ignored: they are normal in a distributed system.  ERR_INVALID: a field out of range, an id that is
  * taken, or a time before the last one (a bug of the caller); ERR_NOMEM: state and actions are as before.
@@ -193,50 +262,7 @@ MUST_USE enum err sched_apply(struct sched *s, const struct sched_event *e, uint
 /* When SCHED_EV_TIMER is due; UINT64_MAX: never. */
 uint64_t sched_next_timer(const struct sched *s);
 
-enum sched_state {
-    SCHED_STATE_QUEUED = 1,
-    SCHED_STATE_PREFILLING,
-    SCHED_STATE_HANDOVER,
-    SCHED_STATE_DECODING
-};
-const char *sched_state_name(enum sched_state st);
-
-struct sched_stats {
-    uint32_t queued[SCHED_TIERS_MAX];  /* by tier */
-    uint32_t running[SCHED_TIERS_MAX]; /* PREFILLING, HANDOVER or DECODING */
-    uint32_t requests;                 /* live */
-    uint32_t claims;                   /* live (worker, request, epoch) claims: 0 at rest */
-    uint64_t queued_tokens;
-    uint32_t workers[3]; /* by role */
-    uint64_t ignored_events;
-    uint64_t resumes;
-};
-void sched_get_stats(const struct sched *s, struct sched_stats *out);
-
-struct sched_worker_view {
-    uint32_t worker;
-    enum sched_role role;
-    bool draining;
-    uint32_t n_blocks, claimed_blocks;
-    uint32_t requests;
-    uint64_t outstanding_tokens; /* prefill: given and not yet done */
-};
-/* ERR_NOT_FOUND. */
-MUST_USE enum err sched_get_worker(const struct sched *s, uint32_t worker,
-                                   struct sched_worker_view *out);
-/* ERR_NOT_FOUND. */
-MUST_USE enum err sched_get_request(const struct sched *s, uint64_t request,
-                                    enum sched_state *state, uint32_t *epoch,
-                                    uint32_t *prefill_worker, uint32_t *decode_worker);
-
-/* The requests whose current attempt has a part on this worker: *ids is allocated (mem_free it), n may
- * be 0.  ERR_NOT_FOUND, ERR_NOMEM.  The daemon reports what they delivered before WORKER_LEAVE. */
-MUST_USE enum err sched_worker_requests(const struct sched *s, uint32_t worker, uint64_t **ids,
-                                        size_t *n);
-
-/* Tests and the simulator: walk everything and check the invariants (each claim belongs to a live or
- * canceled attempt, sums match, queue order holds, every waiting state has a timer, nothing waits that
- * fits).  ERR_BAD_STATE with the first violation. */
-MUST_USE enum err sched_check(const struct sched *s, struct err_msg *msg);
+/* Comma-separated, for help and errors. */
+const char *sched_policy_names(void);
 
 #endif

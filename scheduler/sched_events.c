@@ -168,6 +168,8 @@ void sched_event_request(struct sched *s, const struct sched_event *e, struct sc
     case SCHED_EV_WORKER_LEAVE:
     case SCHED_EV_WORKER_DRAIN:
     case SCHED_EV_WORKER_REPORT:
+    case SCHED_EV_STEP:
+    case SCHED_EV_LINK:
     case SCHED_EV_RELEASED:
     case SCHED_EV_STOP:
     case SCHED_EV_TIMER:

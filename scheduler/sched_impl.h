@@ -16,6 +16,7 @@
 
 #include "base/map.h"
 #include "scheduler/sched.h"
+#include "scheduler/sched_view.h"
 #include "scheduler/sched_timer.h"
 #include "scheduler/sched_tree.h"
 

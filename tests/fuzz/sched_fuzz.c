@@ -12,6 +12,7 @@
 
 #include "base/mem.h"
 #include "scheduler/sched.h"
+#include "scheduler/sched_view.h"
 
 enum { EVENT_BYTES = 8, EVENTS_MAX = 2000, IDS = 16 };
 #define MS ((uint64_t)1000000)

@@ -4,6 +4,7 @@
 #define TESTS_SIM_SCHED_RIG_H
 
 #include "scheduler/sched.h"
+#include "scheduler/sched_view.h"
 
 #define RIG_MS ((uint64_t)1000000)
 

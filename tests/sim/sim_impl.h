@@ -3,6 +3,7 @@
 #define TESTS_SIM_SIM_IMPL_H
 
 #include "scheduler/sched.h"
+#include "scheduler/sched_view.h"
 #include "tests/sim/sched_sim.h"
 
 enum { SIM_REQUESTS = 64, SIM_WORKERS = 96, SIM_HOLDS = 1024, SIM_BLOCK = 16 };

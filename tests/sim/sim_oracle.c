@@ -337,6 +337,10 @@ void sim_oracle_action(struct sim *m, const struct sched_action *a)
     case SCHED_ACT_FAIL:
         after_final(m, a, r);
         break;
+    case SCHED_ACT_TIER:
+    case SCHED_ACT_FLIP:
+    case SCHED_ACT_SCALE:
+        break;
     }
 }
 

@@ -206,6 +206,9 @@ void sim_command(struct sim *m, const struct sim_item *item)
     case SCHED_ACT_RESUME:
     case SCHED_ACT_REJECT:
     case SCHED_ACT_FAIL:
+    case SCHED_ACT_TIER:
+    case SCHED_ACT_FLIP:
+    case SCHED_ACT_SCALE:
         break;
     }
 }

@@ -1,0 +1,77 @@
+/* scheduler/sched_batch.h - what a decode worker does next with the requests it holds: who steps, who is
+ * skipped because its reader has tokens in hand, whose KV is parked to make room, who comes back, which hand-over
+ * gets its blocks, and how many prompt tokens fit beside the batch.
+ *
+ * Pure functions: the decode role and the simulator's model of it call the same ones.
+ *
+ * Order of urgency: an item in danger (its next token would come after its deadline if it waited for one more
+ * step) before one that is not; then slack.  A request may displace only requests of a looser tier, or of its
+ * own tier with more slack than both the move out and back cost; so nobody is parked and brought back in
+ * turns.  Source: Andes (arXiv 2404.16283) for slack, scheduling by tier for who may displace whom.
+ *
+ * Thread: any; no state.  Units: ns, tokens, blocks. */
+#ifndef SCHEDULER_SCHED_BATCH_H
+#define SCHEDULER_SCHED_BATCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "scheduler/sched_law.h"
+
+enum sched_batch_state {
+    SCHED_BATCH_RESIDENT = 1, /* its KV is in the pool; it can step */
+    SCHED_BATCH_PARKED,       /* its KV is in the park memory */
+    SCHED_BATCH_WAITING,      /* a hand-over that asks for its blocks */
+    SCHED_BATCH_ARRIVING      /* has its blocks, KV not yet here: holds room, cannot move */
+};
+enum sched_batch_do {
+    SCHED_DO_NOTHING = 0, /* keep it as it is; a resident: skip this step */
+    SCHED_DO_STEP,
+    SCHED_DO_PARK,
+    SCHED_DO_RESUME, /* bring it back, then it steps in a later plan */
+    SCHED_DO_GRANT   /* give the waiting hand-over its blocks */
+};
+
+struct sched_batch_item {
+    /* in */
+    enum sched_batch_state state;
+    uint32_t tier;
+    uint32_t context; /* tokens of KV it has or will have on arrival */
+    uint32_t blocks;  /* in the pool now: 0 when PARKED or WAITING */
+    uint32_t need;    /* more blocks for its next step, to come back, or to be granted */
+    int64_t slack_ns; /* deadline of its next token - now; PARKED and WAITING too */
+    uint64_t tbt_ns;
+    uint64_t id; /* ties */
+    /* out */
+    enum sched_batch_do what;
+};
+
+struct sched_batch_pool {
+    uint32_t free_blocks;
+    uint32_t max_batch;        /* most in one step */
+    uint32_t max_resident;     /* most RESIDENT + ARRIVING at a time; 0: no limit but blocks */
+    double park_ns_per_block;  /* one way */
+    uint64_t park_room_blocks; /* what the park memory can still take */
+    const struct sched_law
+        *decode; /* present law of this worker; all zero: unknown, nobody is skipped */
+};
+
+/* Fills `what` of all items.  O(n log n); n up to 65536.  scratch: n uint32_t of the caller's.
+ * After it: blocks taken by STEP, RESUME and GRANT never exceed free_blocks plus those freed by PARK. */
+void sched_batch_plan(struct sched_batch_item *v, uint32_t n, const struct sched_batch_pool *pool,
+                      uint32_t *scratch);
+
+/* Would the plan be "everybody steps, nothing else"?  Cheap test from sums, so that the common step costs O(1):
+ * no item PARKED or WAITING, growth of one step fits, iteration time within the tightest tbt. */
+bool sched_batch_plain(uint32_t residents, double context, uint32_t growth_blocks,
+                       uint32_t not_resident, uint64_t min_tbt_ns,
+                       const struct sched_batch_pool *pool);
+
+/* Prompt tokens that may be computed in the next step beside a batch of b with ctx tokens so that nobody
+ * with slack min_slack_ns or more gets late; multiple of block_tokens, at most `want`; 0: none now. */
+uint32_t sched_batch_chunk(const struct sched_law *prefill, const struct sched_law *decode,
+                           double b, double ctx, uint32_t past, uint32_t want, int64_t min_slack_ns,
+                           uint32_t block_tokens);
+
+#endif
