@@ -11,6 +11,9 @@
 
 enum { KV_TOKEN_BYTES = 16, KV_PATHS = 5 };
 
+static const uint64_t hour_ns = 3600 * UINT64_C(1000000000);
+static const uint64_t context_max = UINT64_C(1) << 40;
+
 static enum err bad(struct err_msg *msg, enum wire_type t, const char *field)
 {
     return err_set(msg, ERR_BAD_FRAME, "%s: field %s is out of range", wire_type_name(t), field);
@@ -77,6 +80,22 @@ static enum err check_sampling(enum wire_type type, const Baton__Sampling *s, st
     return ERR_OK;
 }
 
+/* Absent is fine: no target. */
+static enum err check_terms(enum wire_type type, const Baton__Terms *m, struct err_msg *msg)
+{
+    int64_t day_ns = (int64_t)(24 * hour_ns);
+
+    if (m == NULL)
+        return ERR_OK;
+    NEED(m->first_deadline_ns >= -day_ns && m->first_deadline_ns <= day_ns,
+         "terms.first_deadline_ns");
+    NEED(m->tbt_ns <= hour_ns, "terms.tbt_ns");
+    NEED(m->tier < WIRE_TIERS_MAX, "terms.tier");
+    NEED(m->weight >= 0 && m->weight <= 1e9, "terms.weight");
+    NEED(m->transfer_class < WIRE_TRANSFER_CLASSES, "terms.transfer_class");
+    return ERR_OK;
+}
+
 static enum err check_join(enum wire_type type, const Baton__Join *m, struct err_msg *msg)
 {
     NEED(text_ok(m->name) && text_ok(m->model) && text_ok(m->backend), "name");
@@ -86,12 +105,26 @@ static enum err check_join(enum wire_type type, const Baton__Join *m, struct err
     NEED(m->max_context >= 1 && m->max_context <= 1u << 24, "max_context");
     NEED(m->max_step_tokens >= 1 && m->max_step_tokens <= 1u << 24, "max_step_tokens");
     NEED(m->vocab >= 1 && m->vocab <= INT32_MAX, "vocab");
+    NEED(text_ok(m->worker_class), "worker_class");
+    NEED(m->park_blocks <= 1u << 28, "park_blocks");
     return check_layout(type, m->layout, msg);
+}
+
+/* Sums that a double holds exactly, so that nobody who fits them gets infinity or loses a count. */
+static bool sample_ok(const Baton__StepSample *s)
+{
+    return (s->n > 0 || s->b > 0) && s->n <= 1u << 24 && s->n2 >= s->n && s->n2 <= 1ull << 50 &&
+           s->b <= WIRE_ITEMS_MAX && s->ctx <= context_max && s->ns >= 1 && s->ns <= hour_ns;
 }
 
 static enum err check_report(enum wire_type type, const Baton__Report *m, struct err_msg *msg)
 {
     NEED(m->n_bytes_sent <= KV_PATHS && m->n_bytes_received <= KV_PATHS, "bytes_sent");
+    NEED(m->parked <= WIRE_ITEMS_MAX && m->blocks_parked <= 1u << 28, "parked");
+    NEED(m->context <= context_max, "context");
+    NEED(m->n_sample <= WIRE_SAMPLES_MAX, "sample");
+    for (size_t i = 0; i < m->n_sample; i++)
+        NEED(sample_ok(m->sample[i]), "sample");
     return ERR_OK;
 }
 
@@ -113,6 +146,8 @@ static enum err check_reserve(enum wire_type type, const Baton__Reserve *m, stru
     NEED(m->max_new >= 1 && m->max_new <= 1u << 24, "max_new");
     NEED(tokens_ok(&m->tokens, WIRE_TOKENS_MAX), "tokens");
     NEED(m->tokens.len == 0 || m->tokens.len / 4 == m->n_tokens, "tokens");
+    if (check_terms(type, m->terms, msg) != ERR_OK)
+        return ERR_BAD_FRAME;
     return check_sampling(type, m->sampling, msg);
 }
 
@@ -122,6 +157,8 @@ static enum err check_prefill(enum wire_type type, const Baton__Prefill *m, stru
     NEED(m->tokens.len > 0 && tokens_ok(&m->tokens, WIRE_TOKENS_MAX), "tokens");
     NEED(m->n_prompt >= 1 && m->n_prompt <= m->tokens.len / 4, "n_prompt");
     NEED(m->max_new >= 1 && m->max_new <= 1u << 24, "max_new");
+    if (check_terms(type, m->terms, msg) != ERR_OK)
+        return ERR_BAD_FRAME;
     return check_sampling(type, m->sampling, msg);
 }
 
@@ -232,6 +269,9 @@ enum err wire_check(enum wire_type type, const ProtobufCMessage *m, struct err_m
     }
     case WIRE_CANCEL:
         return check_request(type, ((const Baton__Cancel *)m)->request, msg);
+    case WIRE_FLIP:
+        NEED(((const Baton__Flip *)m)->role == 1 || ((const Baton__Flip *)m)->role == 2, "role");
+        return ERR_OK;
     case WIRE_DRAIN:
     case WIRE_PING:
         return ERR_OK;

@@ -11,7 +11,10 @@ enum {
     WIRE_ITEMS_MAX = 65536, /* of a repeated field */
     WIRE_STOP_IDS_MAX = 64,
     WIRE_BIAS_MAX = 1024,
-    WIRE_TOP_MAX = 20
+    WIRE_TOP_MAX = 20,
+    WIRE_SAMPLES_MAX = 16, /* step samples of one report */
+    WIRE_TIERS_MAX = 256,
+    WIRE_TRANSFER_CLASSES = 8
 };
 
 MUST_USE enum err wire_check(enum wire_type t, const ProtobufCMessage *m, struct err_msg *msg);

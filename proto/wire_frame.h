@@ -45,6 +45,7 @@ enum { WIRE_FRAME_HEADER = 8, WIRE_FRAME_MAX = 1 << 20, WIRE_TOKENS_MAX = 200000
     X(CANCEL, Cancel, cancel, 38)                             \
     X(DRAIN, Drain, drain, 39)                                \
     X(PING, Ping, ping, 40)                                   \
+    X(FLIP, Flip, flip, 41)                                   \
     X(ATTACH, Attach, attach, 64)                             \
     X(TOKENS, Tokens, tokens, 65)
 

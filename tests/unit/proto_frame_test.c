@@ -278,6 +278,7 @@ static void join_bounds_what_a_worker_says_of_itself(void **state)
     REFUSED(WIRE_JOIN, m, max_context, 0);
     REFUSED(WIRE_JOIN, m, vocab, 0);
     REFUSED(WIRE_JOIN, m, kv_port, 65536);
+    REFUSED(WIRE_JOIN, m, park_blocks, (1u << 28) + 1);
     memset(name, 'n', sizeof(name));
     name[WIRE_NAME_MAX] = '\0';
     m.name = name;
@@ -285,6 +286,83 @@ static void join_bounds_what_a_worker_says_of_itself(void **state)
     name[WIRE_NAME_MAX] = 'n';
     name[WIRE_NAME_MAX + 1] = '\0';
     assert_int_equal(trip(WIRE_JOIN, &m), ERR_BAD_FRAME);
+    m.name = m.model;
+    m.worker_class = name;
+    assert_int_equal(trip(WIRE_JOIN, &m), ERR_BAD_FRAME);
+}
+
+static void terms_are_bounded_and_may_be_absent(void **state)
+{
+    Baton__Prefill p = BATON__PREFILL__INIT;
+    Baton__Reserve r = BATON__RESERVE__INIT;
+    Baton__Terms t = BATON__TERMS__INIT;
+    Baton__Sampling s;
+    uint8_t tokens[4] = {1};
+    int64_t day = INT64_C(86400) * 1000000000;
+
+    (void)state;
+    sampling(&s);
+    p.request = p.epoch = p.n_prompt = p.max_new = 1;
+    p.tokens = (ProtobufCBinaryData){4, tokens};
+    p.sampling = &s;
+    assert_int_equal(trip(WIRE_PREFILL, &p), ERR_OK); /* an old peer sends none */
+    p.terms = &t;
+    REFUSED(WIRE_PREFILL, p, terms->first_deadline_ns, day + 1);
+    REFUSED(WIRE_PREFILL, p, terms->first_deadline_ns, -day - 1);
+    REFUSED(WIRE_PREFILL, p, terms->tbt_ns, UINT64_MAX);
+    REFUSED(WIRE_PREFILL, p, terms->tier, WIRE_TIERS_MAX);
+    REFUSED(WIRE_PREFILL, p, terms->weight, -1.0);
+    REFUSED(WIRE_PREFILL, p, terms->weight, (double)NAN);
+    REFUSED(WIRE_PREFILL, p, terms->weight, (double)INFINITY);
+    REFUSED(WIRE_PREFILL, p, terms->transfer_class, WIRE_TRANSFER_CLASSES);
+    r.request = r.epoch = r.n_prompt = r.max_new = r.prefill_worker = r.n_tokens = 1;
+    r.sampling = &s;
+    r.terms = &t;
+    t.first_deadline_ns = -day;
+    REFUSED(WIRE_RESERVE, r, terms->tbt_ns, UINT64_MAX);
+    REFUSED(WIRE_RESERVE, r, terms->tier, WIRE_TIERS_MAX);
+}
+
+/* A scheduler fits its laws to these: one number out of range would spoil all later predictions. */
+static void step_samples_of_a_report_are_bounded(void **state)
+{
+    Baton__StepSample s = BATON__STEP_SAMPLE__INIT;
+    Baton__StepSample *list[WIRE_SAMPLES_MAX + 1];
+    Baton__Report r = BATON__REPORT__INIT;
+
+    (void)state;
+    for (int i = 0; i <= WIRE_SAMPLES_MAX; i++)
+        list[i] = &s;
+    r.sample = list;
+    r.n_sample = WIRE_SAMPLES_MAX;
+    s.n = 512;
+    s.n2 = 512 * 512;
+    s.b = 3;
+    s.ctx = 3000;
+    s.ns = 1000000;
+    REFUSED(WIRE_REPORT, r, n_sample, WIRE_SAMPLES_MAX + 1);
+    REFUSED(WIRE_REPORT, r, sample[0]->n, UINT64_C(1) << 40);
+    REFUSED(WIRE_REPORT, r, sample[0]->n2, 511); /* less than n: no sum of n (n + 2p) */
+    REFUSED(WIRE_REPORT, r, sample[0]->n2, UINT64_MAX);
+    REFUSED(WIRE_REPORT, r, sample[0]->b, WIRE_ITEMS_MAX + 1);
+    REFUSED(WIRE_REPORT, r, sample[0]->ctx, UINT64_MAX);
+    REFUSED(WIRE_REPORT, r, sample[0]->ns, 0);
+    REFUSED(WIRE_REPORT, r, sample[0]->ns, UINT64_MAX);
+    REFUSED(WIRE_REPORT, r, context, UINT64_MAX);
+    REFUSED(WIRE_REPORT, r, parked, WIRE_ITEMS_MAX + 1);
+    s.n = s.n2 = s.b = 0; /* a step of nothing */
+    assert_int_equal(trip(WIRE_REPORT, &r), ERR_BAD_FRAME);
+}
+
+static void a_worker_flips_only_to_a_role_there_is(void **state)
+{
+    Baton__Flip f = BATON__FLIP__INIT;
+
+    (void)state;
+    assert_int_equal(trip(WIRE_FLIP, &f), ERR_BAD_FRAME);
+    for (f.role = 1; f.role <= 2; f.role++)
+        assert_int_equal(trip(WIRE_FLIP, &f), ERR_OK);
+    assert_int_equal(trip(WIRE_FLIP, &f), ERR_BAD_FRAME);
 }
 
 static void tokens_must_be_parallel(void **state)
@@ -528,6 +606,9 @@ int main(void)
         TEST(sampling_out_of_range_never_reaches_an_engine),
         TEST(prefill_and_reserve_bound_their_numbers),
         TEST(join_bounds_what_a_worker_says_of_itself),
+        TEST(terms_are_bounded_and_may_be_absent),
+        TEST(step_samples_of_a_report_are_bounded),
+        TEST(a_worker_flips_only_to_a_role_there_is),
         TEST(tokens_must_be_parallel),
         TEST(small_messages_bound_their_ids),
         TEST(meta_of_a_hand_over_has_fixed_bytes),
