@@ -23,3 +23,5 @@ foreach(n RANGE 0 23)
   set_tests_properties(sched_mutant_${n} PROPERTIES LABELS unit TIMEOUT 120
     ENVIRONMENT "${BATON_TEST_ENV}")
 endforeach()
+
+baton_unit_test(NAME sched_edf_test SOURCES ${UNIT}/sched_edf_test.c LIBS scheduler)
