@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "scheduler/sched_impl.h"
+#include "scheduler/sched_old.h"
 
 enum { ACTIONS_PER_MOVE = 3 }; /* CANCEL to both sides, and RESUME or FAIL */
 #define PLACE_RETRY SCHED_MS

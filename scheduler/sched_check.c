@@ -4,7 +4,7 @@
  * hot path: the cost is linear in all there is. */
 #include <inttypes.h>
 
-#include "scheduler/sched_impl.h"
+#include "scheduler/sched_old.h"
 
 #define FAIL(msg, ...) return err_set(msg, ERR_BAD_STATE, __VA_ARGS__)
 

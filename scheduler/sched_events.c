@@ -4,7 +4,7 @@
  * and the front end: the decode worker may say "verified", or even "released", before the prefill
  * worker's "first token sampled" is read.  What is old, doubled or from the wrong worker is counted and
  * changes nothing. */
-#include "scheduler/sched_impl.h"
+#include "scheduler/sched_old.h"
 
 static void ignore(struct sched *s)
 {

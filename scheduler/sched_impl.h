@@ -7,7 +7,11 @@
  * runs on it, and stays afterwards as long as one side is claimed.  A side is on its worker's list
  * while it is claimed or its attempt is current: so a worker that leaves finds all that depended on it.
  *
- * Allocation: a request is allocated at ARRIVE, an attempt when it is placed, and both reserve their
+ * Queues: a bound request is in two sets of its worker `home`: `waiting` until it is dispatched, and
+ * `edf` until its prompt is computed.  So edf holds all the prefill work that the worker has before it,
+ * dispatched or not, with what is left of each.
+ *
+ * Allocation: a request is allocated at ARRIVE, an attempt when it is dispatched, and both reserve their
  * place in the timer heap then; every later step works with what is there and cannot fail.
  *
  * Order: nothing here depends on addresses or on map iteration. */
@@ -16,9 +20,14 @@
 
 #include "base/map.h"
 #include "scheduler/sched.h"
-#include "scheduler/sched_view.h"
+#include "scheduler/sched_baton.h"
+#include "scheduler/sched_edf.h"
+#include "scheduler/sched_length.h"
+#include "scheduler/sched_policy.h"
+#include "scheduler/sched_predict.h"
 #include "scheduler/sched_timer.h"
 #include "scheduler/sched_tree.h"
+#include "scheduler/sched_view.h"
 
 /* Builds of the same sources with one planted bug each; tests/sim shows that the simulator sees them
  * all.  0 in everything that ships, so the compiler drops the branches. */
@@ -30,20 +39,25 @@
 #define SCHED_OWNER(p, type, field) ((type *)(void *)((char *)(p)-offsetof(type, field)))
 
 enum {
-    SCHED_SCAN_MAX = 32,   /* requests looked at behind a head that has no decode room */
-    SCHED_BYPASS_MAX = 16, /* requests that may take decode room before such a head */
     SCHED_PER_SHAPE = 4,   /* least loaded workers of one shape that placement compares */
-    SCHED_CANDIDATES = 16, /* of all shapes */
-    SCHED_PROBE_MAX = 8,   /* prefill workers of one shape probed for free blocks */
+    SCHED_CANDIDATES = 16, /* of all shapes, without those that hold a prefix */
+    SCHED_CANDIDATES_MAX = SCHED_CANDIDATES + SCHED_PREFIX_MAX,
+    SCHED_ASK_MAX =
+        2, /* held requests asked again per event that made room: so many of the first */
+    SCHED_EVICTED_MAX = 8, /* so often one request may be displaced */
     SCHED_FORGIVE_TOKENS =
-        16,                  /* an attempt that delivered so many is not blamed for a lost worker */
-    SCHED_DRAIN_SECONDS = 10 /* window of the measured drain rate */
+        16, /* an attempt that delivered so many is not blamed for a lost worker */
+    SCHED_DRAIN_SECONDS = 10, /* window of the measured drain rate */
+    SCHED_STEP_TOKENS = 512   /* join.max_step_tokens when it is 0 */
 };
 #define SCHED_MS ((uint64_t)1000000)
 #define SCHED_SECOND (1000 * SCHED_MS)
 #define SCHED_BACKOFF_MIN (10 * SCHED_MS)
 #define SCHED_BACKOFF_MAX SCHED_SECOND
 #define SCHED_FINISH_GRACE (500 * SCHED_MS)
+#define SCHED_TICK (100 * SCHED_MS)
+/* What a prompt token is taken for while nothing is known of a class: queues still compare by length. */
+#define SCHED_NOMINAL_NS 20000.0
 
 static inline uint64_t sched_after(uint64_t now, uint64_t wait)
 {
@@ -58,7 +72,9 @@ enum { SCHED_REQ_NEW = 0, SCHED_REQ_ENDED = SCHED_STATE_DECODING + 1, SCHED_REQ_
 
 enum sched_waits_in {
     SCHED_WAITS_NOWHERE = 0, /* not QUEUED */
-    SCHED_WAITS_TREE,
+    SCHED_WAITS_PLACE,       /* the policy is asked after the present event */
+    SCHED_WAITS_BOUND,       /* in the queue of `home` */
+    SCHED_WAITS_HELD, /* the policy keeps it aside: until hold_until_ns, asked when room appears */
     SCHED_WAITS_BACKOFF, /* after a failed attempt: until not_before_ns */
     SCHED_WAITS_WORKER   /* no worker here could hold it: until one joins */
 };
@@ -69,6 +85,7 @@ struct sched_side {
     uint32_t worker_id;          /* 0: none needed */
     uint32_t blocks;
     bool claimed;
+    bool told; /* the worker has heard of it: only then it will say RELEASED */
     bool listed;
     struct sched_side *prev, *next; /* on worker */
 };
@@ -76,12 +93,15 @@ struct sched_side {
 struct sched_attempt {
     struct sched_request *request;
     struct sched_attempt *next; /* of the request, newest first */
-    struct sched_side side[2];
-    struct sched_timer timer; /* armed while it waits for RELEASED */
-    uint64_t given, done;     /* prompt tokens: outstanding on the prefill worker is given - done */
+    struct sched_side side[2];  /* local: side[DECODE] alone */
+    struct sched_timer timer;   /* armed while it waits for RELEASED */
+    uint64_t given, done; /* prompt tokens: outstanding on the computing worker is given - done */
+    uint32_t cached;      /* of the given, not to be computed */
     uint32_t epoch;
     uint32_t base; /* tokens delivered before this attempt */
     bool current;
+    bool local;    /* the decode worker computes the prompt itself */
+    bool reserved; /* RESERVE was said */
     bool granted;
     bool verified; /* the decode worker has the whole KV */
     bool finished; /* the last token was sampled; only FINISH is missing */
@@ -90,183 +110,146 @@ struct sched_attempt {
 struct sched_request {
     uint64_t id;
     int state; /* enum sched_state or SCHED_REQ_*; written by request_set_state alone */
-    uint32_t tier;
+    uint32_t tier_asked, tier; /* at arrival; served at */
     int32_t priority;
     uint32_t n_prompt, max_new, delivered;
+    uint32_t true_new; /* 0: nobody knows */
+    uint32_t tenant;
+    uint64_t length_key;
+    uint32_t n_prefix;
+    struct sched_prefix prefix[SCHED_PREFIX_MAX];
+    uint64_t arrived_ns;
+    uint64_t own_ttft_ns, own_tbt_ns; /* asked for; 0: the tier's */
+    uint64_t
+        isolated_ns; /* its uncached prompt alone on an idle worker, predicted at arrival; 0: unknown */
+    uint64_t deadline_ns, tbt_ns; /* of the first token, absolute; of each after it */
+    struct sched_length_cast cast;
+
     uint32_t epoch; /* of the current attempt, or of the next one while QUEUED */
-    uint32_t points, fails;
-    uint32_t bypassed;
+    uint32_t points, fails, evicted;
     uint32_t avoid[2]; /* workers of the attempt that failed last */
-    uint64_t arrived_ns, deadline_ns, give_up_ns;
-    uint64_t state_deadline_ns, grant_deadline_ns, not_before_ns;
+    bool admitted;     /* was dispatched once: never refused any more */
+    bool late;         /* a token was late */
+    bool lost;         /* an attempt failed or lost its worker */
+    uint64_t give_up_ns, state_deadline_ns, grant_deadline_ns, not_before_ns, hold_until_ns;
+
     enum sched_waits_in waits_in;
-    struct sched_node node;            /* SCHED_WAITS_TREE */
-    struct sched_request *prev, *next; /* SCHED_WAITS_WORKER */
+    struct sched_worker *home;         /* while item is in its edf */
+    struct sched_worker *mate;         /* BOUND: the decode worker promised; NULL: none needed */
+    struct sched_edf_item item;        /* in home->edf from BOUND until the prompt is computed */
+    struct sched_node node;            /* HELD: sched.held; BOUND: home->waiting */
+    struct sched_request *prev, *next; /* WORKER, PLACE */
+    struct sched_request *mate_prev, *mate_next; /* BOUND: of mate */
     struct sched_timer timer;
     struct sched_attempt *attempts, *current;
+
+    /* of the last offer that bound it, and what became of it */
+    struct sched_times forecast, high, actual;
+    struct sched_pick chosen, runner_up;
+    uint64_t bound_ns, dispatched_ns, first_ns,
+        decoding_ns; /* when; of the last attempt; 0: not yet */
+    uint64_t granted_ns;
+    uint64_t steps_joined;      /* decode worker's step counter when it began to decode there */
+    enum sched_outcome outcome; /* from the end on */
+    enum sched_reason reason;
+    enum sched_cause cause;
+    struct sched_refusal refusal;
+    double cost; /* charged to the tenant */
+    struct sched_baton_request baton;
 };
 
-/* Workers that differ in nothing that decides whether a request could ever fit. */
+/* Workers that differ in nothing that decides whether a request could ever fit, or how fast it is. */
 struct sched_shape {
     struct sched_shape *next;
     enum sched_role role;
     uint32_t n_blocks, block_tokens, max_batch, max_context;
+    uint32_t klass;
+    bool can_prefill;
     uint32_t refs;           /* workers */
     uint32_t open;           /* of them, not draining */
-    struct sched_tree index; /* of them, with a free slot and a free block; least loaded first */
+    struct sched_tree index; /* of them, the open ones; least loaded first */
 };
 
 struct sched_worker {
     uint32_t id;
     struct sched_shape *shape;
-    bool draining;
-    uint32_t claimed_blocks, claims;
-    uint64_t outstanding;
-    uint32_t reported_free, reported_waiting, reported_running;
-    uint64_t step_ns;
+    struct sched_klass *klass;
+    bool draining, flipping, can_flip;
+    bool can_prefill; /* prefill worker, or a decode worker that can compute prompts */
+    uint32_t max_step_tokens;
+    uint32_t claimed_blocks, claims; /* decode: expectations, may be more than there is */
+    uint64_t outstanding;            /* prompt tokens dispatched to it and not yet computed */
+    uint32_t pool_pos;               /* in sched.pool[role] while open */
+
+    /* its prefill work */
+    struct sched_edf edf;      /* bound, dispatched or not, prompt not computed */
+    struct sched_tree waiting; /* bound, not dispatched */
+    uint64_t since_ns; /* the work in edf is counted from here: last progress, or when it came */
+    struct sched_request *mates; /* decode: bound elsewhere and promised to it */
+
+    /* what it reported */
+    uint32_t reported_free, reported_waiting, reported_running, reported_parked;
+    uint64_t step_ns, steps, context;
+    uint32_t decoding;                       /* requests in DECODING here */
+    uint32_t decoding_tier[SCHED_TIERS_MAX]; /* of them, by tier */
+    struct sched_bias prefill_bias, decode_bias;
+
+    double load; /* key of the index; see sched_ledger_reindex */
     struct sched_node node;
     struct sched_side *first, *last;
     uint32_t n_sides;
     struct sched_worker *prev, *next; /* of the role, in the order of joining */
+    bool dirty;
+    struct sched_worker *next_dirty;
+    struct sched_baton_worker baton;
+};
+
+/* A class and what was learned of it. */
+struct sched_klass {
+    struct sched_class c;
+    struct sched_predict prefill, decode;
+    struct sched_link_predict link; /* of all its links: what a new one starts from */
+    uint32_t step_tokens;           /* of the worker that joined last */
+    uint32_t open[3];               /* workers, by role */
 };
 
 struct sched {
     struct sched_config cfg;
+    const struct sched_policy *policy;
+    const struct sched_policy *placing; /* the same, or the heuristic while predictions are lost */
+    void *policy_state;
     uint64_t now;
-    struct map requests, workers;
-    struct sched_tree queue;
+    struct map requests, workers, links;
+    struct sched_klass klass[SCHED_CLASSES_MAX]; /* [0]: "default" */
+    uint32_t n_klass;
+
+    struct sched_tree held;
+    struct sched_request *place_first, *place_last;
     struct sched_request *unfit_first, *unfit_last;
-    struct sched_request
-        *kept_for; /* passed too often: gets kept_worker, or any that has room first */
-    uint32_t kept_worker;
+    uint64_t held_cursor;       /* id of the held request that was asked last out of turn */
+    struct sched_worker *dirty; /* something changed that may let it take work */
+    bool wake;                  /* room appeared: ask held ones */
+    bool place_pending;         /* placement ran out of memory: try again soon */
+
     struct sched_timers timers;
+    uint64_t next_tick;
     struct sched_shape *shapes;
     struct sched_worker *first_worker[3], *last_worker[3];
+    struct {
+        struct sched_worker **v; /* open workers of the role, in no particular order */
+        uint32_t n, cap;
+    } pool[3];
     struct sched_stats stats;
     uint32_t n_queued;
     uint32_t attempts; /* objects */
-    uint32_t open_workers[3];
     uint32_t illegal_moves;
     bool stopping;
-    bool wake;          /* something changed that may let a queued request be placed */
-    bool place_pending; /* placement ran out of memory: try again soon */
     uint32_t placed[SCHED_DRAIN_SECONDS];
     uint64_t placed_second; /* the second that the newest bucket counts */
+    uint32_t rr[3];         /* round robin: the worker taken last, by role */
+    char fallback[160];
+    struct sched_tier_stats tier_stats[SCHED_TIERS_MAX];
+    struct sched_score score[SCHED_TIERS_MAX + 1][SCHED_STAGES];
 };
-
-/* ---- sched_queue.c: who waits, in which order -------------------------------------------------- */
-
-void sched_queue_init(struct sched *s);
-void sched_queue_put(struct sched *s, struct sched_request *r, enum sched_waits_in where);
-void sched_queue_take(struct sched *s, struct sched_request *r);
-bool sched_queue_before(const struct sched_request *a, const struct sched_request *b);
-struct sched_request *sched_queue_first(const struct sched *s);
-struct sched_request *sched_queue_next(const struct sched_request *r);
-void sched_queue_recall_unfit(struct sched *s); /* a worker joined */
-/* What the request needs has changed. */
-void sched_queue_reconsider(struct sched *s, struct sched_request *r);
-/* Order as one number for the prefill worker's own queue. */
-uint64_t sched_queue_order(const struct sched_request *r);
-void sched_queue_count_placed(struct sched *s);
-uint64_t sched_queue_retry_after(struct sched *s);
-
-/* ---- sched_ledger.c: workers, shapes, claims --------------------------------------------------- */
-
-struct sched_need {
-    uint64_t prefill_tokens; /* prompt and what was delivered */
-    uint64_t total_tokens;   /* prompt and all that may be generated */
-    bool decode;
-    uint32_t avoid[2];
-    uint32_t closed; /* decode worker kept for another request; 0: none */
-};
-
-/* One worker as placement sees it. */
-struct sched_candidate {
-    uint32_t worker;
-    bool avoid; /* the last attempt failed there */
-    uint64_t outstanding;
-    uint64_t free_tokens;
-    uint32_t requests;
-    uint64_t step_ns;
-};
-
-struct sched_worker *sched_ledger_worker(const struct sched *s, uint32_t id);
-MUST_USE enum err sched_ledger_join(struct sched *s, const struct sched_event *e,
-                                    struct sched_worker **out);
-void sched_ledger_remove(struct sched *s, struct sched_worker *w); /* no sides left */
-void sched_ledger_drain(struct sched *s, struct sched_worker *w);
-void sched_ledger_claim(struct sched *s, struct sched_side *side, struct sched_worker *w,
-                        uint64_t tokens);
-void sched_ledger_release(struct sched *s, struct sched_side *side);
-void sched_ledger_unlist(struct sched_side *side);
-void sched_ledger_outstanding(struct sched_worker *w, uint64_t add, uint64_t sub);
-/* Is there a worker of every role it needs? */
-bool sched_ledger_known(const struct sched *s, const struct sched_need *need);
-/* Could a worker of each role hold it, if it were empty?  A role of which none is known may get one. */
-bool sched_ledger_could_fit(const struct sched *s, const struct sched_need *need);
-uint32_t sched_ledger_candidates(const struct sched *s, enum sched_role role,
-                                 const struct sched_need *need,
-                                 struct sched_candidate v[SCHED_CANDIDATES]);
-/* The decode worker with most room of those that could hold it when empty; 0: none has any. */
-uint32_t sched_ledger_roomiest(const struct sched *s, const struct sched_need *need);
-bool sched_ledger_may_index(const struct sched_worker *w);
-
-/* ---- sched_place.c: the placement decision, and the walk over the queue ------------------------- */
-
-struct sched_pair {
-    uint32_t prefill, decode; /* decode 0: none needed */
-};
-enum sched_place_result {
-    SCHED_PLACE_OK = 0,
-    SCHED_PLACE_NO_PREFILL,
-    SCHED_PLACE_NO_DECODE,
-    SCHED_PLACE_UNFIT
-};
-enum sched_place_result sched_place_find(const struct sched *s, const struct sched_request *r,
-                                         struct sched_pair *out);
-void sched_place_queue(struct sched *s, struct sched_actions *out);
-
-/* ---- sched_request.c: the life of a request ---------------------------------------------------- */
-
-struct sched_need sched_request_need(const struct sched_request *r);
-void sched_request_arrive(struct sched *s, struct sched_request *r); /* to QUEUED */
-/* Claims, RESERVE, PREFILL.  false: out of memory, nothing changed. */
-bool sched_request_start(struct sched *s, struct sched_request *r, struct sched_pair pair,
-                         struct sched_actions *out);
-void sched_request_prefilled(struct sched *s, struct sched_request *r, bool finished,
-                             struct sched_actions *out);
-void sched_request_verified(struct sched *s, struct sched_request *r);
-void sched_request_progress(struct sched *s, struct sched_request *r);
-/* The attempt is over without an end of the request: next attempt, or FAIL. */
-void sched_request_attempt_failed(struct sched *s, struct sched_request *r,
-                                  struct sched_actions *out);
-void sched_request_worker_lost(struct sched *s, struct sched_request *r, bool alone,
-                               struct sched_actions *out);
-/* cancel: bit 0 tells the prefill worker, bit 1 the decode worker, where they still hold claims. */
-enum { SCHED_TELL_NONE = 0, SCHED_TELL_PREFILL = 1, SCHED_TELL_DECODE = 2, SCHED_TELL_BOTH = 3 };
-void sched_request_end(struct sched *s, struct sched_request *r, unsigned cancel,
-                       struct sched_actions *out);
-void sched_request_fail(struct sched *s, struct sched_request *r, enum sched_reason reason,
-                        struct sched_actions *out);
-void sched_request_arm(struct sched *s, struct sched_request *r);
-/* A side lost its claim: free the attempt, and the request, if that was the last thing that held them. */
-void sched_request_settle(struct sched *s, struct sched_attempt *a);
-void sched_request_timer(struct sched *s, struct sched_request *r, struct sched_actions *out);
-void sched_attempt_timer(struct sched *s, struct sched_attempt *a, struct sched_actions *out);
-
-/* ---- sched_events.c: what workers and front ends say ------------------------------------------- */
-
-/* The caller has checked the fields and reserved room for the actions. */
-void sched_event_request(struct sched *s, const struct sched_event *e, struct sched_actions *out);
-void sched_event_released(struct sched *s, const struct sched_event *e, struct sched_actions *out);
-void sched_event_leave(struct sched *s, struct sched_worker *w, struct sched_actions *out);
-
-/* ---- sched.c ----------------------------------------------------------------------------------- */
-
-/* false: out of memory, nothing changed. */
-bool sched_actions_reserve(struct sched_actions *a, size_t more);
-/* Room was reserved before. */
-struct sched_action *sched_act(struct sched_actions *a, enum sched_action_kind kind,
-                               const struct sched_request *r);
 
 #endif

@@ -10,7 +10,7 @@
 #include <assert.h>
 
 #include "base/mem.h"
-#include "scheduler/sched_impl.h"
+#include "scheduler/sched_old.h"
 
 static const struct sched_worker *worker_of(const struct sched_node *n)
 {

@@ -12,7 +12,7 @@
  *     it: nobody behind it gets a place there until it has one, there or elsewhere.  Requests that
  *     need no decode worker pass freely.
  *   no worker here could ever hold it: it waits apart for one that can, until its queue timeout. */
-#include "scheduler/sched_impl.h"
+#include "scheduler/sched_old.h"
 
 /* Is (pa, da) a better pair than (pb, db)?  Both sides were checked for room. */
 static bool pair_less(const struct sched_candidate *pa, const struct sched_candidate *da,

@@ -56,6 +56,8 @@ struct sched_policy {
     const char *what; /* one line for help */
     bool
         preempts; /* dispatch an earlier key past a full window: prompts are interrupted between chunks */
+    bool
+        steals; /* an idle prefill worker takes over what waits for another and would be done sooner here */
     bool clairvoyant;                    /* may use true_new and exact laws */
     enum err (*create)(struct sched *s); /* may be NULL; ERR_NOMEM */
     void (*destroy)(struct sched *s);    /* may be NULL */

@@ -9,7 +9,7 @@
  * kept out of the tree so that they hold up nobody and cost nothing per decision. */
 #include <assert.h>
 
-#include "scheduler/sched_impl.h"
+#include "scheduler/sched_old.h"
 
 static const struct sched_request *request_of(const struct sched_node *n)
 {

@@ -19,7 +19,7 @@
  * the pool is idle and twice that when it is busy.  It costs nothing when the attempt had delivered
  * SCHED_FORGIVE_TOKENS tokens: long streams outlive any number of restarts. */
 #include "base/mem.h"
-#include "scheduler/sched_impl.h"
+#include "scheduler/sched_old.h"
 
 enum { POINTS_FAILED = 2, POINTS_LOST = 1, POINTS_LOST_ALONE = 2 };
 
