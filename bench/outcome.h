@@ -4,10 +4,11 @@
  *
  * The simulator and `baton bench` fill the same struct, so that their reports lie side by side.
  * kept = finished, first token by its target, mean time per output token within tbt, and no token later
- * than deadline + k * tbt.  Refused, failed and canceled-by-deadline requests count in the denominator; those
- * that the client canceled on purpose do not.  Only requests sent inside the measuring window count.
+ * than deadline + k * tbt.  Refused, failed and timed out requests count in the denominator; those that
+ * the client canceled on purpose do not.  Only requests sent inside the measuring window count.
  *
- * Thread: the caller's.  Units: s in doubles.  Ownership: the run owns its arrays. */
+ * Thread: the caller's.  Units: s in doubles.  Ownership: the run owns its arrays.  The struct is large
+ * (about 0.8 MB): allocate it. */
 #ifndef BENCH_OUTCOME_H
 #define BENCH_OUTCOME_H
 
@@ -18,7 +19,9 @@
 #include "base/err.h"
 #include "bench/histogram.h"
 
-enum { BENCH_TIERS_MAX = 16 };
+struct bench_report;
+
+enum { BENCH_TIERS_MAX = 16, BENCH_BINS_MAX = 2048 };
 
 enum bench_fate {
     BENCH_DONE = 1, /* finished */
@@ -35,8 +38,9 @@ struct bench_outcome {
     bool admitted; /* the server began to work on it */
     uint32_t n_prompt, n_out;
     double intended_s, sent_s; /* from the start of the run */
-    double ttft_s, e2e_s;      /* from intended_s */
-    double max_gap_s, late_s;  /* worst gap; worst lateness against deadline + k * tbt */
+    double ttft_s, e2e_s;      /* from intended_s; ttft_s 0: no token came */
+    double max_gap_s,
+        late_s; /* worst gap; worst lateness against deadline + k * tbt, <= 0: never */
     double retry_after_s;
     double ttft_target_s, tbt_target_s;
     double predicted_ttft_s; /* 0: unknown */
@@ -45,14 +49,17 @@ struct bench_outcome {
 struct bench_tier_figures {
     char name[32];
     double weight, ttft_s, tbt_s;
-    uint64_t n, done, kept, refused, failed, timeout, canceled,
-        broken; /* broken: admitted, not kept */
+    /* n: measured, without the canceled; broken: admitted, not kept */
+    uint64_t n, done, kept, refused, failed, timeout, canceled, broken;
+    /* ttft: of all that got a token (less the canceled); tbt (mean per request), gap (worst per request)
+     * and e2e: of the finished */
     struct bench_hist ttft, tbt, gap, e2e;
 };
 struct bench_run {
-    /* set by the caller before init, or any time before the report */
+    /* set by the caller after init and before the report; names and weights of tiers before finish */
     char source[16]; /* "simulate" or "bench" */
     char policy[32], trace[64], label[64];
+    char note[200]; /* shown beside the run: why it is invalid, what was scaled */
     double speedup;
     uint64_t seed;
     double rate; /* offered, 1/s */
@@ -60,23 +67,35 @@ struct bench_run {
     uint32_t n_tiers;
     struct bench_tier_figures tier[BENCH_TIERS_MAX], all;
     double window_s;
-    uint64_t tokens_in, tokens_out;
+    uint64_t tokens_in, tokens_out;                   /* of the finished */
     double weight_offered, weight_kept, bound_weight; /* bound_weight 0: no bound was computed */
     double large_kept,
         rest_kept;              /* attainment of the largest tenth of prompts, and of the others */
     struct bench_hist lag;      /* sent - intended */
-    struct bench_hist decision; /* scheduler time per arrival, s */
-    double *bins; /* per second of the window and tier: arrivals, kept (2 * n_tiers columns) */
+    struct bench_hist decision; /* scheduler time per arrival, s; the caller adds */
+    /* per bin_s of intended time and tier: arrivals, then kept (2 * n_tiers columns).  A bin is 1 s until
+     * BENCH_BINS_MAX of them are full, then twice as long, and so on. */
+    double *bins;
+    double bin_s;
     uint32_t n_bins;
+    /* private */
+    uint32_t *sizes; /* counts by prompt length: all, kept */
 };
 
+/* Zeroes all.  ERR_INVALID: n_tiers is not 1 .. BENCH_TIERS_MAX.  ERR_NOMEM. */
 MUST_USE enum err bench_run_init(struct bench_run *r, uint32_t n_tiers);
+/* A tier out of range counts as the last. */
 void bench_run_add(struct bench_run *r, const struct bench_outcome *o);
+/* Makes the figures; window_s is the length of the measuring window.  May be called again after more adds. */
 void bench_run_finish(struct bench_run *r, double window_s);
 bool bench_outcome_kept(const struct bench_outcome *o);
-double bench_run_attainment(const struct bench_run *r, uint32_t tier); /* BENCH_TIERS_MAX: all */
-double bench_run_goodput(const struct bench_run *r);                   /* kept weight per second */
+/* kept / n; BENCH_TIERS_MAX: all tiers.  0 without requests: look at n where that matters. */
+double bench_run_attainment(const struct bench_run *r, uint32_t tier);
+double bench_run_goodput(const struct bench_run *r);     /* kept weight per second */
 double bench_run_bound_share(const struct bench_run *r); /* kept weight / bound; 0: none */
+/* Rows <prefix>.attainment.<tier>, .goodput.weighted, .bound.share, .broken_promises, .rejected.<tier>,
+ * .ttft.p90.<tier> and so on.  prefix NULL: <policy>.<trace>.x<speedup>. */
+void bench_run_rows(const struct bench_run *r, const char *prefix, struct bench_report *report);
 void bench_run_free(struct bench_run *r);
 
 /* One self-contained page: a table, and curves over rate where several runs of one policy differ in rate, policies

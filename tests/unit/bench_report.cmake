@@ -1,0 +1,3 @@
+# Figures of runs, the report page and the load generator.
+baton_unit_test(NAME bench_outcome_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/bench_outcome_test.c
+  LIBS bench_report)
