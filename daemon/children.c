@@ -186,6 +186,7 @@ static enum err build_args(const struct child *child, struct args *a)
     text_arg(a, "--backend", c->backend);
     text_arg(a, "--sim-profile", c->sim_profile);
     text_arg(a, "--kv-transports", c->kv_transports);
+    text_arg(a, "--worker-class", c->worker_class);
     kv_host_arg(a, c);
     text_arg(a, "--log-level", c->log_level);
     text_arg(a, "--log-format", c->log_format);
@@ -195,6 +196,7 @@ static enum err build_args(const struct child *child, struct args *a)
     arg(a, "--max-batch=%u", c->max_batch);
     arg(a, "--max-step-tokens=%u", c->max_step_tokens);
     arg(a, "--kv-mib=%u", c->kv_mib);
+    arg(a, "--park-mib=%u", c->park_mib);
     arg(a, "--exit-with-parent");
     for (unsigned i = 0; a->err == ERR_OK && i < a->n; i++)
         a->v[i] = buf_bytes(&a->text) + a->at[i];

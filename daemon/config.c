@@ -243,6 +243,8 @@ static enum err set_defaults(struct daemon_config *c, struct err_msg *msg)
     sched_config_defaults(&defaults);
     memcpy(c->tiers, defaults.tiers, sizeof(c->tiers));
     c->n_tiers = defaults.n_tiers;
+    for (uint32_t i = 0; i < c->n_tiers; i++)
+        memcpy(c->tier_labels[i], c->tiers[i].name, sizeof(c->tier_labels[i]));
     for (size_t i = 0; i < CONFIG_N_OPTIONS; i++) {
         enum err err =
             config_set(c, &config_options[i], config_options[i].fallback, "default", msg);
@@ -278,6 +280,9 @@ static enum err check_whole(const struct daemon_config *c, struct err_msg *msg)
         return err_set(msg, ERR_INVALID,
                        "log_level is '%.60s'; allowed are error, warn, info and debug",
                        c->log_level);
+    if (strlen(c->policy) >= SCHED_NAME_MAX)
+        return err_set(msg, ERR_INVALID, "policy is '%.60s'; no policy has so long a name",
+                       c->policy);
     if (!has_backend(c->backend))
         return err_set(msg, ERR_INVALID, "backend is '%.60s'; this program has %s", c->backend,
                        engine_backends());
@@ -354,12 +359,7 @@ void daemon_config_print(const struct daemon_config *c, FILE *to)
             fprintf(to, "%s: \"%s\"\n", o->name,
                     *(char *const *)at != NULL ? *(char *const *)at : "");
     }
-    fprintf(to, "tiers:\n");
-    for (uint32_t i = 0; i < c->n_tiers; i++)
-        fprintf(to, "  - name: %s\n    ttft_ms: %llu\n    tbt_ms: %llu\n", c->tiers[i].name,
-                (unsigned long long)(c->tiers[i].ttft_ns / 1000000),
-                (unsigned long long)(c->tiers[i].tbt_ns / 1000000));
-    fprintf(to, "# %u API keys (not shown)\n", c->n_keys);
+    config_print_sections(c, to);
 }
 
 static void print_option(const struct config_option *o, FILE *to)
@@ -436,6 +436,7 @@ void daemon_config_reference(FILE *to)
             fprintf(to, "%s", o->type == CONFIG_BOOL ? "true, false" : o->unit);
         fprintf(to, " | %s |\n", o->help);
     }
+    config_reference_sections(to);
 }
 
 void daemon_config_free(struct daemon_config *c)
@@ -449,5 +450,6 @@ void daemon_config_free(struct daemon_config *c)
     mem_free(c->model_dir);
     mem_free(c->config_file);
     mem_free(c->keys);
+    mem_free(c->tenants);
     mem_free(c);
 }

@@ -19,7 +19,15 @@ struct daemon_key {
     uint8_t sha256[32];
     char name[64];
     char tenant[64];
-    uint32_t tier; /* the highest it may use: an index, 0 is the best */
+    uint32_t tenant_id; /* 0: none */
+    uint32_t tier;      /* the highest it may use: an index, 0 is the best */
+    bool admin;         /* may use /admin */
+};
+
+/* Those of the file, then those that only a key names: they have a fair share and no quota. */
+struct daemon_tenant {
+    char name[64];
+    struct sched_tenant t;
 };
 
 struct daemon_config {
@@ -33,13 +41,14 @@ struct daemon_config {
     uint32_t max_context;
     uint32_t max_batch;
     uint32_t max_step_tokens;
-    uint32_t kv_mib;
+    uint32_t kv_mib, park_mib;
     /* workers */
     uint32_t prefill, decode;
     char *listen_workers; /* HOST:PORT for workers of other hosts; NULL: only local ones */
     char *scheduler;      /* worker roles: where the scheduler is */
     char *secret_file;
     char *name;
+    char *worker_class;
     char *kv_host;
     uint32_t kv_port;
     char *kv_transports;
@@ -55,7 +64,16 @@ struct daemon_config {
     uint32_t n_max;
     /* scheduling */
     struct sched_tier tiers[SCHED_TIERS_MAX];
+    char tier_labels[SCHED_TIERS_MAX][SCHED_NAME_MAX]; /* in metrics */
     uint32_t n_tiers;
+    struct daemon_tenant *tenants; /* tenants[i].t.id is i + 1 */
+    uint32_t n_tenants;
+    char *policy;
+    char *class_file; /* one or more, with commas between */
+    bool local_prefill;
+    bool elastic;
+    uint32_t elastic_interval_ms, elastic_cooldown_ms, elastic_min_prefill, elastic_min_decode;
+    char *scale_command;
     char *default_tier;
     uint32_t max_queued;
     uint32_t max_queued_tokens;
@@ -64,6 +82,10 @@ struct daemon_config {
     uint32_t drain_timeout_s;
     struct daemon_key *keys;
     uint32_t n_keys;
+    /* records */
+    char *admin_key_file;
+    char *records;
+    uint32_t records_kept;
     /* log */
     char *log_level, *log_format;
     /* where to read */

@@ -16,57 +16,28 @@
 #include "base/mem.h"
 #include "daemon/config_table.h"
 
-enum { FILE_BYTES_MAX = 1 << 20, KEYS_MAX = 4096, TEXT_MAX = 4096 };
-
-struct raw_tier {
-    char *name, *ttft_ms, *tbt_ms;
+enum {
+    FILE_BYTES_MAX = 1 << 20,
+    TEXT_MAX = 4096,
+    N_FIELDS = CONFIG_N_OPTIONS + 1 + CONFIG_N_SECTIONS
 };
-struct raw_key {
-    char *name, *sha256, *tenant, *tier;
+
+struct raw_section {
+    struct config_entry *v;
+    unsigned n;
 };
 struct raw_file {
     char *values[CONFIG_N_OPTIONS];
     char *model;
-    struct raw_tier *tiers;
-    unsigned n_tiers;
-    struct raw_key *keys;
-    unsigned n_keys;
+    struct raw_section sections[CONFIG_N_SECTIONS];
 };
 
-#define TEXT_FIELD(structure, member, flags) \
-    CYAML_FIELD_STRING_PTR(#member, CYAML_FLAG_POINTER | (flags), structure, member, 0, TEXT_MAX)
-
-static const cyaml_schema_field_t tier_fields[] = {
-    TEXT_FIELD(struct raw_tier, name, 0), TEXT_FIELD(struct raw_tier, ttft_ms, 0),
-    TEXT_FIELD(struct raw_tier, tbt_ms, 0), CYAML_FIELD_END};
-static const cyaml_schema_value_t tier_schema = {
-    CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct raw_tier, tier_fields)};
-static const cyaml_schema_field_t key_fields[] = {
-    TEXT_FIELD(struct raw_key, name, CYAML_FLAG_OPTIONAL), TEXT_FIELD(struct raw_key, sha256, 0),
-    TEXT_FIELD(struct raw_key, tenant, CYAML_FLAG_OPTIONAL),
-    TEXT_FIELD(struct raw_key, tier, CYAML_FLAG_OPTIONAL), CYAML_FIELD_END};
-static const cyaml_schema_value_t key_schema = {
-    CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct raw_key, key_fields)};
-static const cyaml_schema_field_t fixed_fields[] = {
-    TEXT_FIELD(struct raw_file, model, CYAML_FLAG_OPTIONAL),
-    {.key = "tiers",
-     .value = {.type = CYAML_SEQUENCE,
-               .flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
-               .data_size = sizeof(struct raw_tier),
-               .sequence = {.entry = &tier_schema, .min = 1, .max = SCHED_TIERS_MAX}},
-     .data_offset = offsetof(struct raw_file, tiers),
-     .count_offset = offsetof(struct raw_file, n_tiers),
-     .count_size = sizeof(unsigned)},
-    {.key = "keys",
-     .value = {.type = CYAML_SEQUENCE,
-               .flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
-               .data_size = sizeof(struct raw_key),
-               .sequence = {.entry = &key_schema, .min = 0, .max = KEYS_MAX}},
-     .data_offset = offsetof(struct raw_file, keys),
-     .count_offset = offsetof(struct raw_file, n_keys),
-     .count_size = sizeof(unsigned)},
+/* The schema of the file, made from the tables. */
+struct schema {
+    cyaml_schema_field_t top[N_FIELDS + 1];
+    cyaml_schema_field_t fields[CONFIG_N_SECTIONS][CONFIG_FIELDS_MAX + 1];
+    cyaml_schema_value_t entries[CONFIG_N_SECTIONS];
 };
-enum { N_FIXED = sizeof(fixed_fields) / sizeof(fixed_fields[0]) };
 
 /* ---- what libcyaml says ---- */
 
@@ -104,16 +75,10 @@ static void *cyaml_memory(void *ctx, void *p, size_t size)
     return mem_try_realloc(p, size);
 }
 
-struct source {
-    const char *path;
-    char *text;
-    size_t len;
-};
-
 /* ---- lines ---- */
 
-/* The line of `key` at the top (item < 0), in the item-th mapping of the sequence `section`, or anywhere
- * (section NULL); 0: not found. */
+/* The line of `key` (NULL: the first one) at the top (item < 0), in the item-th mapping of the sequence
+ * `section`, or anywhere (section NULL); 0: not found. */
 static size_t find_line(const char *text, size_t len, const char *section, int item,
                         const char *key)
 {
@@ -143,7 +108,7 @@ static size_t find_line(const char *text, size_t len, const char *section, int i
         } else if (is_scalar) {
             if (expect_key && depth == 1 && item >= 0 && section != NULL)
                 in_section = strcmp(word, section) == 0;
-            if (expect_key && strcmp(word, key) == 0 &&
+            if (expect_key && (key == NULL || strcmp(word, key) == 0) &&
                 (section == NULL || (item < 0 && depth == 1) ||
                  (in_section && depth == 3 && seen_items == item)))
                 line = event.start_mark.line + 1;
@@ -157,7 +122,7 @@ static size_t find_line(const char *text, size_t len, const char *section, int i
 }
 
 /* libcyaml places an unexpected key where the value before it stands: find the key itself. */
-static bool correct_line(const struct source *s, struct complaint *c)
+static bool correct_line(const struct config_source *s, struct complaint *c)
 {
     static const char start[] = "Unexpected key: ";
     size_t line;
@@ -171,161 +136,43 @@ static bool correct_line(const struct source *s, struct complaint *c)
 
 /* ---- converting ---- */
 
-static void place(const struct source *s, const char *section, int item, const char *key, char *out,
-                  size_t room)
+void config_place(const struct config_source *s, const char *section, int item, const char *key,
+                  char *out, size_t room)
 {
-    snprintf(out, room, "%s, line %zu", s->path, find_line(s->text, s->len, section, item, key));
+    size_t line = find_line(s->text, s->len, section, item, key);
+
+    if (line == 0 && item >= 0) /* an absent field: the entry begins with its first one */
+        line = find_line(s->text, s->len, section, item, NULL);
+    snprintf(out, room, "%s, line %zu", s->path, line);
 }
 
-static enum err number(const struct source *s, const char *section, int item, const char *key,
-                       const char *text, uint64_t min, uint64_t max, uint64_t *out,
-                       struct err_msg *msg)
-{
-    char where[300], *end = NULL;
-    unsigned long long v = 0;
-
-    if (isdigit((unsigned char)text[0]))
-        v = strtoull(text, &end, 10);
-    if (end == NULL || *end != '\0' || v < min || v > max) {
-        place(s, section, item, key, where, sizeof(where));
-        return err_set(msg, ERR_INVALID,
-                       "%s: %s is '%.60s'; allowed are whole numbers from %llu to %llu", where, key,
-                       text, (unsigned long long)min, (unsigned long long)max);
-    }
-    *out = v;
-    return ERR_OK;
-}
-
-static enum err take_tiers(const struct source *s, const struct raw_file *raw,
-                           struct daemon_config *c, struct err_msg *msg)
-{
-    char where[300];
-
-    if (raw->n_tiers == 0)
-        return ERR_OK;
-    c->n_tiers = raw->n_tiers;
-    for (unsigned i = 0; i < raw->n_tiers; i++) {
-        const struct raw_tier *r = &raw->tiers[i];
-        struct sched_tier *t = &c->tiers[i];
-        uint64_t ttft, tbt;
-        enum err err;
-
-        place(s, "tiers", (int)i, "name", where, sizeof(where));
-        if (r->name[0] == '\0' || strlen(r->name) >= sizeof(t->name) ||
-            strspn(r->name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") !=
-                strlen(r->name))
-            return err_set(msg, ERR_INVALID,
-                           "%s: a tier's name has 1 to %zu letters, digits, '_' or '-'", where,
-                           sizeof(t->name) - 1);
-        for (unsigned k = 0; k < i; k++) {
-            if (strcmp(raw->tiers[k].name, r->name) == 0)
-                return err_set(msg, ERR_INVALID, "%s: there are two tiers named '%s'", where,
-                               r->name);
-        }
-        err = number(s, "tiers", (int)i, "ttft_ms", r->ttft_ms, 1, 86400000, &ttft, msg);
-        if (err == ERR_OK)
-            err = number(s, "tiers", (int)i, "tbt_ms", r->tbt_ms, 1, 86400000, &tbt, msg);
-        if (err != ERR_OK)
-            return err;
-        *t = (struct sched_tier){.ttft_ns = ttft * 1000000, .tbt_ns = tbt * 1000000};
-        memcpy(t->name, r->name, strlen(r->name));
-    }
-    return ERR_OK;
-}
-
-static int hex_digit(char c)
-{
-    const char *at = strchr("0123456789abcdef", tolower((unsigned char)c));
-
-    return c != '\0' && at != NULL ? (int)(at - "0123456789abcdef") : -1;
-}
-
-static bool parse_sha256(const char *text, uint8_t out[32])
-{
-    if (strlen(text) != 64)
-        return false;
-    for (size_t i = 0; i < 32; i++) {
-        int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
-
-        if (high < 0 || low < 0)
-            return false;
-        out[i] = (uint8_t)(high << 4 | low);
-    }
-    return true;
-}
-
-static enum err take_key(const struct source *s, int i, const struct raw_key *r,
-                         const struct daemon_config *c, struct daemon_key *k, struct err_msg *msg)
-{
-    char where[300];
-
-    place(s, "keys", i, "sha256", where, sizeof(where));
-    if (!parse_sha256(r->sha256, k->sha256))
-        return err_set(
-            msg, ERR_INVALID,
-            "%s: sha256 needs the 64 hex digits of the key's SHA-256 (printf %%s KEY | sha256sum)",
-            where);
-    snprintf(k->name, sizeof(k->name), "%.63s", r->name != NULL ? r->name : "");
-    snprintf(k->tenant, sizeof(k->tenant), "%.63s", r->tenant != NULL ? r->tenant : k->name);
-    for (k->tier = 0; r->tier != NULL && k->tier < c->n_tiers; k->tier++) {
-        if (strcmp(r->tier, c->tiers[k->tier].name) == 0)
-            break;
-    }
-    if (k->tier < c->n_tiers)
-        return ERR_OK;
-    place(s, "keys", i, "tier", where, sizeof(where));
-    return err_set(msg, ERR_INVALID, "%s: tier '%.60s' is no configured tier", where, r->tier);
-}
-
-static enum err take_keys(const struct source *s, const struct raw_file *raw,
-                          struct daemon_config *c, struct err_msg *msg)
-{
-    enum err err = ERR_OK;
-
-    if (raw->n_keys == 0)
-        return ERR_OK;
-    c->keys = mem_try_calloc(raw->n_keys, sizeof(*c->keys));
-    if (c->keys == NULL)
-        return err_set(msg, ERR_NOMEM, "no memory for %u keys", raw->n_keys);
-    for (unsigned i = 0; err == ERR_OK && i < raw->n_keys; i++) {
-        err = take_key(s, (int)i, &raw->keys[i], c, &c->keys[i], msg);
-        for (unsigned k = 0; err == ERR_OK && k < i; k++) {
-            char where[300];
-
-            if (memcmp(c->keys[k].sha256, c->keys[i].sha256, sizeof(c->keys[i].sha256)) != 0)
-                continue;
-            place(s, "keys", (int)i, "sha256", where, sizeof(where));
-            err = err_set(msg, ERR_INVALID, "%s: this key was given before", where);
-        }
-        c->n_keys++;
-    }
-    return err;
-}
-
-static enum err take_all(const struct source *s, const struct raw_file *raw,
+static enum err take_all(const struct config_source *s, const struct raw_file *raw,
                          struct daemon_config *c, struct err_msg *msg)
 {
+    static enum err (*const take[])(const struct config_source *, const struct config_entry *,
+                                    unsigned, struct daemon_config *, struct err_msg *) = {
+        [CONFIG_SECTION_TIERS] = config_take_tiers,
+        [CONFIG_SECTION_TENANTS] = config_take_tenants,
+        [CONFIG_SECTION_KEYS] = config_take_keys};
     char where[300];
     enum err err = ERR_OK;
 
     for (size_t i = 0; err == ERR_OK && i < CONFIG_N_OPTIONS; i++) {
         if (raw->values[i] == NULL)
             continue;
-        place(s, "", -1, config_options[i].name, where, sizeof(where));
+        config_place(s, "", -1, config_options[i].name, where, sizeof(where));
         err = config_set(c, &config_options[i], raw->values[i], where, msg);
     }
     if (err == ERR_OK && raw->model != NULL) {
         c->model_dir = mem_try_strdup(raw->model);
         err = c->model_dir != NULL ? ERR_OK : ERR_NOMEM;
     }
-    if (err == ERR_OK)
-        err = take_tiers(s, raw, c, msg);
-    if (err == ERR_OK)
-        err = take_keys(s, raw, c, msg);
+    for (int k = 0; err == ERR_OK && k < CONFIG_N_SECTIONS; k++)
+        err = take[k](s, raw->sections[k].v, raw->sections[k].n, c, msg);
     return err;
 }
 
-static enum err read_whole(const char *path, struct source *s, struct err_msg *msg)
+static enum err read_whole(const char *path, struct config_source *s, struct err_msg *msg)
 {
     struct stat st;
     FILE *f = stat(path, &st) == 0 && S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
@@ -347,40 +194,70 @@ static enum err read_whole(const char *path, struct source *s, struct err_msg *m
     return s->text != NULL ? ERR_OK : err_set(msg, ERR_NOMEM, "no memory for %.200s", path);
 }
 
-static void make_fields(cyaml_schema_field_t fields[CONFIG_N_OPTIONS + N_FIXED + 1])
+static cyaml_schema_field_t text_field(const char *name, size_t offset, bool required)
 {
+    return (cyaml_schema_field_t){
+        .key = name,
+        .value = {.type = CYAML_STRING,
+                  .flags = CYAML_FLAG_POINTER | (required ? 0u : CYAML_FLAG_OPTIONAL),
+                  .data_size = sizeof(char),
+                  .string = {.min = 0, .max = TEXT_MAX}},
+        .data_offset = (uint32_t)offset};
+}
+
+static void make_section(struct schema *m, int k)
+{
+    const struct config_section *section = &config_sections[k];
+    size_t at = offsetof(struct raw_file, sections) + (size_t)k * sizeof(struct raw_section);
+
+    for (unsigned i = 0; i < section->n_fields; i++)
+        m->fields[k][i] = text_field(section->fields[i].name, i * sizeof(char *),
+                                     section->fields[i].fallback == NULL);
+    m->entries[k] = (cyaml_schema_value_t){.type = CYAML_MAPPING,
+                                           .data_size = sizeof(struct config_entry),
+                                           .mapping = {.fields = m->fields[k]}};
+    m->top[CONFIG_N_OPTIONS + 1 + k] = (cyaml_schema_field_t){
+        .key = section->name,
+        .value = {.type = CYAML_SEQUENCE,
+                  .flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
+                  .data_size = sizeof(struct config_entry),
+                  .sequence = {.entry = &m->entries[k], .min = section->min, .max = section->max}},
+        .data_offset = (uint32_t)(at + offsetof(struct raw_section, v)),
+        .count_offset = (uint32_t)(at + offsetof(struct raw_section, n)),
+        .count_size = sizeof(unsigned)};
+}
+
+static void make_schema(struct schema *m)
+{
+    memset(m, 0, sizeof(*m));
     for (size_t i = 0; i < CONFIG_N_OPTIONS; i++)
-        fields[i] = (cyaml_schema_field_t){
-            .key = config_options[i].name,
-            .value = {.type = CYAML_STRING,
-                      .flags = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
-                      .data_size = sizeof(char),
-                      .string = {.min = 0, .max = TEXT_MAX}},
-            .data_offset = (uint32_t)(offsetof(struct raw_file, values) + i * sizeof(char *))};
-    memcpy(fields + CONFIG_N_OPTIONS, fixed_fields, sizeof(fixed_fields));
-    fields[CONFIG_N_OPTIONS + N_FIXED] = (cyaml_schema_field_t){.key = NULL};
+        m->top[i] = text_field(config_options[i].name,
+                               offsetof(struct raw_file, values) + i * sizeof(char *), false);
+    m->top[CONFIG_N_OPTIONS] = text_field("model", offsetof(struct raw_file, model), false);
+    for (int k = 0; k < CONFIG_N_SECTIONS; k++)
+        make_section(m, k);
 }
 
 enum err config_read_file(const char *path, struct daemon_config *c, struct err_msg *msg)
 {
-    cyaml_schema_field_t fields[CONFIG_N_OPTIONS + N_FIXED + 1];
+    struct schema schema;
     cyaml_schema_value_t top = {.type = CYAML_MAPPING,
                                 .flags = CYAML_FLAG_POINTER,
                                 .data_size = sizeof(struct raw_file),
-                                .mapping = {.fields = fields}};
+                                .mapping = {.fields = schema.top}};
     struct complaint complaint = {"", ""};
     cyaml_config_t how = {.log_fn = on_log,
                           .log_ctx = &complaint,
                           .mem_fn = cyaml_memory,
                           .log_level = CYAML_LOG_ERROR};
-    struct source s = {path, NULL, 0};
+    struct config_source s = {path, NULL, 0};
     struct raw_file *raw = NULL;
     enum err err = read_whole(path, &s, msg);
     cyaml_err_t bad;
 
     if (err != ERR_OK)
         return err;
-    make_fields(fields);
+    make_schema(&schema);
     bad = cyaml_load_data((const uint8_t *)s.text, s.len, &how, &top, (cyaml_data_t **)&raw, NULL);
     if (bad != CYAML_OK && correct_line(&s, &complaint))
         err = err_set(msg, ERR_INVALID, "%.200s, %s: %s", path, complaint.where, complaint.what);

@@ -34,16 +34,27 @@
     X(kv_transports,   TEXT, "", 0, 0, "list", A, "KV cache", "UCX transports for the hand-over, for example tcp or posix,sysv,tcp; default: what UCX finds") \
     X(kv_host,         TEXT, "", 0, 0, "address", A, "KV cache", "address for KV traffic; default: that of --listen-workers, or where the scheduler is reached from") \
     X(kv_port,         U32,  "0", 0, 65535, "port", W, "KV cache", "port for KV traffic; 0: any") \
+    X(park_mib,        U32,  "0", 0, 16777216, "MiB", A, "KV cache", "host memory of a decode worker for KV that it sets aside for a while; 0: as much as its pool") \
     X(prefill,         U32,  "1", 0, 64, "workers", S, "Workers", "prefill workers to start on this machine") \
     X(decode,          U32,  "1", 0, 64, "workers", S, "Workers", "decode workers to start on this machine") \
     X(listen_workers,  TEXT, "", 0, 0, "HOST:PORT", S, "Workers", "also take workers from other hosts here; needs --secret-file") \
     X(scheduler,       TEXT, "", 0, 0, "address", W, "Workers", "where `baton serve` takes workers: HOST:PORT or unix:PATH") \
     X(secret_file,     TEXT, "", 0, 0, "file", A, "Workers", "file with the secret that workers and scheduler share (16 to 256 bytes)") \
     X(name,            TEXT, "", 0, 0, "name", W, "Workers", "name of this worker in logs and metrics") \
+    X(worker_class,    TEXT, "", 0, 0, "name", A, "Workers", "workers of one class (model, kind of machine) share what is learned of their speed; default: what the worker is called by its backend") \
     X(exit_with_parent,BOOL, "false", 0, 1, "", W, "Workers", "end when the parent process or the scheduler connection ends") \
     X(heartbeat_ms,    U32,  "100", 10, 10000, "ms", S, "Workers", "how often workers report") \
     X(peer_timeout_ms, U32,  "3000", 100, 600000, "ms", S, "Workers", "a worker silent for so long is lost (a dead one is noticed at once)") \
     X(default_tier,    TEXT, "", 0, 0, "tier", S, "Scheduling", "tier of requests without API key that ask for none; default: the second") \
+    X(policy,          TEXT, "baton", 0, 0, "name", S, "Scheduling", "who decides where, when and whether a request runs; the others are baselines to compare with") \
+    X(class_file,      TEXT, "", 0, 0, "list", S, "Scheduling", "profiles of worker classes that predictions start from, for example a.yaml,b.yaml; they learn on") \
+    X(local_prefill,   BOOL, "true", 0, 1, "", S, "Scheduling", "let a decode worker compute a prompt itself where that is better") \
+    X(elastic,         BOOL, "false", 0, 1, "", S, "Scheduling", "let idle workers change between prefill and decode as the load shifts") \
+    X(elastic_interval_ms, U32, "1000", 100, 600000, "ms", S, "Scheduling", "how often the planner looks") \
+    X(elastic_cooldown_ms, U32, "10000", 100, 86400000, "ms", S, "Scheduling", "shortest time between two role changes; doubled by each reversal") \
+    X(elastic_min_prefill, U32, "1", 1, 1000, "workers", S, "Scheduling", "prefill workers that stay such") \
+    X(elastic_min_decode, U32, "1", 1, 1000, "workers", S, "Scheduling", "decode workers that stay such") \
+    X(scale_command,   TEXT, "", 0, 0, "program", S, "Scheduling", "run as PROGRAM WANT_PREFILL WANT_DECODE HAVE_PREFILL HAVE_DECODE when the planner wants other counts") \
     X(max_queued,      U32,  "4096", 1, 10000000, "requests", S, "Scheduling", "requests waiting for a worker; more get 429") \
     X(max_queued_tokens, U32, "16777216", 1, 4294967295, "tokens", S, "Scheduling", "their prompt tokens; more get 429") \
     X(prefill_window_tokens, U32, "2048", 1, 16777216, "tokens", S, "Scheduling", "prompt tokens sent to a prefill worker ahead of its work") \
@@ -51,6 +62,9 @@
     X(request_timeout_s, U32, "600", 1, 86400, "s", S, "Scheduling", "longest time of one request, then 504") \
     X(handover_timeout_s, U32, "10", 1, 3600, "s", S, "Scheduling", "longest time of one KV hand-over, then it is tried anew") \
     X(drain_timeout_s, U32,  "30", 0, 86400, "s", S, "Scheduling", "on SIGTERM: how long running requests may go on") \
+    X(admin_key_file,  TEXT, "", 0, 0, "file", S, "Records", "file with a key for /admin (16 to 256 bytes); keys with `admin: true` may use it too") \
+    X(records,         TEXT, "", 0, 0, "file", S, "Records", "append one JSON line per request here, without its text") \
+    X(records_kept,    U32,  "1024", 1, 1000000, "requests", S, "Records", "records held for /admin/requests") \
     X(log_level,       TEXT, "info", 0, 0, "level", A, "Log", "error, warn, info or debug") \
     X(log_format,      TEXT, "text", 0, 0, "format", A, "Log", "text or json")
 /* clang-format on */
@@ -78,10 +92,63 @@ enum {
 
 extern const struct config_option config_options[CONFIG_N_OPTIONS];
 
-/* Set one option from text.  ERR_INVALID with `where` and the allowed range in msg. */
-MUST_USE enum err config_set(struct daemon_config *c, const struct config_option *o, const char *text,
-                             const char *where, struct err_msg *msg);
+/* ---- sections of the file: lists of entries, each entry a few fields ---- */
 
+enum config_field_type {
+    CONFIG_FIELD_TEXT = 1, /* read by the code of its section */
+    CONFIG_FIELD_MS,       /* milliseconds, to ns in a uint64_t */
+    CONFIG_FIELD_REAL,     /* double */
+    CONFIG_FIELD_COUNT     /* uint32_t */
+};
+enum { CONFIG_FIELDS_MAX = 12 };
+
+struct config_field {
+    const char *name;
+    enum config_field_type type;
+    size_t offset;        /* of a number in the struct of its section */
+    const char *fallback; /* NULL: required; "": nothing, or as the help says */
+    double min, max;
+    const char *range; /* of a text */
+    const char *help;
+};
+struct config_section {
+    const char *name;
+    const char *help;
+    unsigned min, max; /* entries */
+    const struct config_field *fields;
+    unsigned n_fields;
+};
+enum { CONFIG_SECTION_TIERS, CONFIG_SECTION_TENANTS, CONFIG_SECTION_KEYS, CONFIG_N_SECTIONS };
+extern const struct config_section config_sections[CONFIG_N_SECTIONS];
+
+/* What stands in the file: texts in the order of the fields, NULL where absent. */
+struct config_entry {
+    char *v[CONFIG_FIELDS_MAX];
+};
+struct config_source {
+    const char *path;
+    char *text;
+    size_t len;
+};
+
+/* Set one option from text.  ERR_INVALID with `where` and the allowed range in msg. */
+MUST_USE enum err config_set(struct daemon_config *c, const struct config_option *o,
+                             const char *text, const char *where, struct err_msg *msg);
+
+/* config_sections.c: take what stands in a section. */
+MUST_USE enum err config_take_tiers(const struct config_source *s, const struct config_entry *v,
+                                    unsigned n, struct daemon_config *c, struct err_msg *msg);
+MUST_USE enum err config_take_tenants(const struct config_source *s, const struct config_entry *v,
+                                      unsigned n, struct daemon_config *c, struct err_msg *msg);
+/* After tiers and tenants. */
+MUST_USE enum err config_take_keys(const struct config_source *s, const struct config_entry *v,
+                                   unsigned n, struct daemon_config *c, struct err_msg *msg);
+void config_print_sections(const struct daemon_config *c, FILE *to);
+void config_reference_sections(FILE *to);
+
+/* config_file.c: "FILE, line N" of a key at the top (item < 0) or of the item-th entry of a section. */
+void config_place(const struct config_source *s, const char *section, int item, const char *key,
+                  char *out, size_t room);
 /* config_file.c: the file's values over what c holds. */
 MUST_USE enum err config_read_file(const char *path, struct daemon_config *c, struct err_msg *msg);
 

@@ -74,8 +74,7 @@ static void on_drain_look(uv_timer_t *t)
     struct serve *s = t->data;
     uint32_t left = daemon_frontend_calls(s->frontend);
 
-    if ((left > 0 || daemon_frontend_unsent(s->frontend) > 0) &&
-        clock_now_ns() < s->drain_until_ns)
+    if ((left > 0 || daemon_frontend_unsent(s->frontend) > 0) && clock_now_ns() < s->drain_until_ns)
         return;
     if (left > 0)
         LOG_WARN("serve", "drain limit reached", "requests_cut=%u limit_s=%u", left,
@@ -262,9 +261,28 @@ static enum err load_text(struct serve *s, struct err_msg *msg)
     return err;
 }
 
+/* The numbers that spread retry times must differ between servers. */
+static uint64_t random_seed(void)
+{
+    uint64_t seed = 0;
+
+    if (RAND_bytes((unsigned char *)&seed, sizeof(seed)) != 1)
+        seed = clock_wall_ns();
+    return seed;
+}
+
 static void sched_options(const struct daemon_config *c, struct sched_config *out)
 {
     sched_config_defaults(out);
+    snprintf(out->policy, sizeof(out->policy), "%s", c->policy);
+    out->local_prefill = c->local_prefill;
+    out->elastic = (struct sched_elastic){.on = c->elastic,
+                                          .interval_ns = c->elastic_interval_ms * CLOCK_NS_PER_MS,
+                                          .cooldown_ns = c->elastic_cooldown_ms * CLOCK_NS_PER_MS,
+                                          .min_prefill = c->elastic_min_prefill,
+                                          .min_decode = c->elastic_min_decode};
+    out->records = c->records_kept;
+    out->seed = random_seed();
     memcpy(out->tiers, c->tiers, sizeof(out->tiers));
     out->n_tiers = c->n_tiers;
     out->max_queued = c->max_queued;

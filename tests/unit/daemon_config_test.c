@@ -117,6 +117,143 @@ static void a_bad_file_is_refused_with_line_and_range(void **state)
     refused("\x01\x02\xff", "config", "", "");
 }
 
+static void a_tier_is_a_whole_contract(void **state)
+{
+    char file_flag[96], *argv[] = {file_flag};
+    struct daemon_config *c;
+
+    (void)state;
+    write_file(
+        "tiers:\n  - {name: fast, label: paying, ttft_ms: 250, ttft_factor: 1.5, tbt_ms: 12.5, "
+        "percentile: 0.99, weight: 4, reserved: 0.25, starvation_ms: 1500, on_miss: downgrade, "
+        "transfer_class: 1}\n"
+        "  - {name: slow, ttft_ms: 9000, tbt_ms: 300}\n");
+    snprintf(file_flag, sizeof(file_flag), "--config=%s", path);
+    c = load(1, argv);
+    assert_string_equal(c->tier_labels[0], "paying");
+    assert_string_equal(c->tier_labels[1], "slow");
+    assert_true(c->tiers[0].ttft_ns == 250000000 && c->tiers[0].ttft_factor == 1.5);
+    assert_true(c->tiers[0].tbt_ns == 12500000 && c->tiers[0].percentile == 0.99);
+    assert_true(c->tiers[0].weight == 4 && c->tiers[0].reserved == 0.25);
+    assert_true(c->tiers[0].starvation_ns == 1500000000);
+    assert_int_equal(c->tiers[0].on_miss, SCHED_MISS_DOWNGRADE);
+    assert_int_equal(c->tiers[0].transfer_class, 1);
+    assert_true(c->tiers[1].weight == 1 && c->tiers[1].reserved == 0);
+    assert_int_equal(c->tiers[1].on_miss, SCHED_MISS_REFUSE);
+    daemon_config_free(c);
+    unlink(path);
+    assert_int_equal(mem_live(), 0);
+}
+
+static void what_is_printed_can_be_read_back(void **state)
+{
+    char file_flag[96], *argv[] = {file_flag}, *text = NULL;
+    struct daemon_config *a, *b;
+    size_t len = 0;
+    FILE *to = open_memstream(&text, &len);
+
+    (void)state;
+    write_file("tiers:\n  - {name: a, label: x, ttft_ms: 0250.5, tbt_ms: 12.5, reserved: 0.5, "
+               "on_miss: wait}\n"
+               "  - {name: b, ttft_ms: 3e3, tbt_ms: 100}\n"
+               "tenants:\n  - {name: \"o'hara: #1\", weight: 3, tokens_per_s: 1e6, burst_s: 2, "
+               "max_live: 7}\n"
+               "elastic: true\nscale_command: /bin/true\n");
+    snprintf(file_flag, sizeof(file_flag), "--config=%s", path);
+    a = load(1, argv);
+    daemon_config_print(a, to);
+    fclose(to);
+    unlink(path);
+    write_file(text);
+    snprintf(file_flag, sizeof(file_flag), "--config=%s", path);
+    b = load(1, argv);
+    assert_memory_equal(a->tiers, b->tiers, sizeof(a->tiers));
+    assert_memory_equal(a->tier_labels, b->tier_labels, sizeof(a->tier_labels));
+    assert_int_equal(b->n_tenants, 1);
+    assert_memory_equal(a->tenants, b->tenants, sizeof(*a->tenants));
+    assert_true(b->elastic);
+    assert_string_equal(b->scale_command, "/bin/true");
+    daemon_config_free(a);
+    daemon_config_free(b);
+    free(text);
+    unlink(path);
+    assert_int_equal(mem_live(), 0);
+}
+
+static void keys_name_tenants_and_unlisted_ones_have_no_quota(void **state)
+{
+    char file_flag[96], *argv[] = {file_flag};
+    struct daemon_config *c;
+
+    (void)state;
+    write_file("keys:\n"
+               "  - {name: a, tenant: acme, admin: true, sha256: "
+               "0bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b}\n"
+               "  - {name: b, tenant: other, sha256: "
+               "1bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b}\n"
+               "  - {name: c, tenant: other, sha256: "
+               "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b}\n"
+               "  - {sha256: 3bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b}\n"
+               "tenants:\n  - {name: idle, weight: 2}\n  - {name: acme, tokens_per_s: 500.5, "
+               "max_live: 3}\n");
+    snprintf(file_flag, sizeof(file_flag), "--config=%s", path);
+    c = load(1, argv);
+    assert_int_equal(c->n_tenants, 3);
+    assert_int_equal(c->keys[0].tenant_id, 2);
+    assert_true(c->tenants[1].t.tokens_per_s == 500.5 && c->tenants[1].t.burst_s == 10);
+    assert_int_equal(c->tenants[1].t.max_live, 3);
+    assert_int_equal(c->keys[1].tenant_id, 3);
+    assert_int_equal(c->keys[2].tenant_id, 3);
+    assert_string_equal(c->tenants[2].name, "other");
+    assert_true(c->tenants[2].t.tokens_per_s == 0 && c->tenants[2].t.id == 3);
+    assert_int_equal(c->keys[3].tenant_id, 0);
+    assert_true(c->keys[0].admin && !c->keys[1].admin);
+    daemon_config_free(c);
+    unlink(path);
+    assert_int_equal(mem_live(), 0);
+}
+
+static void a_contract_out_of_range_is_refused_with_its_line(void **state)
+{
+    static const char head[] = "tiers:\n  - name: a\n    ttft_ms: 1\n    tbt_ms: 1\n";
+    static const struct {
+        const char *line, *a, *b;
+    } cases[] = {
+        {"    ttft_factor: -1\n", "ttft_factor", "0 to 1000"},
+        {"    percentile: 1\n", "percentile", "0.01 to 0.9999"},
+        {"    percentile: nan\n", "percentile", "nan"},
+        {"    weight: 0\n", "weight", "0.001"},
+        {"    weight: 0x10\n", "weight", "0x10"},
+        {"    reserved: 1\n", "reserved", "0 to 0.99"},
+        {"    starvation_ms: 0\n", "starvation_ms", "1 to"},
+        {"    on_miss: shrug\n", "on_miss", "downgrade"},
+        {"    transfer_class: 1.5\n", "transfer_class", "whole numbers"},
+        {"    label: 'a b'\n", "label", "letters"},
+        {"    ttft_s: 1\n", "ttft_s", "config"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char text[256];
+
+        snprintf(text, sizeof(text), "%s%s", head, cases[i].line);
+        refused(text, "line 5", cases[i].a, cases[i].b);
+    }
+    refused("tiers:\n  - {name: a, ttft_ms: 1, tbt_ms: 1, reserved: 0.6}\n"
+            "  - {name: b, ttft_ms: 1, tbt_ms: 1, reserved: 0.4}\n",
+            "line 3", "reserved", "less than 1");
+    refused("tiers:\n  - {name: a, ttft_ms: 1, tbt_ms: 1, label: x}\n"
+            "  - {name: x, ttft_ms: 1, tbt_ms: 1}\n",
+            "line 3", "label", "x");
+    refused("tenants:\n  - {name: a}\n  - {name: a}\n", "line 3", "two tenants", "a");
+    refused("tenants:\n  - {name: a}\n  - {name: b, max_live: many}\n", "line 3", "max_live",
+            "whole numbers");
+    refused("tenants:\n  - {weight: 2}\n", "name", "line", "");
+    refused("keys:\n  - {admin: maybe, sha256: "
+            "0bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b}\n",
+            "line 2", "admin", "true and false");
+}
+
 static void a_bad_flag_is_refused_with_a_hint(void **state)
 {
     struct err_msg msg = {""};
@@ -157,6 +294,10 @@ int main(void)
         cmocka_unit_test(flag_beats_environment_beats_file_beats_default),
         cmocka_unit_test(tiers_and_keys_come_from_the_file),
         cmocka_unit_test(a_bad_file_is_refused_with_line_and_range),
+        cmocka_unit_test(a_tier_is_a_whole_contract),
+        cmocka_unit_test(what_is_printed_can_be_read_back),
+        cmocka_unit_test(keys_name_tenants_and_unlisted_ones_have_no_quota),
+        cmocka_unit_test(a_contract_out_of_range_is_refused_with_its_line),
         cmocka_unit_test(a_bad_flag_is_refused_with_a_hint),
         cmocka_unit_test(model_dir_on_the_command_line_replaces_the_files),
     };
