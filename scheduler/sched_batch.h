@@ -58,7 +58,10 @@ struct sched_batch_pool {
 };
 
 /* Fills `what` of all items.  O(n log n); n up to 65536.  scratch: n uint32_t of the caller's.
- * After it: blocks taken by STEP, RESUME and GRANT never exceed free_blocks plus those freed by PARK. */
+ * After it: blocks taken by STEP, RESUME and GRANT never exceed free_blocks plus those freed by PARK; steps never
+ * exceed max_batch; RESUME and GRANT leave room for every holder of KV to grow by one block, and never exceed
+ * max_resident.  Nobody steps although there are residents: the pool is too small for a single one of
+ * them (or ARRIVING ones hold it), or nobody can be parked: the caller has to give one up. */
 void sched_batch_plan(struct sched_batch_item *v, uint32_t n, const struct sched_batch_pool *pool,
                       uint32_t *scratch);
 
@@ -68,8 +71,16 @@ bool sched_batch_plain(uint32_t residents, double context, uint32_t growth_block
                        uint32_t not_resident, uint64_t min_tbt_ns,
                        const struct sched_batch_pool *pool);
 
+/* For callers whose steps are many: after a plan that left PARKED or WAITING ones where they are, it need not be
+ * asked again about them (sched_batch_plain with not_resident 0 decides) until one of these happens: an
+ * item came or left, free_blocks rose above what that plan left, or so many ns passed.  INT64_MAX: no such
+ * items.  O(n). */
+int64_t sched_batch_wake(const struct sched_batch_item *v, uint32_t n,
+                         const struct sched_batch_pool *pool);
+
 /* Prompt tokens that may be computed in the next step beside a batch of b with ctx tokens so that nobody
- * with slack min_slack_ns or more gets late; multiple of block_tokens, at most `want`; 0: none now. */
+ * with slack min_slack_ns or more gets late: all of `want`, or a multiple of block_tokens; 0: none now.  While
+ * the least slack is below two decode steps only chunks that are worth their fixed cost are given. */
 uint32_t sched_batch_chunk(const struct sched_law *prefill, const struct sched_law *decode,
                            double b, double ctx, uint32_t past, uint32_t want, int64_t min_slack_ns,
                            uint32_t block_tokens);
