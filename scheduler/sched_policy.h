@@ -63,6 +63,9 @@ struct sched_policy {
     void (*destroy)(struct sched *s);    /* may be NULL */
     /* May evict others with sched_queue_evict.  Every worker in the offer is open and could hold it. */
     void (*place)(struct sched *s, struct sched_request *r, struct sched_offer *out);
+    /* May be NULL: keep r->mate.  Asked right before a bound r with a mate is dispatched: the decode worker it
+     * shall go to, open and fit for it, since loads have moved on while it waited.  NULL: keep. */
+    struct sched_worker *(*redecide)(struct sched *s, struct sched_request *r);
     /* Each may be NULL. */
     void (*request)(struct sched *s, struct sched_request *r, enum sched_fact f);
     void (*worker)(struct sched *s, struct sched_worker *w,
