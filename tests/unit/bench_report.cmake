@@ -1,3 +1,5 @@
 # Figures of runs, the report page and the load generator.
 baton_unit_test(NAME bench_outcome_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/bench_outcome_test.c
   LIBS bench_report)
+baton_unit_test(NAME bench_html_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/bench_html_test.c
+  LIBS bench_report)
