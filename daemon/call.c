@@ -144,14 +144,16 @@ static bool copy_top(struct daemon_token *t, const Baton__Tokens *m, size_t i)
 static void gen_ended(struct call_gen *g)
 {
     struct daemon_frontend *f = g->call->f;
+    struct daemon_seen seen = {.first_token_ns = g->times.first_ns,
+                               .last_token_ns = g->times.last_ns,
+                               .late_ns = g->late_ns,
+                               .tokens = g->g.n_log,
+                               .runs_on = g->g.by_stop_string};
 
     g->ended = true;
     g->call->n_running--;
     map_del(&f->gens, g->g.id);
-    if (g->g.by_stop_string)
-        daemon_hub_cancel(f->hub, g->g.id);
-    else
-        daemon_hub_finish(f->hub, g->g.id);
+    daemon_hub_finish(f->hub, g->g.id, &seen);
 }
 
 static void take_item(struct daemon_frontend *f, const Baton__Tokens *m, size_t i, uint64_t now)
@@ -171,15 +173,15 @@ static void take_item(struct daemon_frontend *f, const Baton__Tokens *m, size_t 
     }
     if (accepted == 0)
         return;
+    call_note_lateness(g, g->g.n_log - accepted, now);
     if (g->times.first_ns == 0) {
         g->times.first_ns = now;
-        daemon_series_first_token(f->series, g->call->tier,
-                                  (uint32_t)g->call->prompts[g->prompt].ids.n,
+        daemon_series_first_token(f->series, g->tier, (uint32_t)g->call->prompts[g->prompt].ids.n,
                                   now - g->call->arrived_ns);
         if (accepted > 1)
-            daemon_series_next_tokens(f->series, g->call->tier, accepted - 1, 0);
+            daemon_series_next_tokens(f->series, g->tier, accepted - 1, 0);
     } else {
-        daemon_series_next_tokens(f->series, g->call->tier, accepted, now - g->times.last_ns);
+        daemon_series_next_tokens(f->series, g->tier, accepted, now - g->times.last_ns);
     }
     g->times.last_ns = now;
     call_mark_dirty(g);
@@ -205,12 +207,7 @@ static void submit_all(struct call *call)
     call->n_running = n;
     for (uint32_t i = 0; i < n; i++) {
         struct call_gen *g = &call->gens[i];
-        struct daemon_hub_submit s = {.request = g->g.id,
-                                      .tier = call->tier,
-                                      .priority = call->r->priority,
-                                      .n_prompt = (uint32_t)call->prompts[g->prompt].ids.n,
-                                      .max_new = g->max_new,
-                                      .arrived_ns = call->arrived_ns};
+        struct daemon_hub_submit s;
         uint64_t id = g->g.id;
 
         if (map_put(&f->gens, id, g) != ERR_OK) {
@@ -218,6 +215,9 @@ static void submit_all(struct call *call)
             return;
         }
         g->submitted = true;
+        call_begin_terms(g);
+        call_fill_submit(g, &s);
+        daemon_records_expect(f->records, id, call->id, call->request_id);
         daemon_hub_submit(f->hub, &s);
         if (map_get(&f->gens, id) == NULL)
             return; /* it was refused, and the whole call with it */
@@ -470,46 +470,6 @@ size_t call_text_bytes(const struct api_request *r)
 
 /* ---- the front door ---- */
 
-/* What the client asked for, never above what its key allows. */
-static bool pick_tier(struct call *call)
-{
-    struct daemon_frontend *f = call->f;
-    const struct daemon_config *c = f->c.config;
-    const struct daemon_key *key = http_principal(call->x);
-    uint32_t best = key != NULL ? key->tier : 0;
-    uint32_t own = key != NULL ? key->tier : f->default_tier, asked = own;
-    const char *word = call->r->service_tier;
-    bool named = false;
-
-    if (strcmp(word, "priority") == 0 || strcmp(word, "fast") == 0) {
-        asked = 0;
-    } else if (strcmp(word, "flex") == 0) {
-        asked = c->n_tiers - 1;
-    } else if (word[0] != '\0' && strcmp(word, "auto") != 0 && strcmp(word, "default") != 0 &&
-               strcmp(word, "scale") != 0) {
-        asked = UINT32_MAX;
-        for (uint32_t i = 0; i < c->n_tiers; i++) {
-            if (strcmp(word, c->tiers[i].name) == 0)
-                asked = i;
-        }
-        named = true;
-    }
-    if (asked == UINT32_MAX) {
-        api_error_set(&call->error, 400, "invalid_request_error", "service_tier", "invalid_value",
-                      "service_tier must be auto, default, priority, flex, scale or the name of a "
-                      "configured tier.");
-        return false;
-    }
-    call->tier = asked < best ? best : asked;
-    if (named)
-        call->tier_label = c->tiers[call->tier].name;
-    else
-        call->tier_label = call->tier == 0                ? "priority"
-                           : call->tier == c->n_tiers - 1 ? "flex"
-                                                          : "default";
-    return true;
-}
-
 static bool model_known(const struct daemon_frontend *f, const char *name)
 {
     return name[0] == '\0' || strcmp(name, f->model_name) == 0;
@@ -531,7 +491,7 @@ static bool check_call(struct call *call)
             "This model has no usable chat template; use /v1/completions."); /* the log says why */
         return false;
     }
-    return pick_tier(call);
+    return call_pick_contract(call);
 }
 
 bool call_can_encode(struct call *call)
@@ -637,7 +597,6 @@ void call_start(struct daemon_frontend *f, struct http_exchange *x, enum api_kin
                   0, false);
         return;
     }
-    call->head.tier = call->tier_label;
     if (call_text_bytes(r) > CALL_INLINE_TEXT_MAX &&
         uv_queue_work(f->c.loop, &call->work, tokenize_job, tokenize_done) == 0) {
         call->pool_owns = true;

@@ -145,8 +145,7 @@ static bool begin_stream(struct call *call)
 {
     if (call->streaming)
         return true;
-    if (http_add_header(call->x, "x-baton-tier", call->f->c.config->tiers[call->tier].name) !=
-        ERR_OK) {
+    if (call_add_contract_headers(call) != ERR_OK) {
         call_fail(call, 500, "server_error", "internal_error", "Out of memory.", 0, true);
         return false;
     }
@@ -323,8 +322,7 @@ void call_finish(struct call *call)
     } else {
         err = render_whole(call, out);
         if (err == ERR_OK)
-            err =
-                http_add_header(call->x, "x-baton-tier", call->f->c.config->tiers[call->tier].name);
+            err = call_add_contract_headers(call);
     }
     if (err != ERR_OK) {
         call_fail(call, 500, "server_error", "internal_error", "Out of memory.", 0, true);

@@ -64,7 +64,7 @@
     X(drain_timeout_s, U32,  "30", 0, 86400, "s", S, "Scheduling", "on SIGTERM: how long running requests may go on") \
     X(admin_key_file,  TEXT, "", 0, 0, "file", S, "Records", "file with a key for /admin (16 to 256 bytes); keys with `admin: true` may use it too") \
     X(records,         TEXT, "", 0, 0, "file", S, "Records", "append one JSON line per request here, without its text") \
-    X(records_kept,    U32,  "1024", 1, 1000000, "requests", S, "Records", "records held for /admin/requests") \
+    X(records_kept,    U32,  "1024", 1, 100000, "requests", S, "Records", "records held for /admin/requests") \
     X(log_level,       TEXT, "info", 0, 0, "level", A, "Log", "error, warn, info or debug") \
     X(log_format,      TEXT, "text", 0, 0, "format", A, "Log", "text or json")
 /* clang-format on */

@@ -13,6 +13,7 @@
 #include "daemon/frontend_impl.h"
 #include "daemon/frontend_metrics.h"
 #include "daemon/link_addr.h"
+#include "daemon/secret.h"
 
 /* ---- simple routes ---- */
 
@@ -171,6 +172,8 @@ static const struct http_route routes[] = {
     {"GET", "/live", false, on_live},
     {"GET", "/version", false, on_version},
     {"GET", "/metrics", true, on_metrics},
+    {"GET", "/admin/requests", true, frontend_on_admin_requests},
+    {"GET", "/admin/state", true, frontend_on_admin_state},
 };
 
 /* ---- keys ---- */
@@ -182,17 +185,17 @@ static bool authorize(void *arg, const char *key, size_t len, void **principal)
     uint8_t digest[SHA256_DIGEST_LENGTH];
     struct daemon_key *found = NULL;
 
-    if (c->n_keys == 0)
-        return true;
-    if (key == NULL)
-        return false;
+    if (key == NULL || (c->n_keys == 0 && !f->has_admin_key))
+        return c->n_keys == 0;
     SHA256((const unsigned char *)key, len, digest);
+    if (f->has_admin_key && CRYPTO_memcmp(digest, f->admin_key.sha256, sizeof(digest)) == 0)
+        found = &f->admin_key;
     for (uint32_t i = 0; i < c->n_keys; i++) { /* all of them, so that time tells nothing */
         if (CRYPTO_memcmp(digest, c->keys[i].sha256, sizeof(digest)) == 0)
             found = &c->keys[i];
     }
     *principal = found;
-    return found != NULL;
+    return found != NULL || c->n_keys == 0;
 }
 
 /* Without keys only pages of this machine: else any page that the user visits could use the server. */
@@ -365,26 +368,29 @@ static void on_tokens(void *arg, const Baton__Tokens *m)
     call_on_tokens(arg, m);
 }
 
-static void on_reject(void *arg, uint64_t request, enum sched_reason why, uint64_t retry_after_ns)
+static void on_reject(void *arg, uint64_t request, const struct daemon_refusal *r)
 {
     struct daemon_frontend *f = arg;
     struct call_gen *g = map_get(&f->gens, request);
 
-    if (g == NULL)
-        return;
-    g->call->reason = sched_reason_name(why);
-    if (why == SCHED_REASON_TOO_LARGE)
-        call_fail(
-            g->call, 400, "invalid_request_error", "context_length_exceeded",
-            "The request needs more KV blocks than any worker of this server has. Please reduce "
-            "the length of the messages or of the completion.",
-            0, false);
-    else if (why == SCHED_REASON_STOPPING)
-        call_fail(g->call, 503, "unavailable_error", "shutting_down",
-                  "The server is shutting down.", 5 * CLOCK_NS_PER_S, true);
-    else
-        call_fail(g->call, 429, "rate_limit_error", "rate_limit_exceeded",
-                  "Too many requests are waiting; try again later.", retry_after_ns, true);
+    if (g != NULL)
+        call_refuse(g->call, r);
+}
+
+static void on_terms(void *arg, uint64_t request, const struct sched_terms *t)
+{
+    struct daemon_frontend *f = arg;
+    struct call_gen *g = map_get(&f->gens, request);
+
+    if (g != NULL)
+        call_take_terms(g, t);
+}
+
+static void on_record(void *arg, const struct sched_record *r)
+{
+    struct daemon_frontend *f = arg;
+
+    daemon_records_add(f->records, f->hub, r);
 }
 
 static void on_fail(void *arg, uint64_t request, enum sched_reason why)
@@ -451,6 +457,8 @@ void daemon_frontend_hooks(struct daemon_hub_hooks *hooks)
     hooks->on_reject = on_reject;
     hooks->on_fail = on_fail;
     hooks->on_stage = on_stage;
+    hooks->on_terms = on_terms;
+    hooks->on_record = on_record;
 }
 
 /* ---- life ---- */
@@ -482,9 +490,18 @@ static void on_flush_closed(uv_handle_t *h)
     frontend_part_closed(h->data);
 }
 
-static void on_http_closed(void *arg)
+static void on_records_closed(void *arg)
 {
     frontend_part_closed(arg);
+}
+
+/* The calls that were cut have their records by now. */
+static void on_http_closed(void *arg)
+{
+    struct daemon_frontend *f = arg;
+
+    daemon_records_close(f->records, on_records_closed, f);
+    frontend_part_closed(f);
 }
 
 /* Without a name the second: above the one for bulk work, below the one that is sold dearest. */
@@ -497,7 +514,23 @@ static uint32_t find_tier(const struct daemon_config *c, const char *name)
     return c->n_tiers > 1 ? 1 : 0;
 }
 
-static enum err create_http(struct daemon_frontend *f)
+static enum err read_admin_key(struct daemon_frontend *f, struct err_msg *msg)
+{
+    struct wire_secret key;
+    enum err err;
+
+    if (f->c.config->admin_key_file == NULL)
+        return ERR_OK;
+    err = daemon_secret_read(f->c.config->admin_key_file, &key, msg);
+    if (err != ERR_OK)
+        return err;
+    SHA256(key.bytes, key.len, f->admin_key.sha256);
+    explicit_bzero(&key, sizeof(key));
+    f->admin_key.admin = f->has_admin_key = true;
+    return ERR_OK;
+}
+
+static enum err create_http(struct daemon_frontend *f, struct err_msg *msg)
 {
     const struct daemon_config *c = f->c.config;
     struct http_config h = {.loop = f->c.loop,
@@ -508,10 +541,18 @@ static enum err create_http(struct daemon_frontend *f)
                             .authorize = authorize,
                             .origin_ok = origin_ok,
                             .on_done = on_http_done};
+    enum err err;
 
     h.limits.body = (uint64_t)c->max_body_mib << 20;
     h.limits.connections = c->max_connections;
-    return http_server_create(&h, &f->http);
+    err = http_server_create(&h, &f->http);
+    return err == ERR_OK ? ERR_OK
+                         : err_set(msg, err, "cannot create the HTTP server: %s", err_text(err));
+}
+
+static void on_http_unused(void *arg)
+{
+    (void)arg;
 }
 
 enum err daemon_frontend_create(const struct daemon_frontend_config *c, struct err_msg *msg,
@@ -530,19 +571,25 @@ enum err daemon_frontend_create(const struct daemon_frontend_config *c, struct e
     if (RAND_bytes((unsigned char *)&f->next_gen, sizeof(f->next_gen)) != 1)
         f->next_gen = clock_wall_ns();
     f->next_gen = (f->next_gen >> 1) | 1;
-    err = frontend_metrics_create(f, msg);
+    err = read_admin_key(f, msg);
     if (err == ERR_OK)
-        err = create_http(f);
+        err = frontend_metrics_create(f, msg);
+    if (err == ERR_OK)
+        err = create_http(f, msg);
+    if (err == ERR_OK)
+        err = daemon_records_create(c->loop, c->config, msg, &f->records);
     if (err != ERR_OK) {
+        if (f->http != NULL)
+            http_server_close(f->http, on_http_unused, NULL);
         frontend_metrics_destroy(f);
         mem_free(f);
-        return err_set(msg, err, "cannot create the HTTP server: %s", err_text(err));
+        return err;
     }
     uv_check_init(c->loop, &f->flush);
     f->flush.data = f;
     uv_check_start(&f->flush, on_flush);
     uv_unref((uv_handle_t *)&f->flush);
-    f->open_parts = 2;
+    f->open_parts = 3;
     *out = f;
     return ERR_OK;
 }

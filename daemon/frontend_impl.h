@@ -11,6 +11,7 @@
 #include "daemon/frontend.h"
 #include "daemon/gen.h"
 #include "daemon/metrics_series.h"
+#include "daemon/records.h"
 
 struct call;
 
@@ -31,6 +32,10 @@ struct call_gen {
     uint32_t prompt; /* index of its prompt */
     uint64_t seed;
     uint32_t max_new;
+    uint32_t tier;        /* it is served at */
+    uint64_t deadline_ns; /* of its first token */
+    uint64_t tbt_ns;
+    int64_t late_ns;       /* the largest lateness so far; INT64_MIN: no token yet */
     bool submitted, ended; /* ended: the hub knows nothing of it any more */
     bool opened;           /* streaming: its first chunk is out */
     uint32_t n_sent;       /* tokens of the log whose text or logprobs are out */
@@ -57,8 +62,10 @@ struct call {
     struct api_request *r;
     struct api_error error;
     enum call_state state;
-    uint32_t tier;
+    uint32_t tier;          /* the loosest that any of its generations is served at */
     const char *tier_label; /* as the response spells it */
+    uint32_t tenant;
+    uint64_t ttft_ns, tbt_ns; /* targets that the client asked for; 0: the tier's */
     char id[64];
     char request_id[136];
     struct api_head head;
@@ -81,6 +88,7 @@ struct daemon_frontend {
     struct daemon_hub *hub;
     struct http_server *http;
     struct daemon_series *series;
+    struct daemon_records *records;
     struct map gens; /* id -> struct call_gen */
     uint64_t next_gen;
     struct call *calls;
@@ -91,10 +99,12 @@ struct daemon_frontend {
     struct buf ids;     /* token ids on their way to a worker */
     bool draining, was_ready;
     uint32_t default_tier;
+    bool has_admin_key;
+    struct daemon_key admin_key; /* of --admin-key-file */
     int64_t started_s;
     char trouble[256];
     const char *model_name;
-    unsigned open_parts; /* HTTP server, flush handle, tokenizing jobs on the pool */
+    unsigned open_parts; /* HTTP server, flush handle, records, tokenizing jobs on the pool */
 };
 
 /* frontend.c */
@@ -110,6 +120,10 @@ void frontend_model_card(const struct daemon_frontend *f, struct api_model_card 
 void frontend_on_tokenize(struct http_exchange *x, void *arg);
 void frontend_on_detokenize(struct http_exchange *x, void *arg);
 
+/* frontend_admin.c */
+void frontend_on_admin_requests(struct http_exchange *x, void *arg);
+void frontend_on_admin_state(struct http_exchange *x, void *arg);
+
 /* call.c */
 /* Beyond this many bytes of text tokenizing leaves the loop for the pool. */
 enum { CALL_INLINE_TEXT_MAX = 8 * 1024 };
@@ -124,6 +138,19 @@ bool call_can_encode(struct call *call);
 /* Tokenize all prompts of a request with the flags of its kind; used by /tokenize too. */
 MUST_USE enum err call_encode(struct daemon_frontend *f, const struct api_request *r,
                               struct call_prompt *prompts, struct api_error *error);
+
+/* call_contract.c */
+/* Tier, tenant and targets that the client asked for, never above what its key allows; false: call->error. */
+bool call_pick_contract(struct call *call);
+void call_fill_submit(const struct call_gen *g, struct daemon_hub_submit *s);
+void call_begin_terms(struct call_gen *g); /* when it is submitted */
+void call_take_terms(struct call_gen *g, const struct sched_terms *t);
+/* Tokens from number `first` on have come now. */
+void call_note_lateness(struct call_gen *g, uint32_t first, uint64_t now);
+/* What is used of what was asked for: tier, targets.  ERR_NOMEM. */
+MUST_USE enum err call_add_contract_headers(struct call *call);
+/* The scheduler will not serve it: answered, and ended. */
+void call_refuse(struct call *call, const struct daemon_refusal *r);
 
 /* call_render.c */
 const char *call_piece(void *arg, int32_t token, size_t *len); /* arg: struct daemon_frontend */

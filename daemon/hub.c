@@ -7,6 +7,7 @@
 #include "daemon/hub.h"
 
 #include <openssl/rand.h>
+#include <stdio.h>
 #include <string.h>
 #include <uv.h>
 
@@ -41,10 +42,33 @@ static void never_sent(struct daemon_hub *h, const struct sched_action *a)
     hub_event(h, &e);
 }
 
+enum { DAY_S = 86400, HOUR_S = 3600 };
+
+/* Remaining time, since hosts do not share a clock; in the ranges of wire_check.c. */
+static Baton__Terms *fill_terms(const struct sched_terms *t, Baton__Terms *m)
+{
+    const int64_t day = DAY_S * (int64_t)CLOCK_NS_PER_S;
+    const uint64_t hour = HOUR_S * CLOCK_NS_PER_S;
+    int64_t left = (int64_t)(t->deadline_ns - clock_now_ns());
+
+    if (t->deadline_ns == 0)
+        return NULL; /* no target */
+    baton__terms__init(m);
+    m->first_deadline_ns = left > day ? day : left < -day ? -day : left;
+    m->tbt_ns = t->tbt_ns < hour ? t->tbt_ns : hour;
+    m->tier = t->tier;
+    m->weight = t->weight;
+    m->transfer_class =
+        t->transfer_class < WIRE_TRANSFER_CLASSES ? t->transfer_class : WIRE_TRANSFER_CLASSES - 1;
+    return m;
+}
+
 static void act_reserve(struct daemon_hub *h, const struct sched_action *a)
 {
     Baton__Reserve m = BATON__RESERVE__INIT;
+    Baton__Terms terms;
 
+    m.terms = fill_terms(&a->terms, &terms);
     m.request = a->request;
     m.epoch = a->epoch;
     m.frontend = FRONTEND_ID;
@@ -62,7 +86,11 @@ static void act_prefill(struct daemon_hub *h, const struct sched_action *a)
     Baton__Prefill m = BATON__PREFILL__INIT;
     struct daemon_stage stage = {
         .kind = DAEMON_STAGE_PLACED, .epoch = a->epoch, .worker = a->worker, .peer = a->peer};
+    Baton__Terms terms;
 
+    if (a->terms.deadline_ns != 0)
+        h->c.hooks.on_terms(h->c.arg, a->request, &a->terms);
+    m.terms = fill_terms(&a->terms, &terms);
     m.request = a->request;
     m.epoch = a->epoch;
     m.frontend = FRONTEND_ID;
@@ -110,6 +138,29 @@ static void act_cancel(struct daemon_hub *h, const struct sched_action *a)
     hub_send_to(h, a->worker, WIRE_CANCEL, &m);
 }
 
+static void act_reject(struct daemon_hub *h, const struct sched_action *a)
+{
+    struct daemon_refusal r = {
+        .reason = a->reason, .what = a->refusal, .retry_after_ns = a->retry_after_ns};
+
+    h->c.hooks.on_reject(h->c.arg, a->request, &r);
+}
+
+/* It leaves and joins anew; if it cannot, it goes on as it was and the scheduler asks again. */
+static void act_flip(struct daemon_hub *h, const struct sched_action *a)
+{
+    struct worker *w = hub_find_worker(h, a->worker);
+    Baton__Flip m = BATON__FLIP__INIT;
+
+    if (w == NULL || w->control == NULL)
+        return;
+    m.role = w->role == SCHED_ROLE_PREFILL ? SCHED_ROLE_DECODE : SCHED_ROLE_PREFILL;
+    w->flipping = true;
+    LOG_INFO("hub", "worker changes its role", "worker=%u name=%s to=%s", w->id, w->name,
+             m.role == SCHED_ROLE_PREFILL ? "prefill" : "decode");
+    hub_send_to(h, w->id, WIRE_FLIP, &m);
+}
+
 static void carry_out(struct daemon_hub *h, const struct sched_action *a)
 {
     switch (a->kind) {
@@ -133,15 +184,20 @@ static void carry_out(struct daemon_hub *h, const struct sched_action *a)
                            a->request); /* the next attempt computes prompt and delivered tokens */
         break;
     case SCHED_ACT_REJECT:
-        h->c.hooks.on_reject(h->c.arg, a->request, a->reason, a->retry_after_ns);
+        act_reject(h, a);
         break;
     case SCHED_ACT_FAIL:
         h->c.hooks.on_fail(h->c.arg, a->request, a->reason);
         break;
     case SCHED_ACT_TIER:
+        h->c.hooks.on_terms(h->c.arg, a->request, &a->terms);
+        break;
     case SCHED_ACT_FLIP:
+        act_flip(h, a);
+        break;
     case SCHED_ACT_SCALE:
-        break; /* the core does not say these yet */
+        h->c.hooks.on_scale(h->c.supervisor_arg, a->scale.want);
+        break;
     }
 }
 
@@ -167,6 +223,17 @@ static void arm_timer(struct daemon_hub *h)
                        at <= now ? 1 : (at - now + CLOCK_NS_PER_MS - 1) / CLOCK_NS_PER_MS, 0);
 }
 
+static void hand_records_on(struct daemon_hub *h)
+{
+    uint64_t next = sched_record_next(h->sched);
+    struct sched_record r;
+
+    for (; h->records < next; h->records++) {
+        if (sched_record_get(h->sched, h->records, &r) == ERR_OK)
+            h->c.hooks.on_record(h->c.arg, &r);
+    }
+}
+
 static void apply_one(struct daemon_hub *h, const struct sched_event *e)
 {
     struct sched_actions mine = h->actions;
@@ -178,11 +245,14 @@ static void apply_one(struct daemon_hub *h, const struct sched_event *e)
         LOG_ERROR("hub", "event refused", "kind=%d req=%016llx worker=%u err=%s", (int)e->kind,
                   (unsigned long long)e->request, e->worker, err_name(err));
         if (e->kind == SCHED_EV_ARRIVE)
-            h->c.hooks.on_reject(h->c.arg, e->request, SCHED_REASON_QUEUE_FULL, CLOCK_NS_PER_S);
+            h->c.hooks.on_reject(h->c.arg, e->request,
+                                 &(struct daemon_refusal){.reason = SCHED_REASON_QUEUE_FULL,
+                                                          .retry_after_ns = CLOCK_NS_PER_S});
     }
     for (size_t i = 0; err == ERR_OK && i < mine.n; i++)
         carry_out(h, &mine.v[i]);
     h->actions = mine;
+    hand_records_on(h);
 }
 
 void hub_event(struct daemon_hub *h, const struct sched_event *e)
@@ -196,7 +266,9 @@ void hub_event(struct daemon_hub *h, const struct sched_event *e)
         if (grown == NULL) {
             LOG_ERROR("hub", "event lost", "kind=%d: out of memory", (int)e->kind);
             if (e->kind == SCHED_EV_ARRIVE)
-                h->c.hooks.on_reject(h->c.arg, e->request, SCHED_REASON_QUEUE_FULL, CLOCK_NS_PER_S);
+                h->c.hooks.on_reject(h->c.arg, e->request,
+                                 &(struct daemon_refusal){.reason = SCHED_REASON_QUEUE_FULL,
+                                                          .retry_after_ns = CLOCK_NS_PER_S});
             return;
         }
         h->events = grown;
@@ -310,6 +382,10 @@ void daemon_hub_submit(struct daemon_hub *h, const struct daemon_hub_submit *s)
     e.u.arrive.n_prompt = s->n_prompt;
     e.u.arrive.max_new = s->max_new;
     e.u.arrive.arrived_ns = s->arrived_ns;
+    e.u.arrive.tenant = s->tenant;
+    e.u.arrive.length_key = s->length_key;
+    e.u.arrive.ttft_ns = s->ttft_ns;
+    e.u.arrive.tbt_ns = s->tbt_ns;
     hub_event(h, &e);
 }
 
@@ -325,9 +401,25 @@ void daemon_hub_cancel(struct daemon_hub *h, uint64_t request)
     simple_event(h, SCHED_EV_CANCEL, request);
 }
 
-void daemon_hub_finish(struct daemon_hub *h, uint64_t request)
+/* No attempt has this number: its workers do not stop by themselves. */
+#define EPOCH_OF_NONE UINT32_MAX
+
+void daemon_hub_finish(struct daemon_hub *h, uint64_t request, const struct daemon_seen *seen)
 {
-    simple_event(h, SCHED_EV_FINISH, request);
+    struct sched_event e = {.kind = SCHED_EV_FINISH, .request = request};
+
+    e.epoch = seen->runs_on ? EPOCH_OF_NONE : 0;
+    e.u.finish.first_token_ns = seen->first_token_ns;
+    e.u.finish.last_token_ns = seen->last_token_ns;
+    e.u.finish.late_ns = seen->late_ns;
+    e.u.finish.tokens = seen->tokens;
+    hub_event(h, &e);
+}
+
+enum err daemon_hub_set_tenant(struct daemon_hub *h, const struct sched_tenant *t,
+                               struct err_msg *msg)
+{
+    return sched_set_tenant(h->sched, t, msg);
 }
 
 void daemon_hub_process_gone(struct daemon_hub *h, uint32_t pid)
@@ -371,6 +463,23 @@ void daemon_hub_stats(const struct daemon_hub *h, struct sched_stats *out)
     sched_get_stats(h->sched, out);
 }
 
+const struct sched *daemon_hub_sched(const struct daemon_hub *h)
+{
+    return h->sched;
+}
+
+void daemon_hub_worker_name(const struct daemon_hub *h, uint32_t worker, char *name, size_t room)
+{
+    const struct worker *w = map_get(&h->workers, worker);
+
+    if (w != NULL)
+        snprintf(name, room, "%s", w->name);
+    else if (worker != 0)
+        snprintf(name, room, "worker-%u", worker);
+    else
+        snprintf(name, room, "%s", "");
+}
+
 static const struct worker *nth_worker(const struct daemon_hub *h, size_t n)
 {
     const struct worker *w = h->first;
@@ -391,6 +500,7 @@ bool daemon_hub_next_worker(const struct daemon_hub *h, size_t *at, struct daemo
                                        .joined = w->joined && !w->lost,
                                        .name = w->name,
                                        .backend = w->join != NULL ? w->join->backend : "",
+                                       .klass = w->join != NULL ? hub_class_name(w->join) : "",
                                        .phase = w->loading != NULL ? w->loading->phase : "starting",
                                        .report = w->report};
     if (w->loading != NULL) {

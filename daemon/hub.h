@@ -40,6 +40,20 @@ struct daemon_stage {
     uint32_t path; /* enum kvt_path */
 };
 
+struct daemon_refusal {
+    enum sched_reason reason;
+    struct sched_refusal what;
+    uint64_t retry_after_ns; /* 0: no use coming back */
+};
+
+/* What the client saw of a generation, when it has its last token. */
+struct daemon_seen {
+    uint64_t first_token_ns, last_token_ns;
+    int64_t late_ns; /* the largest lateness of any token; negative: all were early */
+    uint32_t tokens;
+    bool runs_on; /* it ended at a stop string: its worker must be told */
+};
+
 struct daemon_hub_hooks {
     /* Fill tokens, n_prompt, max_new and sampling; pointers must stay valid until the hook returns to the
      * hub and the message is packed.  false: the request is unknown, nothing is sent. */
@@ -48,21 +62,29 @@ struct daemon_hub_hooks {
     uint32_t (*delivered)(void *arg, uint64_t request); /* tokens given to the client so far */
     void (*on_resume)(void *arg, uint64_t request, uint32_t epoch);
     void (*on_tokens)(void *arg, const Baton__Tokens *m);
-    void (*on_reject)(void *arg, uint64_t request, enum sched_reason why, uint64_t retry_after_ns);
+    void (*on_reject)(void *arg, uint64_t request, const struct daemon_refusal *r);
     void (*on_fail)(void *arg, uint64_t request, enum sched_reason why);
     void (*on_stage)(void *arg, uint64_t request, const struct daemon_stage *s);
-    /* The next two get supervisor_arg.
+    /* The contract that the request is served under from now on. */
+    void (*on_terms)(void *arg, uint64_t request, const struct sched_terms *t);
+    /* A request has ended; its hooks are not called any more. */
+    void (*on_record)(void *arg, const struct sched_record *r);
+    /* The next three get supervisor_arg.
      * A worker of this machine was lost or has left, while pid is still not known to have ended: the
      * supervisor kills its own children.  why: ERR_TIMEOUT etc. */
     void (*on_worker_lost)(void *arg, uint32_t pid, enum err why);
     /* Joined, lost, loading progress: readiness may have changed. */
     void (*on_pool_change)(void *arg);
+    /* The planner wants so many workers of each role. */
+    void (*on_scale)(void *arg, const uint32_t want[3]);
 };
 
 struct daemon_hub_config {
     struct uv_loop_s *loop;
     const struct wire_secret *secret;
     struct sched_config sched;
+    const struct sched_class *classes; /* what predictions of workers of these classes start from */
+    uint32_t n_classes;
     uint64_t heartbeat_ns;    /* 0 = 100 ms */
     uint64_t peer_timeout_ns; /* 0 = 3 s */
     struct daemon_hub_hooks hooks;
@@ -76,6 +98,9 @@ struct daemon_hub_submit {
     int32_t priority;
     uint32_t n_prompt, max_new;
     uint64_t arrived_ns;
+    uint32_t tenant;          /* 0: none */
+    uint64_t length_key;      /* prompts that begin alike; 0: unknown */
+    uint64_t ttft_ns, tbt_ns; /* its own targets; 0: the tier's */
 };
 
 /* What is known of one worker, for /metrics, /health and the log. */
@@ -84,6 +109,7 @@ struct daemon_worker_view {
     enum sched_role role;
     bool joined; /* else loading */
     const char *name, *backend, *phase;
+    const char *klass; /* "" while loading */
     uint64_t loaded_bytes, total_bytes;
     uint32_t pid, n_blocks, block_tokens, max_context, max_batch;
     const Baton__Report *report; /* the last one, or NULL */
@@ -100,7 +126,10 @@ void daemon_hub_submit(struct daemon_hub *h, const struct daemon_hub_submit *s);
 /* The front end wants no more of it. */
 void daemon_hub_cancel(struct daemon_hub *h, uint64_t request);
 /* The front end has the last token. */
-void daemon_hub_finish(struct daemon_hub *h, uint64_t request);
+void daemon_hub_finish(struct daemon_hub *h, uint64_t request, const struct daemon_seen *seen);
+/* Add or replace.  Errors: those of sched_set_tenant. */
+MUST_USE enum err daemon_hub_set_tenant(struct daemon_hub *h, const struct sched_tenant *t,
+                                        struct err_msg *msg);
 /* The process of this machine with this pid has ended: nothing of it can write to anybody's memory.
  * Workers of other hosts may have the same number; they are not meant. */
 void daemon_hub_process_gone(struct daemon_hub *h, uint32_t pid);
@@ -110,6 +139,10 @@ bool daemon_hub_ready(const struct daemon_hub *h);
 /* The smallest context any joined worker allows, and that fits a message; 0: none. */
 uint32_t daemon_hub_max_context(const struct daemon_hub *h);
 void daemon_hub_stats(const struct daemon_hub *h, struct sched_stats *out);
+/* To look at (sched_view.h), until the next call that changes anything. */
+const struct sched *daemon_hub_sched(const struct daemon_hub *h);
+/* Into name: how metrics call this worker, "worker-7" when it has left; "" for 0. */
+void daemon_hub_worker_name(const struct daemon_hub *h, uint32_t worker, char *name, size_t room);
 /* Walk the workers in id order: *at starts at 0. false: no more. */
 bool daemon_hub_next_worker(const struct daemon_hub *h, size_t *at, struct daemon_worker_view *out);
 /* Links between KV peers as they were probed: *at starts at 0. */

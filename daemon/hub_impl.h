@@ -26,7 +26,8 @@ struct worker {
     uint32_t id;
     enum sched_role role;
     bool joined, lost;
-    uint32_t pid; /* as the kernel says; 0: of another host, whose ids mean nothing here */
+    bool flipping; /* told to leave and to come back in the other role */
+    uint32_t pid;  /* as the kernel says; 0: of another host, whose ids mean nothing here */
     char name[WIRE_NAME_MAX + 16]; /* no two live workers have the same */
     struct daemon_hub *hub;
     struct daemon_link *control, *tokens;
@@ -56,6 +57,7 @@ struct daemon_hub {
     struct unattached *unattached;
     struct grave graves[GRAVES]; /* a ring: older ones are forgotten */
     unsigned next_grave;
+    uint64_t records; /* of the scheduler that were handed on */
     uint64_t pings;
     unsigned open_parts; /* timers and links that have not closed */
 };
@@ -80,6 +82,7 @@ bool hub_on_accept(void *arg, struct daemon_link *l, enum wire_role role,
                    const struct daemon_link_hooks **hooks, void **link_arg);
 /* It is lost or has gone: its requests move on.  Once; later calls do nothing. */
 void hub_worker_leave(struct worker *w, enum err why);
+const char *hub_class_name(const Baton__Join *m);
 /* Every worker drops what it has of this one. */
 void hub_tell_forget(struct daemon_hub *h, uint32_t peer, bool process_gone);
 /* Ask all to end, and close their connections. */

@@ -106,8 +106,9 @@ void hub_worker_leave(struct worker *w, enum err why)
     }
     if (w->pid != 0)
         h->graves[h->next_grave++ % GRAVES] = (struct grave){w->id, w->pid};
-    /* A worker that could not load ends by itself, with a status that says so. */
-    if (w->pid != 0 && (w->joined || why != ERR_PEER_LOST))
+    /* A worker that could not load ends by itself, with a status that says so; and one that changes its
+     * role comes back. */
+    if (w->pid != 0 && ((w->joined && !w->flipping) || why != ERR_PEER_LOST))
         h->c.hooks.on_worker_lost(h->c.supervisor_arg, w->pid, why);
     h->c.hooks.on_pool_change(h->c.supervisor_arg);
 }
@@ -117,7 +118,9 @@ static void on_control_closed(struct daemon_link *l, void *arg, enum err why, co
     struct worker *w = arg;
     struct daemon_hub *h = w->hub;
 
-    if (!h->closing)
+    if (!h->closing && w->flipping && why == ERR_PEER_LOST)
+        LOG_INFO("hub", "worker left to change its role", "worker=%u name=%s", w->id, w->name);
+    else if (!h->closing)
         LOG_WARN("hub", "worker left", "worker=%u name=%s peer=%s why=%s: %s", w->id, w->name,
                  daemon_link_peer(l), err_name(why), detail);
     w->control = NULL;
@@ -179,6 +182,31 @@ static bool fits_others(struct worker *w, const Baton__Join *m)
     return true;
 }
 
+const char *hub_class_name(const Baton__Join *m)
+{
+    return m->worker_class[0] != '\0' ? m->worker_class : "default";
+}
+
+/* The scheduler's number of the worker's class, with what is known of it to start from.  Without room for one
+ * more class the worker counts as one of "default". */
+static uint32_t class_of(struct daemon_hub *h, const Baton__Join *m)
+{
+    struct sched_class k = {.name = ""};
+    struct err_msg msg = {""};
+    uint32_t id = 0;
+
+    for (uint32_t i = 0; i < h->c.n_classes; i++) {
+        if (strcmp(h->c.classes[i].name, hub_class_name(m)) == 0)
+            k = h->c.classes[i];
+    }
+    snprintf(k.name, sizeof(k.name), "%.*s", (int)sizeof(k.name) - 1, hub_class_name(m));
+    if (sched_add_class(h->sched, &k, &msg, &id) != ERR_OK) {
+        LOG_WARN("hub", "class not taken", "class=%s: %s", k.name, msg.text);
+        return 0;
+    }
+    return id;
+}
+
 /* true: the message is kept. */
 static bool take_join(struct worker *w, Baton__Join *m)
 {
@@ -206,11 +234,16 @@ static bool take_join(struct worker *w, Baton__Join *m)
     e.u.join.block_tokens = m->layout->block_tokens;
     e.u.join.max_batch = m->max_batch;
     e.u.join.max_context = m->max_context;
+    e.u.join.klass = class_of(h, m);
+    e.u.join.max_step_tokens = m->max_step_tokens;
+    e.u.join.can_flip = m->can_flip;
+    e.u.join.can_prefill = m->can_prefill;
     LOG_INFO("hub", "worker joined",
              "worker=%u name=%s role=%s backend=%s pid=%u blocks=%u block_tokens=%u context=%u "
-             "batch=%u kv=%s:%u",
+             "batch=%u class=%s kv=%s:%u",
              w->id, w->name, role_name(w->role), m->backend, m->pid, m->n_blocks,
-             m->layout->block_tokens, m->max_context, m->max_batch, m->kv_host, m->kv_port);
+             m->layout->block_tokens, m->max_context, m->max_batch, hub_class_name(m), m->kv_host,
+             m->kv_port);
     hub_event(h, &e);
     h->c.hooks.on_pool_change(h->c.supervisor_arg);
     return true;
@@ -271,6 +304,8 @@ static void on_prefilled(struct worker *w, const Baton__PrefillDone *m)
                                  .prefill_ns = m->prefill_ns};
 
     e.u.prefilled.finished = m->finished;
+    e.u.prefilled.queue_ns = m->queue_ns;
+    e.u.prefilled.prefill_ns = m->prefill_ns;
     h->c.hooks.on_stage(h->c.arg, m->request, &stage);
     hub_event(h, &e);
 }
@@ -292,6 +327,11 @@ static void on_handover(struct worker *w, const Baton__HandoverDone *m)
 
     e.u.handover.err = (enum err)m->err;
     e.u.handover.from_decode = m->from_decode;
+    if (!m->from_decode) { /* the sender measures these */
+        e.u.handover.bytes = m->bytes;
+        e.u.handover.wire_ns = m->wire_ns;
+        e.u.handover.exposed_ns = m->exposed_ns;
+    }
     if (m->err == ERR_OK) {
         h->c.hooks.on_stage(h->c.arg, m->request, &stage);
     } else {
@@ -324,6 +364,30 @@ static void on_decode_progress(struct worker *w, const Baton__DecodeProgress *m)
         hub_tell_delivered(w->hub, m->request[i]);
 }
 
+static void tell_steps(struct worker *w, const Baton__Report *m)
+{
+    for (size_t i = 0; i < m->n_sample; i++) {
+        const Baton__StepSample *from = m->sample[i];
+        struct sched_event e = {.kind = SCHED_EV_STEP, .worker = w->id};
+
+        e.u.step.did = (struct sched_step){.n = (double)from->n,
+                                           .n2 = (double)from->n2,
+                                           .b = (double)from->b,
+                                           .ctx = (double)from->ctx};
+        e.u.step.ns = from->ns;
+        hub_event(w->hub, &e);
+    }
+}
+
+/* It was told to end: it finishes what it has and takes nothing new. */
+static void on_drain(struct worker *w)
+{
+    struct sched_event e = {.kind = SCHED_EV_WORKER_DRAIN, .worker = w->id};
+
+    LOG_INFO("hub", "worker drains", "worker=%u name=%s", w->id, w->name);
+    hub_event(w->hub, &e);
+}
+
 /* true: the message is kept. */
 static bool take_report(struct worker *w, Baton__Report *m)
 {
@@ -335,9 +399,14 @@ static bool take_report(struct worker *w, Baton__Report *m)
     e.u.report.free_blocks = m->free_blocks;
     e.u.report.waiting = m->waiting;
     e.u.report.running = m->running;
+    e.u.report.parked = m->parked;
     e.u.report.step_ns = m->step_ns;
+    e.u.report.steps = m->decode_steps;
+    e.u.report.context = m->context;
     if (w->joined)
         hub_event(w->hub, &e);
+    if (w->joined)
+        tell_steps(w, m);
     return true;
 }
 
@@ -349,12 +418,27 @@ static bool take_loading(struct worker *w, Baton__Loading *m)
     return true;
 }
 
+/* KV flows from prefill to decode: what the other side measured is not asked for. */
+static void tell_link(const struct worker *w, const struct worker *peer, const Baton__Link *m)
+{
+    struct sched_event e = {.kind = SCHED_EV_LINK, .worker = w->id};
+
+    if (w->role != SCHED_ROLE_PREFILL || peer->role != SCHED_ROLE_DECODE || !w->joined)
+        return;
+    e.u.link.peer = peer->id;
+    e.u.link.bytes_per_s = m->bytes_per_s;
+    e.u.link.setup_ns = m->round_trip_ns;
+    hub_event(w->hub, &e);
+}
+
 static bool take_link(struct worker *w, Baton__Link *m)
 {
+    const struct worker *peer = hub_find_worker(w->hub, m->peer);
     struct peer_link *grown;
 
-    if (hub_find_worker(w->hub, m->peer) == NULL)
+    if (peer == NULL)
         return false;
+    tell_link(w, peer, m);
     LOG_INFO("hub", "kv link",
              "from=%u to=%u path=%s one_sided=%d lanes=\"%s\" GB/s=%.2f rtt_us=%.1f", w->id,
              m->peer, kvt_path_name((enum kvt_path)m->path), m->one_sided, m->lanes,
@@ -431,6 +515,8 @@ static void on_control_frame(struct daemon_link *l, void *arg, enum wire_type t,
         on_released(w, (const Baton__Released *)m);
     else if (t == WIRE_DECODE_PROGRESS)
         on_decode_progress(w, (const Baton__DecodeProgress *)m);
+    else if (t == WIRE_DRAIN)
+        on_drain(w);
     else {
         LOG_WARN("hub", "unexpected frame", "worker=%u frame=%s", w->id, wire_type_name(t));
         daemon_link_close(l);

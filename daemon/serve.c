@@ -20,15 +20,21 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "bench/profile_file.h"
 #include "daemon/children.h"
 #include "daemon/frontend.h"
 #include "daemon/hub.h"
 #include "daemon/link_addr.h"
 #include "daemon/model_dir.h"
+#include "daemon/scale.h"
 #include "daemon/secret.h"
 
 enum serve_stage { SERVE_RUNNING = 0, SERVE_DRAINING, SERVE_STOPPING };
-enum { CHILD_GRACE_MS = 5000, DRAIN_LOOK_MS = 50 };
+enum {
+    CHILD_GRACE_MS = 5000,
+    DRAIN_LOOK_MS = 50,
+    RECORDS_AT_ONCE = 16384 /* requests that one event may end: the loss of a worker, say */
+};
 
 struct serve {
     struct daemon_config *c;
@@ -45,6 +51,9 @@ struct serve {
     struct daemon_frontend *frontend;
     struct daemon_hub *hub;
     struct daemon_children *children;
+    struct daemon_scale *scale; /* NULL: no command */
+    struct sched_class classes[SCHED_CLASSES_MAX];
+    uint32_t n_classes;
     uv_signal_t term, interrupt;
     uv_timer_t drain;
     enum serve_stage stage;
@@ -57,6 +66,13 @@ struct serve {
 
 /* ---- stopping ---- */
 
+static void on_scale_closed(void *arg)
+{
+    struct serve *s = arg;
+
+    s->scale = NULL;
+}
+
 static void serve_stop(struct serve *s)
 {
     if (s->stage == SERVE_STOPPING)
@@ -66,6 +82,8 @@ static void serve_stop(struct serve *s)
     daemon_frontend_close(s->frontend);
     if (s->children != NULL)
         daemon_children_stop(s->children, CHILD_GRACE_MS);
+    if (s->scale != NULL)
+        daemon_scale_close(s->scale, on_scale_closed, s);
     daemon_hub_close(s->hub);
 }
 
@@ -170,6 +188,19 @@ static void on_worker_lost(void *arg, uint32_t pid, enum err why)
     (void)why;
     if (s->children != NULL)
         daemon_children_kill(s->children, pid);
+}
+
+static void on_scale(void *arg, const uint32_t want[3])
+{
+    struct serve *s = arg;
+    struct sched_stats now;
+
+    daemon_hub_stats(s->hub, &now);
+    LOG_INFO("serve", "planner", "want_prefill=%u want_decode=%u have_prefill=%u have_decode=%u",
+             want[SCHED_ROLE_PREFILL], want[SCHED_ROLE_DECODE], now.workers[SCHED_ROLE_PREFILL],
+             now.workers[SCHED_ROLE_DECODE]);
+    if (s->scale != NULL && s->stage == SERVE_RUNNING)
+        daemon_scale_want(s->scale, want, now.workers);
 }
 
 static void on_gone(void *arg, uint32_t pid)
@@ -281,7 +312,7 @@ static void sched_options(const struct daemon_config *c, struct sched_config *ou
                                           .cooldown_ns = c->elastic_cooldown_ms * CLOCK_NS_PER_MS,
                                           .min_prefill = c->elastic_min_prefill,
                                           .min_decode = c->elastic_min_decode};
-    out->records = c->records_kept;
+    out->records = RECORDS_AT_ONCE; /* they are handed on after every event */
     out->seed = random_seed();
     memcpy(out->tiers, c->tiers, sizeof(out->tiers));
     out->n_tiers = c->n_tiers;
@@ -291,6 +322,34 @@ static void sched_options(const struct daemon_config *c, struct sched_config *ou
     out->queue_timeout_ns = c->queue_timeout_s * CLOCK_NS_PER_S;
     out->request_timeout_ns = c->request_timeout_s * CLOCK_NS_PER_S;
     out->handover_timeout_ns = c->handover_timeout_s * CLOCK_NS_PER_S;
+}
+
+/* What is known of worker classes before any worker has said a word. */
+static enum err load_classes(struct serve *s, struct err_msg *msg)
+{
+    const char *at = s->c->class_file != NULL ? s->c->class_file : "";
+    enum err err = ERR_OK;
+
+    while (err == ERR_OK && *at != '\0') {
+        size_t len = strcspn(at, ",");
+        char path[1024];
+
+        if (s->n_classes == SCHED_CLASSES_MAX)
+            return err_set(msg, ERR_LIMIT, "class_file names more than %d files",
+                           SCHED_CLASSES_MAX);
+        if (len == 0 || len >= sizeof(path))
+            return err_set(msg, ERR_INVALID,
+                           "class_file is '%.100s': it needs paths with commas between",
+                           s->c->class_file);
+        snprintf(path, sizeof(path), "%.*s", (int)len, at);
+        err = bench_profile_read(path, &s->classes[s->n_classes], msg);
+        if (err == ERR_OK)
+            LOG_INFO("serve", "class of workers", "name=%s file=%s", s->classes[s->n_classes].name,
+                     path);
+        s->n_classes++;
+        at += len + (at[len] == ',');
+    }
+    return err;
 }
 
 static enum err create_parts(struct serve *s, struct err_msg *msg)
@@ -323,10 +382,18 @@ static enum err create_parts(struct serve *s, struct err_msg *msg)
     h.arg = s->frontend;
     h.hooks.on_pool_change = on_pool_change;
     h.hooks.on_worker_lost = on_worker_lost;
+    h.hooks.on_scale = on_scale;
     h.supervisor_arg = s;
+    h.classes = s->classes;
+    h.n_classes = s->n_classes;
     err = daemon_hub_create(&h, msg, &s->hub);
-    if (err == ERR_OK)
-        daemon_frontend_set_hub(s->frontend, s->hub);
+    if (err != ERR_OK)
+        return err;
+    daemon_frontend_set_hub(s->frontend, s->hub);
+    for (uint32_t i = 0; err == ERR_OK && i < s->c->n_tenants; i++)
+        err = daemon_hub_set_tenant(s->hub, &s->c->tenants[i].t, msg);
+    if (err == ERR_OK && s->c->scale_command != NULL)
+        err = daemon_scale_create(&s->loop, s->c->scale_command, msg, &s->scale);
     return err;
 }
 
@@ -442,6 +509,8 @@ int daemon_serve_run(struct daemon_config *c)
         err = load_text(&s, &msg);
     if (err == ERR_OK)
         err = check_times(c, &msg);
+    if (err == ERR_OK)
+        err = load_classes(&s, &msg);
     if (err == ERR_OK)
         err = daemon_run_directory(c->secret_file, s.dir, sizeof(s.dir), &s.secret, &s.secret_fd,
                                    &msg);

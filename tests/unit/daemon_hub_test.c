@@ -87,9 +87,24 @@ static void on_tokens(void *arg, const Baton__Tokens *m)
     (void)arg, (void)m;
 }
 
-static void on_reject(void *arg, uint64_t request, enum sched_reason why, uint64_t after)
+static void on_reject(void *arg, uint64_t request, const struct daemon_refusal *r)
 {
-    (void)arg, (void)request, (void)why, (void)after;
+    (void)arg, (void)request, (void)r;
+}
+
+static void on_terms(void *arg, uint64_t request, const struct sched_terms *t)
+{
+    (void)arg, (void)request, (void)t;
+}
+
+static void on_record(void *arg, const struct sched_record *r)
+{
+    (void)arg, (void)r;
+}
+
+static void on_scale(void *arg, const uint32_t want[3])
+{
+    (void)arg, (void)want;
 }
 
 static void on_fail(void *arg, uint64_t request, enum sched_reason why)
@@ -181,8 +196,8 @@ static void start(void)
     struct daemon_hub_config c = {.loop = &w.loop,
                                   .secret = &w.secret,
                                   .hooks = {fill_prefill, fill_reserve, delivered, on_resume,
-                                            on_tokens, on_reject, on_fail, on_stage, on_worker_lost,
-                                            on_pool_change}};
+                                            on_tokens, on_reject, on_fail, on_stage, on_terms,
+                                            on_record, on_worker_lost, on_pool_change, on_scale}};
     struct err_msg msg = {""};
 
     memset(&w, 0, sizeof(w));
