@@ -2,14 +2,16 @@
  *
  *   sched_predict_init(law) -> sched_predict_observe(step, ns) ... ; sched_predict_step(...) any time
  *
- * One struct per (class, prefill or decode): relative recursive least squares with forgetting on the
- * features of sched_law.h, seeded by a profile.  Coefficients never go below 0; a ring of samples stratified
- * over the operating range keeps one operating point from erasing the rest.  One struct per worker: a
- * multiplicative bias, learned from log(actual / predicted).  The interval comes from online quantiles of
- * that residual, steered so that it covers what it says (adaptive conformal inference, Gibbs & Candes 2021).
- * Drift: Page-Hinkley on the residual.
+ * One struct per (class, prefill or decode): relative least squares with forgetting on the features of
+ * sched_law.h, seeded by a profile or learned from nothing.  Forgetting happens inside each of 64 cells of the
+ * operating range (size x past), so hours at one operating point do not erase what was learned at another.
+ * Coefficients never go below 0.  One struct per worker: a multiplicative bias, learned from log(actual /
+ * predicted).  What the two may not both explain: a sudden change at an operating point that was known well is
+ * the worker's, not the law's.  The interval comes from online quantiles of the residual, steered so that it
+ * covers what it says (adaptive conformal inference, Gibbs & Candes 2021).  Drift: Page-Hinkley on the residual.
  *
- * Thread: none.  Ownership: values; no allocation.  Units: ns. */
+ * Thread: none.  Ownership: values; no allocation.  Units: ns.  Values that make no sense (not finite, not
+ * above 0) are ignored wherever they come in.  Zeroed structs are valid: nothing known. */
 #ifndef SCHEDULER_SCHED_PREDICT_H
 #define SCHEDULER_SCHED_PREDICT_H
 
@@ -19,14 +21,20 @@
 #include "scheduler/sched_law.h"
 #include "scheduler/sched_view.h"
 
+enum { SCHED_SCORE_WINDOW = 500, SCHED_SCORE_RECENT = 128 };
+
 /* Error and coverage of one stream of predictions, as struct sched_health says. */
 struct sched_score {
     uint64_t n, inside;
     double bias, mape;
-    uint32_t window_n, window_inside;
-    double worst;
-    double ph_mean, ph_up, ph_down; /* Page-Hinkley */
-    bool drift, lost;
+    uint32_t window_n, window_inside; /* of the last SCHED_SCORE_WINDOW */
+    double worst;                     /* coverage of any such window; 1 until one was full */
+    uint64_t last[8];                 /* a bit for each of the last 512: inside */
+    uint32_t recent_inside;           /* of the last SCHED_SCORE_RECENT */
+    double ph_mean, ph_up, ph_down;   /* Page-Hinkley on log(actual / predicted) over its spread */
+    uint32_t calm;                    /* observations since those sums were last high */
+    bool drift; /* until the residual has been quiet again for SCHED_SCORE_RECENT observations */
+    bool lost;  /* from under 70 % until over 85 % inside of the last SCHED_SCORE_RECENT */
 };
 /* low and high: the 90 % interval that had been given. */
 void sched_score_add(struct sched_score *s, double actual, double predicted, double low,
@@ -36,7 +44,7 @@ void sched_score_health(const struct sched_score *s, struct sched_health *out);
 /* Quantiles of log(actual / predicted), calibrated online. */
 struct sched_spread {
     double low, high; /* of the 90 % interval: exp(low) .. exp(high) times the prediction */
-    double sd;        /* of the residual, decayed */
+    double sd;        /* of the residual, decayed; single outliers count little */
     uint64_t n;
 };
 void sched_spread_init(struct sched_spread *s, double sd);
@@ -44,49 +52,70 @@ void sched_spread_add(struct sched_spread *s, double log_error);
 /* Factor on the prediction that is not exceeded with probability p, 0.5 <= p <= 0.999. */
 double sched_spread_factor(const struct sched_spread *s, double p);
 
-enum { SCHED_PREDICT_RING = 64 };
+/* The speed of one worker against its class. */
+struct sched_bias {
+    double log_factor;
+    uint64_t n;
+    double fast;   /* a faster average beside it: their gap shows a sudden change */
+    double var;    /* of single observations around it */
+    uint32_t age;  /* observations since the start or the last sudden change */
+    int8_t streak; /* observations in a row far above (+) or below (-) it */
+};
+double sched_bias_factor(const struct sched_bias *b);
+/* log_error: of a prediction that had this bias applied.  20 % are gone within 50 observations, a jump within
+ * about 10. */
+void sched_bias_add(struct sched_bias *b, double log_error);
+
+enum { SCHED_PREDICT_ROWS = 8, SCHED_PREDICT_CELLS = 64 };
+/* Decayed sums of one cell: a = sum x x', b = sum x t, with x = features / time and t = 1. */
+struct sched_predict_sums {
+    double a[10], b[4];
+    double n; /* how many observations it is worth */
+};
 struct sched_predict {
     struct sched_law law; /* the present one */
     struct sched_law seed;
     bool prefill; /* else decode: which half of sched_step counts */
-    bool frozen;
-    double p[4][4]; /* RLS covariance */
-    struct {
-        struct sched_step did;
-        double ns;
-        bool used;
-    } ring[SCHED_PREDICT_RING];
+    bool frozen;  /* law and bias stay; the interval is learned all the same */
+    struct sched_predict_sums all, cell[SCHED_PREDICT_CELLS];
     struct sched_spread spread;
     uint64_t n;
 };
 void sched_predict_init(struct sched_predict *p, const struct sched_law *seed, bool prefill,
                         bool frozen);
-/* The speed of one worker against its class. */
-struct sched_bias {
-    double log_factor;
-    uint64_t n;
-    double fast; /* a faster average beside it: their gap shows a sudden change */
-};
-double sched_bias_factor(const struct sched_bias *b);
-void sched_bias_add(struct sched_bias *b, double log_error);
 
 struct sched_estimate {
     double ns, low, high; /* 90 % interval */
 };
-/* bias may be NULL.  Unknown law: all 0. */
+/* bias may be NULL.  Unknown law, or a step that does nothing of its half: all 0. */
 struct sched_estimate sched_predict_step(const struct sched_predict *p,
                                          const struct sched_bias *bias,
                                          const struct sched_step *did);
-/* One measured step of one worker: score it, learn bias, spread and law.  ns <= 0 or a step that did
- * nothing is ignored.  Mixed steps teach the bias alone. */
+/* One measured step of one worker: score it, learn bias, spread and law.  bias and score may be NULL.  Ignored:
+ * ns <= 0, a step that did nothing of its half, and mixed steps, which neither half explains. */
 void sched_predict_observe(struct sched_predict *p, struct sched_bias *bias,
                            struct sched_score *score, const struct sched_step *did, double ns);
+
+/* Steps of any kind of one worker: prefill, decode, or both at once.  All 0 while a law that is needed is
+ * unknown. */
+struct sched_estimate sched_predict_mixed(const struct sched_predict *prefill,
+                                          const struct sched_bias *prefill_bias,
+                                          const struct sched_predict *decode,
+                                          const struct sched_bias *decode_bias,
+                                          const struct sched_step *did);
+/* As sched_predict_observe for the half it is; a mixed one teaches both biases alone and is scored. */
+void sched_predict_observe_mixed(struct sched_predict *prefill, struct sched_bias *prefill_bias,
+                                 struct sched_predict *decode, struct sched_bias *decode_bias,
+                                 struct sched_score *score, const struct sched_step *did,
+                                 double ns);
 
 /* One link: setup + bytes / rate, learned from finished hand-overs; the rate under load is lower than the
  * probed one, and that is what counts. */
 struct sched_link_predict {
     double setup_ns, ns_per_byte;
     double weight; /* how many observations the present values are worth */
+    double prior_setup_ns, prior_ns_per_byte;
+    double a[3], b[2]; /* decayed sums */
     struct sched_spread spread;
 };
 void sched_link_init(struct sched_link_predict *l, double bytes_per_s, uint64_t setup_ns);

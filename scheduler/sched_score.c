@@ -1,0 +1,160 @@
+/* scheduler/sched_score.c - errors, intervals and alarms of one stream of predictions: sched_score_ and
+ * sched_spread_ of scheduler/sched_predict.h. */
+#include <math.h>
+#include <string.h>
+
+#include "scheduler/sched_predict.h"
+
+/* ---- spread ---- */
+
+static const double SPREAD_TAIL = 0.05;  /* on either side of the 90 % interval */
+static const double Z_TAIL = 1.6449;     /* the normal distribution's quantile there */
+static const double SD_FLOOR = 1e-9;     /* so that exact laws keep exact intervals */
+static const double ERROR_MAX = 20;      /* of a log: e^20 off is off */
+static const double SPREAD_STEER = 0.05; /* of sd, moved per observation */
+static const double SPREAD_FAR = 4;      /* sd beyond which a bound is drawn in */
+enum { SPREAD_EARLY = 50 }; /* observations while the first guess of sd still matters */
+
+void sched_spread_init(struct sched_spread *s, double sd)
+{
+    *s = (struct sched_spread){.low = -Z_TAIL * sd, .high = Z_TAIL * sd, .sd = sd};
+}
+
+void sched_spread_add(struct sched_spread *s, double log_error)
+{
+    double was = fmax(s->sd, SD_FLOOR), bound = SPREAD_FAR * was, e, gain, step;
+
+    if (!isfinite(log_error))
+        return;
+    e = fmin(fmax(log_error, -ERROR_MAX), ERROR_MAX);
+    s->n++;
+    gain = fmax(0.02, 1 / ((double)s->n + 10));
+    /* Steering first: against the interval that stood when the observation came. */
+    step = SPREAD_STEER * was * (s->n < SPREAD_EARLY ? 2 : 1);
+    s->high += e > s->high ? step * (1 - SPREAD_TAIL) : -step * SPREAD_TAIL;
+    s->low += e < s->low ? -step * (1 - SPREAD_TAIL) : step * SPREAD_TAIL;
+    /* One outlier may not blow the spread up; a lasting change gets through in a few steps. */
+    s->sd = sqrt(was * was + gain * (fmin(e * e, bound * bound) - was * was));
+    s->sd = fmax(s->sd, SD_FLOOR);
+    if (s->n < SPREAD_EARLY) {
+        s->high *= s->sd / was;
+        s->low *= s->sd / was;
+    }
+    s->high -= 0.02 * fmax(0, s->high - SPREAD_FAR * s->sd);
+    s->low += 0.02 * fmax(0, -SPREAD_FAR * s->sd - s->low);
+    if (s->low > s->high)
+        s->low = s->high = (s->low + s->high) / 2;
+}
+
+/* The normal quantile, 0.5 <= p < 1: Abramowitz and Stegun 26.2.23, good to 4.5e-4. */
+static double normal_quantile(double p)
+{
+    double t = sqrt(-2 * log(1 - p));
+
+    return fmax(0, t - (2.515517 + t * (0.802853 + t * 0.010328)) /
+                           (1 + t * (1.432788 + t * (0.189269 + t * 0.001308))));
+}
+
+double sched_spread_factor(const struct sched_spread *s, double p)
+{
+    double middle = (s->low + s->high) / 2;
+
+    if (!(p > 0.5))
+        return exp(middle);
+    return exp(middle + (s->high - middle) * normal_quantile(fmin(p, 0.999)) / Z_TAIL);
+}
+
+/* ---- score ---- */
+
+static const double LOST_BELOW = 0.70, TRUSTED_ABOVE = 0.85;
+static const double PH_SLACK = 0.5, PH_ALARM = 15; /* in spreads; false alarms: one in about 10^6 */
+static const double PH_CLIP = 4;                   /* one outlier is no drift */
+enum { SCORE_BITS = 512 };
+
+/* Was the observation `ago` before the newest inside?  ago < BITS. */
+static uint32_t score_was_inside(const struct sched_score *s, uint64_t ago)
+{
+    uint64_t at = (s->n - 1 - ago) % SCORE_BITS;
+
+    return (uint32_t)(s->last[at / 64] >> (at % 64) & 1);
+}
+
+/* Counts of the last SCHED_SCORE_WINDOW and SCHED_SCORE_RECENT; s->n already counts this one. */
+static void score_slide(struct sched_score *s, bool inside)
+{
+    uint64_t at = (s->n - 1) % SCORE_BITS, bit = UINT64_C(1) << (at % 64);
+    double recent;
+
+    s->last[at / 64] = inside ? s->last[at / 64] | bit : s->last[at / 64] & ~bit;
+    s->window_inside += inside;
+    s->recent_inside += inside;
+    if (s->n > SCHED_SCORE_RECENT)
+        s->recent_inside -= score_was_inside(s, SCHED_SCORE_RECENT);
+    if (s->n > SCHED_SCORE_WINDOW)
+        s->window_inside -= score_was_inside(s, SCHED_SCORE_WINDOW);
+    s->window_n = s->n < SCHED_SCORE_WINDOW ? (uint32_t)s->n : SCHED_SCORE_WINDOW;
+    if (s->n == SCHED_SCORE_WINDOW)
+        s->worst = 1;
+    if (s->n >= SCHED_SCORE_WINDOW)
+        s->worst = fmin(s->worst, (double)s->window_inside / SCHED_SCORE_WINDOW);
+    if (s->n < SCHED_SCORE_RECENT / 2)
+        return;
+    recent = (double)s->recent_inside / fmin((double)s->n, SCHED_SCORE_RECENT);
+    if (recent < LOST_BELOW)
+        s->lost = true;
+    else if (recent > TRUSTED_ABOVE)
+        s->lost = false;
+}
+
+/* error over its spread, so that one threshold serves steps (5 %) and lengths (a factor of 3). */
+static void score_watch_drift(struct sched_score *s, double z)
+{
+    z = fmin(fmax(z, -PH_CLIP), PH_CLIP);
+    s->ph_up = fmax(0, s->ph_up + z - s->ph_mean - PH_SLACK);
+    s->ph_down = fmax(0, s->ph_down - z + s->ph_mean - PH_SLACK);
+    s->ph_mean += fmax(0.001, 1 / ((double)s->n + 20)) * (z - s->ph_mean);
+    s->calm = fmax(s->ph_up, s->ph_down) > PH_ALARM / 2 ? 0
+              : s->calm < UINT32_MAX                    ? s->calm + 1
+                                                        : s->calm;
+    if (s->ph_up > PH_ALARM || s->ph_down > PH_ALARM) {
+        s->drift = true;
+        s->ph_up = s->ph_down = 0;
+    } else if (s->calm >= SCHED_SCORE_RECENT) {
+        s->drift = false;
+    }
+}
+
+void sched_score_add(struct sched_score *s, double actual, double predicted, double low,
+                     double high)
+{
+    double error, gain, spread = 0;
+
+    if (!(actual > 0) || !(predicted > 0) || !isfinite(actual) || !isfinite(predicted))
+        return;
+    error = fmin(fmax(log(actual / predicted), -ERROR_MAX), ERROR_MAX);
+    s->n++;
+    /* Half a rounding of the clock is no miss of an exact law. */
+    if (actual >= low * (1 - 1e-6) && actual <= high * (1 + 1e-6)) {
+        s->inside++;
+        score_slide(s, true);
+    } else {
+        score_slide(s, false);
+    }
+    gain = fmax(1.0 / SCHED_SCORE_WINDOW, 1 / (double)s->n);
+    s->bias += gain * (error - s->bias);
+    s->mape += gain * (fabs(actual - predicted) / actual - s->mape);
+    if (low > 0 && high > low)
+        spread = log(high / low) / (2 * Z_TAIL);
+    score_watch_drift(s, error / fmax(spread, 1e-3));
+}
+
+void sched_score_health(const struct sched_score *s, struct sched_health *out)
+{
+    *out = (struct sched_health){.n = s->n,
+                                 .bias = s->bias,
+                                 .mape = s->mape,
+                                 .coverage = s->n > 0 ? (double)s->inside / (double)s->n : 0,
+                                 .worst = s->n >= SCHED_SCORE_WINDOW ? s->worst : 1,
+                                 .drift = s->drift,
+                                 .lost = s->lost};
+}
