@@ -3,12 +3,23 @@
 #ifndef SCHEDULER_SCHED_BATON_H
 #define SCHEDULER_SCHED_BATON_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct sched_baton; /* sched.policy_state */
+struct sched_worker;
 
 struct sched_baton_request {
-    uint32_t slot; /* in the decode worker's load, from 1; 0: none */
+    struct sched_worker *on;     /* decode worker whose load counts it; NULL: none */
+    uint32_t slot;               /* in that load */
+    float weight;                /* at which it was bound: what evicting it costs */
+    uint64_t ready_ns;           /* when its KV is expected on the decode worker */
+    float prefill_ns, decode_ns; /* predicted work, as it was charged to the pools */
+    uint8_t size;                /* class of prompt size, see sched_baton_price.c */
+    bool counted;                /* seen as an arrival */
+    bool was_held;
+    bool starving; /* bound out of its tier's reserved share: not to be evicted */
+    bool slow;     /* a decode promise was broken by waiting or slow steps */
 };
 
 struct sched_baton_worker {

@@ -167,6 +167,22 @@ void sched_edf_remove(struct sched_edf *q, struct sched_edf_item *i)
     i->linked = false;
 }
 
+/* Children before parents; as deep as the treap. */
+static void edf_gather_all(const struct sched_edf *q, struct sched_edf_item *n)
+{
+    if (n == NULL)
+        return;
+    edf_gather_all(q, n->left);
+    edf_gather_all(q, n->right);
+    edf_gather(q, n);
+}
+
+void sched_edf_stretch(struct sched_edf *q, double stretch)
+{
+    q->stretch = stretch;
+    edf_gather_all(q, q->root);
+}
+
 void sched_edf_change(struct sched_edf *q, struct sched_edf_item *i, uint64_t deadline_ns,
                       double work, double density)
 {

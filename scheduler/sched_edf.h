@@ -31,11 +31,14 @@ struct sched_edf_item {
 
 struct sched_edf {
     struct sched_edf_item *root;
-    double stretch; /* >= 1: how much longer than predicted work is taken to last in feasibility */
+    double
+        stretch; /* read-only while there are items; >= 1: how much longer than predicted work is taken to last in feasibility */
 };
 
 void sched_edf_insert(struct sched_edf *q, struct sched_edf_item *i); /* not linked */
 void sched_edf_remove(struct sched_edf *q, struct sched_edf_item *i); /* no-op when not linked */
+/* Take another stretch: O(n) for what is in it. */
+void sched_edf_stretch(struct sched_edf *q, double stretch);
 /* Change deadline, work and density of a linked item; the key stays. */
 void sched_edf_change(struct sched_edf *q, struct sched_edf_item *i, uint64_t deadline_ns,
                       double work, double density);

@@ -214,6 +214,25 @@ static void removing_what_is_not_there_changes_nothing(void **state)
     assert_true(sched_edf_work(&q) < 1e-9);
 }
 
+static void another_stretch_counts_for_all_that_wait(void **state)
+{
+    struct sched_edf_item v[40];
+    struct sched_edf q = {.stretch = 1};
+
+    (void)state;
+    for (uint64_t k = 0; k < 40; k++) {
+        v[k] = (struct sched_edf_item){.key = k, .id = k + 1, .work = 10};
+        v[k].deadline_ns = 1000 + 11 * (k + 1);
+        sched_edf_insert(&q, &v[k]);
+    }
+    assert_null(sched_edf_first_late(&q, 1000));
+    sched_edf_stretch(&q, 1.2);
+    assert_true(sched_edf_valid(&q));
+    assert_ptr_equal(sched_edf_first_late(&q, 1000), &v[0]);
+    sched_edf_stretch(&q, 1);
+    assert_null(sched_edf_first_late(&q, 1000));
+}
+
 /* At the scale of real clocks: a month of uptime in ns is far from the grain of a double. */
 static void large_clocks_do_not_blur_a_millisecond(void **state)
 {
@@ -239,6 +258,7 @@ int main(void)
         cmocka_unit_test(it_walks_in_order_of_key_then_id),
         cmocka_unit_test(an_item_without_a_deadline_spoils_nobodys_answer),
         cmocka_unit_test(removing_what_is_not_there_changes_nothing),
+        cmocka_unit_test(another_stretch_counts_for_all_that_wait),
         cmocka_unit_test(large_clocks_do_not_blur_a_millisecond),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

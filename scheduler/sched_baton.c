@@ -1,0 +1,672 @@
+/* scheduler/sched_baton.c - the policy "baton": every request gets a promise over both stages that can be kept,
+ * or an answer at once.
+ *
+ * One question per tier it may be served at: is there a prefill worker where it is in time and makes nobody
+ * late, or where those that would have to make way are worth less; and a decode worker that will have its
+ * room and its step time when the prompt is computed.  If several, the triple with the earliest predicted
+ * finish.  If none, the tier's rule: wait, the next looser tier, or a refusal that says what was short. */
+#include "scheduler/sched_baton_parts.h"
+
+#include <math.h>
+
+#include "base/mem.h"
+
+/* One set for all loads.  [ref]: from published or measured rules for such pools, kept as it was;
+ * [sim]: chosen by simulation over several traces and seeds. */
+const struct baton_constants baton_c = {
+    .room_share = 0.98, /* [ref] of the KV room that promises may fill */
+    .tbt_share = 0.97,  /* [ref] of the time between tokens that a step may take */
+    .wait_share = 0.8,  /* [ref] of the slack that a stream builds up, for its wait */
+    .need_share = 0.6,  /* [ref] of its output that counts as its need */
+    .peak_share = 0,    /* [sim] part of its life over which the fullest moment counts */
+    .drain_share = 0.1, /* least part of the drain that tighter tiers leave */
+    .refresh_ns = 1e8,  /* age at which a load is counted anew: some steps */
+
+    .guard_ns = 3e6,  /* messages and the end of the running step */
+    .evict_gain = 1,  /* evicted weight must be below this part of the weight that comes in */
+    .recompute = 1,   /* prompt work that another worker would have spared counts so often */
+    .local_use = 0.6, /* room of a decode worker above which it computes no prompts of its own */
+    .local_tbt = 0.9, /* of the tightest time between tokens there, for steps with prompt chunks */
+    .exposed = 0.2,   /* part of a hand-over that is not hidden behind the prompt */
+
+    .margin_step = 0.05,    /* [ref] of the conformal margin on decode waits */
+    .margin_max = 8,        /* [ref] */
+    .broken_target = 0.015, /* share of broken promises that margins steer to; 2 % are allowed */
+    .stretch_start = 1.08,  /* [ref] of predicted prefill work */
+    .stretch_min = 1.02,
+    .stretch_max = 1.5,
+    .stretch_step = 0.01,
+
+    .rate_s = 10,         /* [ref] decay of admitted work */
+    .inflow_s = 5,        /* [ref] decay of what tighter tiers bring in */
+    .price_step = 0.002,  /* [ref] */
+    .price_target = 0.97, /* [ref] of the pools' time */
+    .price_arm = 0.1,     /* [ref] share refused by the plain test from which on prices count */
+
+    .floor_gap = 0.10,   /* attainment of a size class may lag so much; 15 points are allowed */
+    .floor_step = 0.02,  /* of its boost, per settled request of the class */
+    .floor_max = 16,     /* of its boost */
+    .floor_rate = 0.005, /* decay of attainment by size: 200 requests of the class */
+    .size_decay = 0.98,  /* of the length histogram, per 64 requests */
+    .credit_s = 2,       /* a tier's reserved share can be saved up for so long */
+
+    .held_s = 5,      /* decay of the rate at which held ones get in */
+    .held_hope = 1.5, /* held ones may be so many times what that rate will take in */
+};
+
+static struct sched_baton *baton_of(const struct sched *s)
+{
+    return s->policy_state;
+}
+
+/* ---- one placement ---- */
+
+struct baton_ask {
+    struct sched *s;
+    struct sched_request *r;
+    struct sched_need need;
+    uint32_t tier;
+    uint64_t deadline, late, key; /* of the first token; for the queue; order */
+    double tbt, weight, out;      /* out: median of tokens to come */
+    bool entitled;
+    struct sched_worker *p[SCHED_CANDIDATES_MAX], *d[SCHED_CANDIDATES_MAX];
+    uint32_t n_p, n_d;
+};
+
+/* What is found at one tier. */
+struct baton_plan {
+    struct baton_prefill p, second;
+    struct baton_decode d;
+    struct baton_victims victims;
+    double score, second_score;
+    bool have, in_time; /* a prefill worker; it and all others are in time, victims gone */
+    bool have_second;
+};
+
+static uint64_t baton_key(const struct sched *s, const struct sched_request *r, uint32_t tier,
+                          uint64_t deadline)
+{
+    int32_t p = r->priority < -16 ? -16 : r->priority > 16 ? 16 : r->priority;
+    uint64_t unit = s->cfg.tiers[tier].ttft_ns / 32;
+
+    if (p < 0)
+        return deadline > unit * (uint64_t)-p ? deadline - unit * (uint64_t)-p : 0;
+    return sched_after(deadline, unit * (uint64_t)p);
+}
+
+static void ask_tier(struct baton_ask *a, uint32_t tier)
+{
+    a->tier = tier;
+    a->deadline = sched_deadline_at(a->s, a->r, tier);
+    a->tbt = (double)sched_tbt_at(a->s, a->r, tier);
+    a->key = baton_key(a->s, a->r, tier, a->deadline);
+    a->late = a->deadline - (uint64_t)baton_c.guard_ns;
+    if (a->r->isolated_ns == 0)
+        a->late = SCHED_NEVER; /* nothing is known: nothing can be promised or denied */
+    a->weight = baton_weight(a->s, a->r, tier);
+}
+
+static void ask_init(struct baton_ask *a, struct sched *s, struct sched_request *r)
+{
+    *a = (struct baton_ask){.s = s, .r = r, .need = sched_request_need(r)};
+    a->out = baton_left(s, r, (double)r->delivered, 0.5);
+    a->n_p = sched_candidates(s, SCHED_ROLE_PREFILL, r, a->p);
+    if (a->need.decode)
+        a->n_d = sched_candidates(s, SCHED_ROLE_DECODE, r, a->d);
+}
+
+/* ---- decode side ---- */
+
+static void ask_decode(const struct baton_ask *a, const struct sched_worker *from, double ready,
+                       struct sched_worker *w, struct baton_decode *out)
+{
+    double move =
+        from == w ? 0
+                  : sched_handover_ns(a->s, from, w, a->need.prefill_tokens).ns * baton_c.exposed;
+    struct baton_need need = {.r = a->r,
+                              .tier = a->tier,
+                              .ready = ready + move,
+                              .deadline = (double)a->deadline,
+                              .tbt = a->tbt,
+                              .tokens = (double)a->need.prefill_tokens,
+                              .out = a->out};
+
+    baton_load_ask(a->s, w, &need, out);
+}
+
+static bool decode_better(const struct baton_decode *x, const struct baton_decode *y)
+{
+    if (y->w == NULL || x->ok != y->ok)
+        return y->w == NULL || x->ok;
+    if (x->wait < y->wait || x->wait > y->wait)
+        return x->wait < y->wait;
+    return x->used < y->used;
+}
+
+static void choose_decode(const struct baton_ask *a, const struct sched_worker *from, double ready,
+                          struct baton_decode *best)
+{
+    *best = (struct baton_decode){.ok = true};
+    if (!a->need.decode)
+        return;
+    for (uint32_t i = 0; i < a->n_d; i++) {
+        struct baton_decode d;
+
+        ask_decode(a, from, ready, a->d[i], &d);
+        if (decode_better(&d, best))
+            *best = d;
+    }
+    if (best->w == NULL)
+        best->ok = false;
+}
+
+/* ---- prefill side ---- */
+
+/* A decode worker computes the prompt in what its steps leave of the tightest time between tokens. */
+static bool try_local(const struct baton_ask *a, struct sched_worker *w, struct baton_prefill *out)
+{
+    struct sched_law law = sched_decode_law(a->s, w);
+    struct sched_edf_item c = {.key = a->key, .id = a->r->id, .deadline_ns = a->late};
+    struct sched_edf_answer answer;
+    double tbt = a->tbt, step, share;
+
+    if (!sched_worker_local(a->s, w, &a->need) || !sched_law_known(&law) ||
+        baton_load_use(a->s, w) > baton_c.local_use)
+        return false;
+    for (uint32_t t = 0; t < a->s->cfg.n_tiers; t++)
+        if (w->decoding_tier[t] > 0 && (double)a->s->cfg.tiers[t].tbt_ns < tbt)
+            tbt = (double)a->s->cfg.tiers[t].tbt_ns;
+    step = sched_law_decode(&law, (double)w->decoding, (double)w->context);
+    share = w->decoding == 0 ? 1 : 1 - step / (baton_c.local_tbt * tbt);
+    if (share < 0.1)
+        return false;
+    *out = (struct baton_prefill){.w = w, .local = true};
+    out->work = sched_work_ns(a->s, a->r, w, &out->cached) / share;
+    out->begin = sched_worker_start(a->s, w);
+    c.work = out->work;
+    answer = sched_edf_try(&w->edf, &c, out->begin);
+    out->finish = answer.finish;
+    out->self = answer.self;
+    out->others = answer.others;
+    return true;
+}
+
+static void plan_offer(struct baton_plan *plan, const struct baton_prefill *p, double score)
+{
+    if (!plan->have || score < plan->score) {
+        plan->have_second = plan->have;
+        plan->second = plan->p;
+        plan->second_score = plan->score;
+        plan->p = *p;
+        plan->score = score;
+        plan->have = true;
+    } else if (!plan->have_second || score < plan->second_score) {
+        plan->have_second = true;
+        plan->second = *p;
+        plan->second_score = score;
+    }
+}
+
+/* Those that fit first; then, for each missing promise, a finish that is later by a day. */
+static double prefill_score(const struct baton_prefill *p, double least)
+{
+    double late = 86400e9;
+
+    return p->finish + baton_c.recompute * (p->work - least) + (p->self ? 0 : late) +
+           (p->others ? 0 : late / 2);
+}
+
+/* v: sorted by score afterwards. */
+static uint32_t try_all(const struct baton_ask *a, struct baton_prefill *v, struct baton_plan *plan)
+{
+    uint32_t n = 0;
+    double least = INFINITY;
+
+    for (uint32_t i = 0; i < a->n_p; i++) {
+        baton_prefill_try(a->s, a->r, a->p[i], a->key, a->late, &v[n]);
+        least = v[n].work < least ? v[n].work : least;
+        n++;
+    }
+    for (uint32_t i = 1; i < n; i++) {
+        struct baton_prefill p = v[i];
+        uint32_t k = i;
+
+        for (; k > 0 && prefill_score(&p, least) < prefill_score(&v[k - 1], least); k--)
+            v[k] = v[k - 1];
+        v[k] = p;
+    }
+    for (uint32_t i = 0; i < n && i < 2; i++)
+        plan_offer(plan, &v[i], prefill_score(&v[i], least));
+    plan->in_time = n > 0 && v[0].self && v[0].others;
+    return n;
+}
+
+static void try_locals(const struct baton_ask *a, struct baton_plan *plan)
+{
+    for (uint32_t i = 0; a->s->cfg.local_prefill && i < a->n_d; i++) {
+        struct baton_prefill p;
+        struct baton_decode d;
+
+        if (!try_local(a, a->d[i], &p) || !p.self || !p.others)
+            continue;
+        ask_decode(a, p.w, p.finish, p.w, &d);
+        if (!d.ok || (plan->in_time && plan->d.ok && plan->score <= p.finish))
+            continue;
+        plan_offer(plan, &p, p.finish);
+        plan->d = d;
+        plan->in_time = true;
+    }
+}
+
+static void try_evict(const struct baton_ask *a, const struct baton_prefill *v, uint32_t n,
+                      struct baton_plan *plan)
+{
+    double worth = a->entitled ? 1e30 : a->weight * baton_c.evict_gain;
+
+    for (uint32_t i = 0; i < n && i < BATON_TRY_MAX; i++) {
+        struct baton_victims victims;
+
+        if (!baton_prefill_evict(a->s, a->r, &v[i], a->key, a->late, worth, &victims))
+            continue;
+        worth = victims.cost;
+        plan->victims = victims;
+        plan->p = v[i];
+        plan->score = v[i].finish;
+        plan->in_time = true;
+    }
+}
+
+static bool plan_idle(const struct baton_plan *plan)
+{
+    return sched_edf_count(&plan->p.w->edf) == 0 && plan->d.wait <= 0;
+}
+
+/* Can it be promised at a->tier? */
+static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_reason *why)
+{
+    struct baton_prefill v[SCHED_CANDIDATES_MAX];
+    uint32_t n;
+    double cost;
+
+    *plan = (struct baton_plan){.have = false};
+    n = try_all(a, v, plan);
+    if (n > 0) {
+        a->entitled = baton_entitled(a->s, a->r, v[0].work);
+        if (!plan->in_time)
+            try_evict(a, v, n, plan);
+        choose_decode(a, plan->p.w, plan->p.finish, &plan->d);
+    }
+    try_locals(a, plan);
+    *why = !plan->in_time ? SCHED_REASON_TTFT : !plan->d.ok ? SCHED_REASON_TBT : SCHED_REASON_NONE;
+    if (!plan->have || *why != SCHED_REASON_NONE)
+        return false;
+    cost = plan->d.w == NULL
+               ? 0
+               : baton_decode_cost(a->s, plan->d.w, (double)a->need.prefill_tokens, a->out);
+    if (a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->weight, plan->p.work, cost))
+        return true;
+    *why = SCHED_REASON_PRICE;
+    return false;
+}
+
+/* ---- the answer ---- */
+
+static uint64_t at_least_0(double ns)
+{
+    return ns > 0 ? (ns < 1e18 ? (uint64_t)ns : UINT64_C(1000000000000000000)) : 0;
+}
+
+static void fill_forecast(const struct baton_ask *a, const struct baton_plan *plan,
+                          struct sched_offer *out)
+{
+    const struct sched_request *r = a->r;
+    const struct sched_spread *spread = &baton_of(a->s)->ttft[a->tier];
+    double now = (double)a->s->now, waited = now - (double)r->arrived_ns, move = 0, f, ttft;
+    struct sched_times *t = &out->forecast, *h = &out->high;
+
+    if (plan->d.w != NULL && plan->d.w != plan->p.w)
+        move = sched_handover_ns(a->s, plan->p.w, plan->d.w, a->need.prefill_tokens).ns;
+    ttft = plan->p.finish - (double)r->arrived_ns;
+    t->queue = at_least_0(plan->p.finish - plan->p.work - now + waited);
+    t->prefill = at_least_0(plan->p.work);
+    t->handover = at_least_0(move);
+    t->decode_wait = at_least_0(plan->d.wait);
+    t->ttft = at_least_0(ttft);
+    t->step = at_least_0(plan->d.step);
+    t->total =
+        at_least_0(ttft + move * baton_c.exposed + plan->d.wait + plan->d.step * (a->out - 1));
+    f = sched_prefill_factor(a->s, plan->p.w, 0.95);
+    h->prefill = at_least_0(plan->p.work * f);
+    h->ttft = at_least_0(ttft * exp(spread->high));
+    h->queue = h->ttft > t->prefill ? h->ttft - t->prefill : 0;
+    h->handover =
+        plan->d.w == NULL || plan->d.w == plan->p.w
+            ? 0
+            : at_least_0(
+                  sched_handover_ns(a->s, plan->p.w, plan->d.w, a->need.prefill_tokens).high);
+    h->decode_wait = at_least_0(plan->d.wait * (1 + baton_of(a->s)->tier[a->tier].margin));
+    f = plan->d.w != NULL ? sched_decode_factor(a->s, plan->d.w, 0.95) : 1;
+    h->step = at_least_0(plan->d.step * f);
+    h->total = h->ttft + at_least_0(move * baton_c.exposed) + h->decode_wait +
+               at_least_0(plan->d.step * f * (double)r->cast.high);
+}
+
+static void fill_bind(const struct baton_ask *a, const struct baton_plan *plan, bool promised,
+                      struct sched_offer *out)
+{
+    struct sched_request *r = a->r;
+    double idle = (double)a->s->now + plan->p.work;
+
+    out->verdict = SCHED_BIND;
+    out->prefill = plan->p.w;
+    out->decode = plan->d.w;
+    out->tier = a->tier;
+    out->key = a->key;
+    out->work_ns = plan->p.work;
+    out->density = plan->p.work / a->weight;
+    out->late_ns = promised ? a->late : SCHED_NEVER;
+    if (a->entitled || r->admitted)
+        out->density = 0;
+    out->chosen = (struct sched_pick){plan->p.w->id, plan->d.w != NULL ? plan->d.w->id : 0,
+                                      plan->p.finish + plan->d.wait - idle};
+    if (plan->have_second)
+        out->runner_up = (struct sched_pick){plan->second.w->id, out->chosen.decode,
+                                             plan->second.finish + plan->d.wait - idle};
+    fill_forecast(a, plan, out);
+    r->baton.weight = (float)a->weight;
+    r->baton.ready_ns =
+        at_least_0(plan->p.finish + (double)out->forecast.handover * baton_c.exposed);
+    r->baton.prefill_ns = (float)plan->p.work;
+    r->baton.decode_ns =
+        plan->d.w == NULL
+            ? 0
+            : (float)baton_decode_cost(a->s, plan->d.w, (double)a->need.prefill_tokens, a->out);
+    for (uint32_t i = 0; i < plan->victims.n; i++)
+        sched_queue_evict(a->s, plan->victims.v[i]);
+}
+
+static void fill_refusal(const struct baton_ask *a, const struct baton_plan *plan,
+                         enum sched_reason why, struct sched_offer *out)
+{
+    double arrived = (double)a->r->arrived_ns, until = 0;
+
+    out->verdict = SCHED_REFUSE;
+    out->tier = a->tier;
+    out->reason = a->r->evicted > 0 ? SCHED_REASON_DISPLACED : why;
+    if (why == SCHED_REASON_TBT) {
+        out->refusal.resource = plan->d.lacks;
+        out->refusal.predicted_ns = at_least_0(plan->d.step + plan->d.wait / a->out);
+        out->refusal.target_ns = at_least_0(a->tbt);
+        until = plan->d.wait - plan->d.limit;
+    } else {
+        out->refusal.resource = SCHED_RES_PREFILL_TIME;
+        out->refusal.predicted_ns = plan->have ? at_least_0(plan->p.finish - arrived) : 0;
+        out->refusal.target_ns = a->deadline - a->r->arrived_ns;
+        until = plan->have ? plan->p.finish - (double)a->deadline : 0;
+    }
+    until = until < 1e8 ? 1e8 : until > 6e10 ? 6e10 : until;
+    out->retry_after_ns = (uint64_t)until;
+}
+
+/* Wait for room?  Not where those that wait already are more than will get in by then. */
+static bool may_hold(const struct baton_ask *a, const struct baton_plan *plan,
+                     struct sched_offer *out)
+{
+    struct sched_baton *b = baton_of(a->s);
+    struct baton_tier *t = &b->tier[a->tier];
+    double start, left;
+
+    if (!plan->have || a->late == SCHED_NEVER)
+        return false;
+    start = (double)a->late - b->stretch * plan->p.work;
+    left = start - (double)a->s->now;
+    if (left <= 1e6)
+        return false;
+    if (!a->r->baton.was_held && t->held > 2 &&
+        (double)t->held > baton_c.held_hope * t->held_rate * left * 1e-9)
+        return false;
+    out->verdict = SCHED_HOLD;
+    out->hold_until_ns = at_least_0(start);
+    if (!a->r->baton.was_held) {
+        a->r->baton.was_held = true;
+        t->held++;
+    }
+    return true;
+}
+
+/* It was admitted once: it is served, as soon as may be without spoiling what others were promised. */
+static void place_again(struct baton_ask *a, struct sched_offer *out)
+{
+    struct baton_prefill v[SCHED_CANDIDATES_MAX];
+    struct baton_plan plan = {.have = false};
+
+    if (try_all(a, v, &plan) == 0 || (a->need.decode && a->n_d == 0)) {
+        out->verdict = SCHED_HOLD;
+        out->hold_until_ns = sched_after(a->s->now, SCHED_SECOND);
+        return;
+    }
+    if (!plan.in_time)
+        a->key = sched_after(a->deadline > a->s->now ? a->deadline : a->s->now,
+                             a->s->cfg.tiers[a->tier].ttft_ns);
+    choose_decode(a, plan.p.w, plan.p.finish, &plan.d);
+    fill_bind(a, &plan, plan.in_time, out);
+}
+
+static void baton_place(struct sched *s, struct sched_request *r, struct sched_offer *out)
+{
+    struct baton_ask a;
+    struct baton_plan plan;
+    enum sched_reason why = SCHED_REASON_TTFT;
+    bool first = !r->baton.counted;
+
+    *out = (struct sched_offer){.tier = r->tier};
+    ask_init(&a, s, r);
+    if (first) {
+        r->baton.counted = true;
+        baton_price_arrive(s, r, (double)r->isolated_ns,
+                           a.n_d > 0 ? baton_decode_cost(s, a.d[0], (double)r->n_prompt, a.out)
+                                     : 0);
+    }
+    ask_tier(&a, r->tier);
+    if (r->admitted) {
+        place_again(&a, out);
+        return;
+    }
+    for (uint32_t tier = r->tier; tier < s->cfg.n_tiers; tier++) {
+        bool found;
+
+        ask_tier(&a, tier);
+        found = find_plan(&a, &plan, &why);
+        if (first && tier == r->tier && why != SCHED_REASON_PRICE)
+            baton_price_refused(s, !found, why == SCHED_REASON_TBT);
+        if (found) {
+            fill_bind(&a, &plan, true, out);
+            return;
+        }
+        if (s->cfg.tiers[tier].on_miss != SCHED_MISS_DOWNGRADE)
+            break;
+    }
+    out->reason = why;
+    fill_refusal(&a, &plan, why, out);
+    if (s->cfg.tiers[a.tier].on_miss == SCHED_MISS_WAIT)
+        may_hold(&a, &plan, out);
+}
+
+static struct sched_worker *baton_redecide(struct sched *s, struct sched_request *r)
+{
+    struct baton_ask a;
+    struct baton_decode best;
+
+    if (sched_request_need(r).decode == false || r->home == NULL)
+        return NULL;
+    ask_init(&a, s, r);
+    ask_tier(&a, r->tier);
+    baton_load_drop(r); /* it must not count against itself */
+    choose_decode(&a, r->home, (double)s->now + r->item.work, &best);
+    baton_load_add(s, best.w != NULL ? best.w : r->mate, r);
+    return best.w;
+}
+
+/* ---- what happens to requests ---- */
+
+static void held_no_more(struct sched *s, struct sched_request *r, bool got_in)
+{
+    struct baton_tier *t = &baton_of(s)->tier[r->tier_asked];
+
+    (void)got_in;
+    if (!r->baton.was_held)
+        return;
+    r->baton.was_held = false;
+    if (t->held > 0)
+        t->held--;
+    if (got_in)
+        t->held_rate += 1 / baton_c.held_s;
+}
+
+static void fact_bound(struct sched *s, struct sched_request *r)
+{
+    struct sched_worker *d = r->mate;
+
+    if (d == NULL && r->home != NULL && r->home->shape->role == SCHED_ROLE_DECODE)
+        d = r->home;
+    if (d != NULL)
+        baton_load_add(s, d, r);
+    baton_price_bound(s, r, false);
+    held_no_more(s, r, true);
+}
+
+static void fact_dispatched(struct sched *s, struct sched_request *r)
+{
+    struct sched_worker *d = r->current != NULL ? r->current->side[SCHED_SIDE_DECODE].worker : NULL;
+
+    if (r->home != NULL)
+        sched_edf_change(&r->home->edf, &r->item, r->item.deadline_ns, r->item.work, 0);
+    if (d != NULL && d != r->baton.on)
+        baton_load_add(s, d, r);
+}
+
+static void fact_prefilled(struct sched *s, struct sched_request *r)
+{
+    double ttft = (double)(s->now - r->arrived_ns);
+
+    r->baton.ready_ns = s->now;
+    baton_load_touch(s, r);
+    if (r->delivered > 1 || r->lost)
+        return;
+    baton_margin_prefill(s, s->now > r->deadline_ns);
+    if (r->forecast.ttft > 0 && ttft > 0)
+        sched_spread_add(&baton_of(s)->ttft[r->tier], log(ttft / (double)r->forecast.ttft));
+}
+
+static void fact_late(struct sched *s, struct sched_request *r)
+{
+    if (r->first_ns == 0 || r->first_ns > r->deadline_ns || r->lost)
+        return; /* the queue was to blame; margin_prefill has seen it */
+    r->baton.slow = true;
+    baton_margin_decode(s, r->tier, true);
+}
+
+static void fact_ended(struct sched *s, struct sched_request *r)
+{
+    bool in_time = r->first_ns != 0 && r->first_ns <= r->deadline_ns;
+
+    baton_load_drop(r);
+    held_no_more(s, r, false);
+    if (r->outcome == SCHED_OUT_CANCELED)
+        return;
+    baton_floor(s, r, r->outcome == SCHED_OUT_KEPT);
+    if (r->admitted && in_time && !r->lost && !r->baton.slow && r->max_new > 1)
+        baton_margin_decode(s, r->tier, r->outcome == SCHED_OUT_MISSED);
+}
+
+static void baton_request(struct sched *s, struct sched_request *r, enum sched_fact f)
+{
+    switch (f) {
+    case SCHED_FACT_BOUND:
+        fact_bound(s, r);
+        break;
+    case SCHED_FACT_UNBOUND:
+        baton_load_drop(r);
+        baton_price_bound(s, r, true);
+        break;
+    case SCHED_FACT_DISPATCHED:
+        fact_dispatched(s, r);
+        break;
+    case SCHED_FACT_PREFILLED:
+        fact_prefilled(s, r);
+        break;
+    case SCHED_FACT_DECODING:
+        baton_load_touch(s, r);
+        break;
+    case SCHED_FACT_LATE:
+        fact_late(s, r);
+        break;
+    case SCHED_FACT_ATTEMPT_OVER:
+        baton_load_drop(r);
+        break;
+    case SCHED_FACT_ENDED:
+        fact_ended(s, r);
+        break;
+    case SCHED_FACT_TOKENS: /* loads are counted anew often enough */
+        break;
+    }
+}
+
+static void baton_worker(struct sched *s, struct sched_worker *w, enum sched_event_kind e)
+{
+    if (e == SCHED_EV_WORKER_JOIN) {
+        sched_edf_stretch(&w->edf, baton_of(s)->stretch);
+        if (w->shape->role == SCHED_ROLE_DECODE && baton_load_create(w) != ERR_OK)
+            w->baton.load = NULL; /* asked as if it were empty; its own wait list bounds it */
+    } else if (e == SCHED_EV_WORKER_LEAVE) {
+        baton_load_free(w);
+    }
+}
+
+static void baton_tick(struct sched *s)
+{
+    struct sched_baton *b = baton_of(s);
+    double keep = exp(-0.1 / baton_c.held_s);
+
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++)
+        b->tier[t].held_rate *= keep;
+    for (uint32_t i = 0; i < s->pool[SCHED_ROLE_PREFILL].n; i++)
+        baton_prefill_mend(s, s->pool[SCHED_ROLE_PREFILL].v[i]);
+}
+
+static enum err baton_create(struct sched *s)
+{
+    struct sched_baton *b = mem_try_calloc(1, sizeof *b);
+
+    if (b == NULL)
+        return ERR_NOMEM;
+    b->clairvoyant = s->policy->clairvoyant;
+    baton_price_init(b, s);
+    s->policy_state = b;
+    return ERR_OK;
+}
+
+static void baton_destroy(struct sched *s)
+{
+    for (int role = SCHED_ROLE_PREFILL; role <= SCHED_ROLE_DECODE; role++)
+        for (struct sched_worker *w = s->first_worker[role]; w != NULL; w = w->next)
+            baton_load_free(w);
+    mem_free(s->policy_state);
+    s->policy_state = NULL;
+}
+
+#define BATON_HOOKS                                                                     \
+    .preempts = true, .steals = true, .create = baton_create, .destroy = baton_destroy, \
+    .place = baton_place, .redecide = baton_redecide, .request = baton_request,         \
+    .worker = baton_worker, .tick = baton_tick
+
+const struct sched_policy sched_policy_baton = {
+    .name = "baton",
+    .what = "promises over both stages, kept by prediction: deadlines, eviction, margins, prices",
+    BATON_HOOKS};
+
+const struct sched_policy sched_policy_baton_clairvoyant = {
+    .name = "baton-clairvoyant",
+    .what = "baton that knows every output length (simulation only)",
+    .clairvoyant = true,
+    BATON_HOOKS};

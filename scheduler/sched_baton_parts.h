@@ -1,0 +1,159 @@
+/* scheduler/sched_baton_parts.h - private to sched_baton*.c: the parts of the policy "baton" and what they
+ * hand each other.
+ *
+ *   sched_baton.c          place(): one answer from the parts; facts; reaction to misses in progress
+ *   sched_baton_prefill.c  can a prefill worker have it in time, and who would have to make way
+ *   sched_baton_decode.c   the load model of a decode worker: how long would it wait for room, how long is a step
+ *   sched_baton_price.c    weights, floors, margins and prices: all that learns from outcomes
+ *
+ * Thread: the scheduler's.  Units: ns as double unless said otherwise, tokens. */
+#ifndef SCHEDULER_SCHED_BATON_PARTS_H
+#define SCHEDULER_SCHED_BATON_PARTS_H
+
+#include "scheduler/sched_ask.h"
+#include "scheduler/sched_impl.h"
+
+enum {
+    BATON_HORIZONS = 8,
+    BATON_EVICT_MAX = 8, /* requests that one arrival may push out of one queue */
+    BATON_TRY_MAX = 3,   /* queues in which eviction is tried */
+    BATON_SIZES = 3 /* classes of prompt size: the lower half, up to the top decile, that decile */
+};
+
+/* One table for all loads; sched_baton.c says where each comes from. */
+struct baton_constants {
+    /* decode */
+    double room_share, tbt_share, wait_share, need_share, peak_share, drain_share, refresh_ns;
+    /* prefill */
+    double guard_ns, evict_gain, recompute, local_use, local_tbt, exposed;
+    /* margins */
+    double margin_step, margin_max, broken_target;
+    double stretch_start, stretch_min, stretch_max, stretch_step;
+    /* prices */
+    double rate_s, inflow_s, price_step, price_target, price_arm;
+    /* floors */
+    double floor_gap, floor_step, floor_max, floor_rate, size_decay, credit_s;
+    /* held ones */
+    double held_s, held_hope;
+};
+extern const struct baton_constants baton_c;
+
+/* ---- sched_baton_price.c ------------------------------------------------------------------------ */
+
+struct baton_tier {
+    double margin;      /* m_q: decode waits are taken for this much longer */
+    double held_rate;   /* held ones that got in, 1/s, decayed */
+    uint32_t held;      /* now */
+    double credit;      /* ns of prefill time that are its own */
+    uint64_t admit_ns;  /* last admission */
+    double inflow;      /* admitted tokens of KV per s, all workers, decayed */
+    uint64_t inflow_at; /* ns */
+};
+
+struct sched_baton {
+    bool clairvoyant;
+    struct baton_tier tier[SCHED_TIERS_MAX];
+    /* margin on prefill queues, steered by late first tokens */
+    double stretch;
+    /* prices */
+    double price[2]; /* by side: weight per ns of that pool's time */
+    double used[2];  /* admitted work, ns, decayed over rate_s */
+    double value[2]; /* mean of weight / work of arrivals */
+    uint64_t used_at;
+    double refused,
+        refused_decode; /* shares of arrivals refused by the plain test, decayed by count */
+    bool armed;
+    /* sizes */
+    double hist[64]; /* decayed counts of prompt lengths by quarter octave */
+    uint32_t hist_new;
+    uint32_t edge[BATON_SIZES - 1]; /* lengths where the next class begins */
+    double kept[BATON_SIZES], boost[BATON_SIZES];
+    uint64_t settled_at; /* credits are filled up to here */
+    struct sched_spread ttft[SCHED_TIERS_MAX];
+};
+
+void baton_price_init(struct sched_baton *b, const struct sched *s);
+/* A new request: its size class, the mean values, one step of the prices. */
+void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill, double decode);
+/* What one kept promise to r at `tier` is worth now. */
+double baton_weight(const struct sched *s, const struct sched_request *r, uint32_t tier);
+/* Has its tier a right to be served now, whatever it pushes out? */
+bool baton_entitled(struct sched *s, const struct sched_request *r, double prefill);
+/* Does it pay its way? */
+bool baton_price_ok(const struct sched *s, double weight, double prefill, double decode);
+void baton_price_refused(struct sched *s, bool refused, bool decode);
+void baton_price_bound(struct sched *s, struct sched_request *r, bool undo);
+/* A promise was kept or broken in a stage. */
+void baton_margin_decode(struct sched *s, uint32_t tier, bool broken);
+void baton_margin_prefill(struct sched *s, bool broken);
+void baton_floor(struct sched *s, const struct sched_request *r, bool kept);
+double baton_inflow(const struct sched *s,
+                    uint32_t tier); /* of tighter tiers, tokens/ns, all workers */
+
+/* ---- sched_baton_decode.c ----------------------------------------------------------------------- */
+
+/* One request that a decode worker is asked about. */
+struct baton_need {
+    const struct sched_request *r;
+    uint32_t tier;
+    double ready;    /* when its KV would be there, absolute */
+    double deadline; /* of the first token, absolute */
+    double tbt;
+    double tokens; /* prompt and what was delivered */
+    double out;    /* tokens still to come, median */
+};
+
+struct baton_decode {
+    struct sched_worker *w;
+    double wait, step; /* predicted */
+    double limit;      /* longest wait that keeps the promise */
+    double used;       /* share of its room at `ready`, all tiers */
+    bool ok;
+    enum sched_resource lacks;
+};
+
+MUST_USE enum err baton_load_create(struct sched_worker *w);
+void baton_load_free(struct sched_worker *w);
+/* Count r on w from now on, or no longer. */
+void baton_load_add(struct sched *s, struct sched_worker *w, struct sched_request *r);
+void baton_load_drop(struct sched_request *r);
+/* Its state or place in time has changed. */
+void baton_load_touch(struct sched *s, struct sched_request *r);
+void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_need *need,
+                    struct baton_decode *out);
+/* Share of its room that is held now. */
+double baton_load_use(struct sched *s, struct sched_worker *w);
+bool baton_load_valid(const struct sched_worker *w);
+/* Decode worker time that n tokens of output after n_prompt cost, its share of KV room included. */
+double baton_decode_cost(const struct sched *s, const struct sched_worker *w, double n_prompt,
+                         double out);
+/* Quantile p of the tokens that are still to come. */
+double baton_left(const struct sched *s, const struct sched_request *r, double so_far, double p);
+
+/* ---- sched_baton_prefill.c ---------------------------------------------------------------------- */
+
+struct baton_prefill {
+    struct sched_worker *w;
+    double work, begin, finish;
+    uint32_t cached;
+    bool self, others; /* in time; all behind it too */
+    bool local;        /* w is a decode worker that would compute it between its steps */
+};
+
+struct baton_victims {
+    struct sched_request *v[BATON_EVICT_MAX];
+    uint32_t n;
+    double cost; /* weight */
+};
+
+void baton_prefill_try(struct sched *s, const struct sched_request *r, struct sched_worker *w,
+                       uint64_t key, uint64_t late_ns, struct baton_prefill *out);
+/* Who would have to leave w's queue so that r is in time and nobody else late; all is as before when it
+ * returns.  false: it cannot be, or it would cost more than `worth`. */
+bool baton_prefill_evict(struct sched *s, const struct sched_request *r,
+                         const struct baton_prefill *at, uint64_t key, uint64_t late_ns,
+                         double worth, struct baton_victims *out);
+/* The queue of w as it is: evict or give up on those that will be late. */
+void baton_prefill_mend(struct sched *s, struct sched_worker *w);
+
+#endif

@@ -1,0 +1,229 @@
+/* scheduler/sched_baton_price.c - what a kept promise is worth, what the pools' time costs, and the margins:
+ * everything of the policy that learns from outcomes.
+ *
+ * Weight: the tier's, less for a tenant above its fair share, more for a class of prompt sizes that lags
+ * behind the others (so that "work per weight" does not starve large prompts).
+ * Margins: conformal; each broken promise widens one by step * (1 - target), each kept one narrows it by
+ * step * target, so that the share of broken ones settles at the target whatever the predictor does.
+ * Prices: online dual of "most weight within the time of both pools"; a price rises while more work is
+ * admitted than the pool can do and falls otherwise. */
+#include "scheduler/sched_baton_parts.h"
+
+#include <math.h>
+
+static struct sched_baton *baton_of(const struct sched *s)
+{
+    return s->policy_state;
+}
+
+void baton_price_init(struct sched_baton *b, const struct sched *s)
+{
+    for (int k = 0; k < BATON_SIZES; k++) {
+        b->kept[k] = 1;
+        b->boost[k] = 1;
+    }
+    b->edge[0] = b->edge[1] = UINT32_MAX;
+    b->stretch = baton_c.stretch_start;
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++)
+        sched_spread_init(&b->ttft[t], 0.3);
+}
+
+/* ---- sizes ---- */
+
+static uint32_t size_bin(uint32_t n_prompt)
+{
+    double bin = 4 * log2((double)n_prompt + 1) / 1.0;
+
+    return bin < 63 ? (uint32_t)bin : 63;
+}
+
+static void size_learn(struct sched_baton *b, uint32_t n_prompt)
+{
+    static const double share[BATON_SIZES - 1] = {0.5, 0.9};
+    double sum = 0, seen = 0;
+    int k = 0;
+
+    b->hist[size_bin(n_prompt)] += 1;
+    if (++b->hist_new < 64)
+        return;
+    b->hist_new = 0;
+    for (int i = 0; i < 64; i++) {
+        b->hist[i] *= baton_c.size_decay;
+        sum += b->hist[i];
+    }
+    for (int i = 0; i < 64 && k < BATON_SIZES - 1; i++) {
+        seen += b->hist[i];
+        while (k < BATON_SIZES - 1 && seen >= share[k] * sum)
+            b->edge[k++] = (uint32_t)exp2((i + 1) / 4.0);
+    }
+}
+
+static uint8_t size_class(const struct sched_baton *b, uint32_t n_prompt)
+{
+    uint8_t k = 0;
+
+    while (k < BATON_SIZES - 1 && n_prompt >= b->edge[k])
+        k++;
+    return k;
+}
+
+void baton_floor(struct sched *s, const struct sched_request *r, bool kept)
+{
+    struct sched_baton *b = baton_of(s);
+    uint8_t k = r->baton.size;
+    double best = 0;
+
+    b->kept[k] += baton_c.floor_rate * ((kept ? 1 : 0) - b->kept[k]);
+    for (int i = 0; i < BATON_SIZES; i++)
+        best = b->kept[i] > best ? b->kept[i] : best;
+    b->boost[k] *= exp(baton_c.floor_step * (best - b->kept[k] - baton_c.floor_gap));
+    b->boost[k] = b->boost[k] < 1                   ? 1
+                  : b->boost[k] > baton_c.floor_max ? baton_c.floor_max
+                                                    : b->boost[k];
+}
+
+double baton_weight(const struct sched *s, const struct sched_request *r, uint32_t tier)
+{
+    const struct sched_baton *b = baton_of(s);
+
+    return s->cfg.tiers[tier].weight * b->boost[r->baton.size];
+}
+
+/* ---- what is admitted, and what it costs ---- */
+
+static double decayed(double v, uint64_t from, uint64_t now, double seconds)
+{
+    return v * exp(-((double)(now - from)) / (seconds * 1e9));
+}
+
+static void price_step(struct sched *s)
+{
+    struct sched_baton *b = baton_of(s);
+
+    for (int side = 0; side < 2; side++) {
+        double capacity = (double)s->pool[side + 1].n * baton_c.rate_s * 1e9;
+        double used = b->used[side] = decayed(b->used[side], b->used_at, s->now, baton_c.rate_s);
+        double rho = capacity > 0 ? used / capacity : 0;
+
+        b->price[side] += baton_c.price_step * b->value[side] * (rho - baton_c.price_target);
+        if (b->price[side] < 0 || !b->armed)
+            b->price[side] = 0;
+    }
+    b->used_at = s->now;
+    if (b->price[0] <= 0 && b->price[1] <= 0)
+        b->armed = false;
+    if (b->refused > baton_c.price_arm && b->refused_decode > 0.5 * b->refused)
+        b->armed = true;
+}
+
+void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill, double decode)
+{
+    struct sched_baton *b = baton_of(s);
+    double w = s->cfg.tiers[r->tier].weight;
+    double work[2] = {prefill, decode};
+
+    size_learn(b, r->n_prompt);
+    r->baton.size = size_class(b, r->n_prompt);
+    for (int side = 0; side < 2; side++)
+        if (work[side] > 0)
+            b->value[side] += 0.01 * (w / work[side] - b->value[side]);
+    price_step(s);
+}
+
+bool baton_price_ok(const struct sched *s, double weight, double prefill, double decode)
+{
+    const struct sched_baton *b = baton_of(s);
+
+    return !b->armed || weight >= b->price[0] * prefill + b->price[1] * decode;
+}
+
+void baton_price_refused(struct sched *s, bool refused, bool decode)
+{
+    struct sched_baton *b = baton_of(s);
+
+    b->refused += 0.01 * ((refused ? 1 : 0) - b->refused);
+    b->refused_decode += 0.01 * ((refused && decode ? 1 : 0) - b->refused_decode);
+}
+
+static void inflow_to_now(const struct sched *s, struct baton_tier *t)
+{
+    t->inflow = decayed(t->inflow, t->inflow_at, s->now, baton_c.inflow_s);
+    t->inflow_at = s->now;
+}
+
+double baton_inflow(const struct sched *s, uint32_t tier)
+{
+    const struct sched_baton *b = baton_of(s);
+    double sum = 0;
+
+    for (uint32_t t = 0; t < tier; t++)
+        sum += decayed(b->tier[t].inflow, b->tier[t].inflow_at, s->now, baton_c.inflow_s);
+    return sum / (baton_c.inflow_s * 1e9);
+}
+
+void baton_price_bound(struct sched *s, struct sched_request *r, bool undo)
+{
+    struct sched_baton *b = baton_of(s);
+    struct baton_tier *t = &b->tier[r->tier];
+    double sign = undo ? -1 : 1, tokens = (double)r->n_prompt + (double)r->cast.mean * 0.5;
+
+    inflow_to_now(s, t);
+    t->inflow += sign * tokens;
+    t->inflow = t->inflow > 0 ? t->inflow : 0;
+    b->used[0] += sign * (double)r->baton.prefill_ns;
+    b->used[1] += sign * (double)r->baton.decode_ns;
+    for (int side = 0; side < 2; side++)
+        b->used[side] = b->used[side] > 0 ? b->used[side] : 0;
+    if (!undo)
+        t->admit_ns = s->now;
+}
+
+/* ---- shares of tiers ---- */
+
+static void credit_fill(struct sched *s)
+{
+    struct sched_baton *b = baton_of(s);
+    double gone = (double)(s->now - b->settled_at);
+
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
+        double flow = s->cfg.tiers[t].reserved * (double)s->pool[SCHED_ROLE_PREFILL].n;
+        double most = flow * baton_c.credit_s * 1e9;
+
+        b->tier[t].credit += flow * gone;
+        if (b->tier[t].credit > most)
+            b->tier[t].credit = most;
+    }
+    b->settled_at = s->now;
+}
+
+bool baton_entitled(struct sched *s, const struct sched_request *r, double prefill)
+{
+    struct sched_baton *b = baton_of(s);
+    struct baton_tier *t = &b->tier[r->tier];
+
+    credit_fill(s);
+    if (t->admit_ns == 0)
+        t->admit_ns = s->now; /* it asks for the first time */
+    return t->credit >= prefill || s->now - t->admit_ns > s->cfg.tiers[r->tier].starvation_ns;
+}
+
+/* ---- margins ---- */
+
+void baton_margin_decode(struct sched *s, uint32_t tier, bool broken)
+{
+    double *m = &baton_of(s)->tier[tier].margin;
+
+    *m += baton_c.margin_step * ((broken ? 1 : 0) - baton_c.broken_target);
+    *m = *m < 0 ? 0 : *m > baton_c.margin_max ? baton_c.margin_max : *m;
+    s->tier_stats[tier].margin = *m;
+}
+
+void baton_margin_prefill(struct sched *s, bool broken)
+{
+    struct sched_baton *b = baton_of(s);
+
+    b->stretch += baton_c.stretch_step * ((broken ? 1 : 0) - baton_c.broken_target);
+    b->stretch = b->stretch < baton_c.stretch_min   ? baton_c.stretch_min
+                 : b->stretch > baton_c.stretch_max ? baton_c.stretch_max
+                                                    : b->stretch;
+}
