@@ -1,0 +1,447 @@
+/* scheduler/sched_length.c - see the header.
+ *
+ * Histograms do not decay bin by bin: new observations weigh more and more instead, and the weights are scaled
+ * down together once in a while.  A forecast is one pass over 80 bins of up to four histograms, about a
+ * quarter of a microsecond. */
+#include "scheduler/sched_length.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+enum {
+    LENGTH_BINS = 80,
+    LENGTH_BUCKETS = 40, /* half octaves of prompt length: up to 2^20 tokens */
+    LENGTH_SESSIONS = 4096,
+    LENGTH_TENANTS = 1024,
+    LENGTH_TARGETS =
+        SCHED_LENGTH_POINTS + 3, /* the points, and three bounds in their places among them */
+    LENGTH_LOW = 1,              /* 5 % */
+    LENGTH_LOW_CUT = 3, /* 10 %: all that may be missed, where max_new is the bound above */
+    LENGTH_HIGH = LENGTH_TARGETS - 2, /* 95 % */
+    LENGTH_NO_LIMIT = 65535
+};
+static const double LENGTH_RATIO = 1.13;
+static const double PRIOR_LOG_MEDIAN = 4.8675, PRIOR_LOG_SD = 1; /* 130 tokens */
+static const float KEEP_SESSION = 0.9f, KEEP_TENANT = 0.99f, KEEP_BUCKET = 0.995f,
+                   KEEP_GLOBAL = 0.999f;
+static const float HIST_SCALE_AT = 1e6f;
+static const double LENGTH_STEER = 0.03, LENGTH_STEER_MAX = 2; /* of a log */
+
+struct length_hist {
+    float bin[LENGTH_BINS];
+    float sum;
+    float weight; /* of the next observation; 0: none yet, so 1 */
+};
+struct length_entry {
+    uint64_t key;
+    uint16_t next;         /* in its chain, + 1 */
+    uint16_t older, newer; /* in order of use, + 1 */
+    struct length_hist hist;
+};
+/* Hash table with chains, and a list in order of use.  Indices are one more than the entry, 0: none. */
+struct length_table {
+    struct length_entry *entry;
+    uint16_t *chain;
+    uint32_t cap, n;
+    uint16_t newest, oldest;
+};
+struct length_bucket {
+    struct length_hist hist;
+    double low, high; /* of the log, added to the mixture's 5 % and 95 % */
+};
+struct sched_length {
+    float edge[LENGTH_BINS + 1], middle[LENGTH_BINS], prior[LENGTH_BINS];
+    struct length_hist global;
+    struct length_bucket bucket[LENGTH_BUCKETS];
+    struct length_table sessions, tenants;
+};
+
+/* ---- histograms ---- */
+
+static void hist_scale(struct length_hist *h)
+{
+    float down = 1 / h->weight;
+
+    h->sum = 0;
+    for (int i = 0; i < LENGTH_BINS; i++) {
+        h->bin[i] *= down;
+        h->sum += h->bin[i];
+    }
+    h->weight = 1;
+}
+
+/* beyond: the observation is somewhere from `bin` on, as what was seen there is; prior: where nothing was. */
+static void hist_add(struct length_hist *h, int bin, bool beyond, const float *prior, float keep)
+{
+    float w;
+
+    if (h->weight <= 0)
+        h->weight = 1;
+    w = h->weight;
+    if (beyond) {
+        float sum = 0;
+
+        for (int i = bin; i < LENGTH_BINS; i++)
+            sum += h->bin[i] + w * prior[i];
+        for (int i = bin; i < LENGTH_BINS && sum > 0; i++)
+            h->bin[i] += w * (h->bin[i] + w * prior[i]) / sum;
+    } else {
+        h->bin[bin] += w;
+    }
+    h->sum += w;
+    h->weight = w / keep;
+    if (h->weight > HIST_SCALE_AT)
+        hist_scale(h);
+}
+
+/* Observations that it is worth. */
+static float hist_n(const struct length_hist *h)
+{
+    return h->weight > 0 ? h->sum / h->weight : 0;
+}
+
+/* ---- tables ---- */
+
+static enum err table_create(struct length_table *t, uint32_t cap)
+{
+    t->cap = cap;
+    t->entry = mem_try_calloc(cap, sizeof(t->entry[0]));
+    t->chain = mem_try_calloc(cap, sizeof(t->chain[0]));
+    return t->entry != NULL && t->chain != NULL ? ERR_OK : ERR_NOMEM;
+}
+
+static void table_free(struct length_table *t)
+{
+    mem_free(t->entry);
+    mem_free(t->chain);
+}
+
+/* cap is a power of two; keys may be small numbers or hashes. */
+static uint16_t *table_chain(const struct length_table *t, uint64_t key)
+{
+    key *= UINT64_C(0x9e3779b97f4a7c15);
+    return &t->chain[(key >> 40) & (t->cap - 1)];
+}
+
+static uint16_t table_find(const struct length_table *t, uint64_t key)
+{
+    uint16_t at = *table_chain(t, key);
+
+    while (at != 0 && t->entry[at - 1].key != key)
+        at = t->entry[at - 1].next;
+    return at;
+}
+
+static void table_unlink_use(struct length_table *t, uint16_t at)
+{
+    const struct length_entry *e = &t->entry[at - 1];
+
+    if (e->newer != 0)
+        t->entry[e->newer - 1].older = e->older;
+    else
+        t->newest = e->older;
+    if (e->older != 0)
+        t->entry[e->older - 1].newer = e->newer;
+    else
+        t->oldest = e->newer;
+}
+
+static void table_link_use(struct length_table *t, uint16_t at)
+{
+    struct length_entry *e = &t->entry[at - 1];
+
+    e->newer = 0;
+    e->older = t->newest;
+    if (t->newest != 0)
+        t->entry[t->newest - 1].newer = at;
+    t->newest = at;
+    if (t->oldest == 0)
+        t->oldest = at;
+}
+
+static void table_unchain(struct length_table *t, uint16_t at)
+{
+    uint16_t *p = table_chain(t, t->entry[at - 1].key);
+
+    while (*p != at)
+        p = &t->entry[*p - 1].next;
+    *p = t->entry[at - 1].next;
+}
+
+/* The entry of the key, made if it was not there, and now the newest. */
+static struct length_hist *table_take(struct length_table *t, uint64_t key)
+{
+    uint16_t at = table_find(t, key), *chain;
+
+    if (at != 0) {
+        table_unlink_use(t, at);
+    } else {
+        if (t->n < t->cap) {
+            at = (uint16_t)++t->n;
+        } else {
+            at = t->oldest;
+            table_unlink_use(t, at);
+            table_unchain(t, at);
+            memset(&t->entry[at - 1], 0, sizeof(t->entry[0]));
+        }
+        chain = table_chain(t, key);
+        t->entry[at - 1].key = key;
+        t->entry[at - 1].next = *chain;
+        *chain = at;
+    }
+    table_link_use(t, at);
+    return &t->entry[at - 1].hist;
+}
+
+static const struct length_hist *table_look(const struct length_table *t, uint64_t key)
+{
+    uint16_t at = key != 0 ? table_find(t, key) : 0;
+
+    return at != 0 ? &t->entry[at - 1].hist : NULL;
+}
+
+/* ---- life ---- */
+
+static void length_fill_bins(struct sched_length *l)
+{
+    double sum = 0, mass[LENGTH_BINS];
+
+    for (int i = 0; i <= LENGTH_BINS; i++)
+        l->edge[i] = (float)pow(LENGTH_RATIO, i);
+    for (int i = 0; i < LENGTH_BINS; i++) {
+        double z;
+
+        l->middle[i] = (l->edge[i] + l->edge[i + 1]) / 2;
+        z = (log(l->middle[i]) - PRIOR_LOG_MEDIAN) / PRIOR_LOG_SD;
+        mass[i] = exp(-z * z / 2) + 1e-6; /* nothing is impossible */
+        sum += mass[i];
+    }
+    for (int i = 0; i < LENGTH_BINS; i++)
+        l->prior[i] = (float)(mass[i] / sum);
+}
+
+enum err sched_length_create(struct sched_length **out)
+{
+    struct sched_length *l = mem_try_calloc(1, sizeof(*l));
+
+    if (l == NULL)
+        return ERR_NOMEM;
+    length_fill_bins(l);
+    if (table_create(&l->sessions, LENGTH_SESSIONS) != ERR_OK ||
+        table_create(&l->tenants, LENGTH_TENANTS) != ERR_OK) {
+        sched_length_free(l);
+        return ERR_NOMEM;
+    }
+    *out = l;
+    return ERR_OK;
+}
+
+void sched_length_free(struct sched_length *l)
+{
+    if (l == NULL)
+        return;
+    table_free(&l->sessions);
+    table_free(&l->tenants);
+    mem_free(l);
+}
+
+/* ---- forecasts ---- */
+
+static uint32_t length_bucket_of(uint32_t n_prompt)
+{
+    double b = n_prompt > 1 ? 2 * log2((double)n_prompt) : 0;
+
+    return b < LENGTH_BUCKETS - 1 ? (uint32_t)b : LENGTH_BUCKETS - 1;
+}
+
+static void mix_in(float *mix, const struct length_hist *h, float weight)
+{
+    float w;
+
+    if (h == NULL || !(h->sum > 0) || !(weight > 0))
+        return;
+    w = weight / h->sum;
+    for (int i = 0; i < LENGTH_BINS; i++)
+        mix[i] += w * h->bin[i];
+}
+
+/* What a request of this kind is like, from the nearest relatives that have been seen; each stands back behind
+ * its child as the child has seen more.  Returns the sum. */
+static float mixture(const struct sched_length *l, const struct sched_length_of *of,
+                     uint32_t bucket, float *mix)
+{
+    const struct length_hist *session = table_look(&l->sessions, of->key);
+    const struct length_hist *tenant = table_look(&l->tenants, of->tenant);
+    float n_session = session != NULL ? hist_n(session) : 0;
+    float n_tenant = tenant != NULL ? hist_n(tenant) : 0;
+    float n_bucket = hist_n(&l->bucket[bucket].hist), n_global = hist_n(&l->global);
+    float of_bucket = 8 * n_bucket / (n_bucket + 10), of_tenant = 2 * n_tenant / (n_tenant + 50);
+    float of_global = 0.5f + (8 - of_bucket), of_prior = of_global * 5 / (5 + n_global);
+
+    for (int i = 0; i < LENGTH_BINS; i++)
+        mix[i] = of_prior * l->prior[i];
+    mix_in(mix, &l->global, of_global - of_prior);
+    mix_in(mix, &l->bucket[bucket].hist, of_bucket);
+    mix_in(mix, tenant, of_tenant);
+    mix_in(mix, session, n_session);
+    return of_global + of_bucket + of_tenant + n_session;
+}
+
+static bool mix_is_bound(int i)
+{
+    return i == LENGTH_LOW || i == LENGTH_LOW_CUT || i == LENGTH_HIGH;
+}
+
+/* The quantiles at (i + 0.5) / POINTS, and the bounds between them. */
+static void mix_quantiles(const struct sched_length *l, const float *mix, float sum, float *q)
+{
+    float below = 0;
+    int bin = 0, point = 0;
+
+    for (int i = 0; i < LENGTH_TARGETS; i++) {
+        float target = i == LENGTH_LOW       ? 0.05f
+                       : i == LENGTH_LOW_CUT ? 0.1f
+                       : i == LENGTH_HIGH    ? 0.95f
+                                             : ((float)point++ + 0.5f) / SCHED_LENGTH_POINTS;
+
+        target *= sum;
+        while (bin < LENGTH_BINS - 1 && below + mix[bin] < target)
+            below += mix[bin++];
+        q[i] = mix[bin] > 0 ? fminf(1, (target - below) / mix[bin]) : 1;
+        q[i] = l->edge[bin] + q[i] * (l->edge[bin + 1] - l->edge[bin]);
+    }
+}
+
+static uint32_t cast_in_limit(double tokens, uint32_t most)
+{
+    return !(tokens >= 1) ? 1 : tokens >= most ? most : (uint32_t)(tokens + 0.5);
+}
+
+void sched_length_forecast(const struct sched_length *l, const struct sched_length_of *of,
+                           struct sched_length_cast *out)
+{
+    uint32_t bucket = length_bucket_of(of->n_prompt);
+    float mix[LENGTH_BINS], q[LENGTH_TARGETS], sum = mixture(l, of, bucket, mix), mean = 0;
+    uint32_t most = of->max_new > 0 ? of->max_new : LENGTH_NO_LIMIT;
+
+    mix_quantiles(l, mix, sum, q);
+    for (int i = 0, k = 0; i < LENGTH_TARGETS; i++) {
+        if (!mix_is_bound(i))
+            out->q[k++] = (uint16_t)cast_in_limit(q[i], most < UINT16_MAX ? most : UINT16_MAX);
+    }
+    for (int i = 0; i < LENGTH_BINS; i++)
+        mean += mix[i] * fminf(l->middle[i], (float)most);
+    out->mean = fmaxf(1, mean / sum);
+    out->most = most;
+    out->high = cast_in_limit(q[LENGTH_HIGH] * exp(l->bucket[bucket].high), most);
+    out->low = cast_in_limit(
+        q[out->high < most ? LENGTH_LOW : LENGTH_LOW_CUT] * exp(l->bucket[bucket].low), most);
+    if (out->low > out->high)
+        out->low = out->high;
+}
+
+/* Probability that the length is at most x, straight lines between the points. */
+static double cast_below(const struct sched_length_cast *c, double x)
+{
+    double left_x = 0, left_p = 0;
+
+    for (int i = 0; i < SCHED_LENGTH_POINTS; i++) {
+        double p = (i + 0.5) / SCHED_LENGTH_POINTS;
+
+        if (x < c->q[i])
+            return left_p + (p - left_p) * (x - left_x) / (c->q[i] - left_x);
+        left_x = c->q[i];
+        left_p = p;
+    }
+    return left_p;
+}
+
+static double cast_at(const struct sched_length_cast *c, double p)
+{
+    double at = p * SCHED_LENGTH_POINTS - 0.5;
+    int i = (int)floor(at);
+
+    if (i < 0)
+        return c->q[0] * (at + 0.5) * 2;
+    return c->q[i] + (at - i) * ((double)c->q[i + 1] - c->q[i]);
+}
+
+double sched_length_given(const struct sched_length_cast *c, double so_far, double p)
+{
+    static const double last = (SCHED_LENGTH_POINTS - 0.5) / SCHED_LENGTH_POINTS;
+    double from, q, before, known;
+
+    before = so_far > 0 ? so_far : 0;
+    p = p > 0 ? fmin(p, 0.999) : 0;
+    from = cast_below(c, before);
+    q = from + p * (1 - from);
+    /* Beyond the last point few have been seen: lengths there fall off with the fourth power. */
+    if (q < last) {
+        known = cast_at(c, q);
+    } else {
+        double start = fmax(c->q[SCHED_LENGTH_POINTS - 1], before);
+        double rest = fmin(1 - from, 1 - last);
+
+        known = start * pow(fmax((1 - q) / rest, 1e-3), -0.25);
+    }
+    known = fmin(known, c->most);
+    return known > before + 1 ? known : before + 1;
+}
+
+/* ---- learning ---- */
+
+static int length_bin_of(const struct sched_length *l, uint32_t tokens)
+{
+    int bin = (int)(log((double)tokens) / log(LENGTH_RATIO));
+
+    bin = bin >= LENGTH_BINS ? LENGTH_BINS - 1 : bin;
+    /* The edges are rounded; which side is theirs to say. */
+    if (bin > 0 && (float)tokens < l->edge[bin])
+        bin--;
+    else if (bin < LENGTH_BINS - 1 && (float)tokens >= l->edge[bin + 1])
+        bin++;
+    return bin;
+}
+
+/* A bound that the limit had cut says nothing when it holds. */
+static void bucket_steer(struct length_bucket *b, const struct sched_length_cast *cast,
+                         uint32_t tokens)
+{
+    double tail = cast->high < cast->most ? 0.05 : 0.1;
+
+    if (tokens > cast->high)
+        b->high += LENGTH_STEER * 0.95;
+    else if (cast->high < cast->most)
+        b->high -= LENGTH_STEER * 0.05;
+    if (tokens < cast->low)
+        b->low -= LENGTH_STEER * (1 - tail);
+    else if (cast->low < cast->most)
+        b->low += LENGTH_STEER * tail;
+    b->low = fmin(fmax(b->low, -LENGTH_STEER_MAX), LENGTH_STEER_MAX);
+    b->high = fmin(fmax(b->high, -LENGTH_STEER_MAX), LENGTH_STEER_MAX);
+}
+
+void sched_length_observe(struct sched_length *l, const struct sched_length_of *of,
+                          const struct sched_length_cast *cast, uint32_t tokens,
+                          struct sched_score *score)
+{
+    struct length_bucket *b = &l->bucket[length_bucket_of(of->n_prompt)];
+    bool cut = of->max_new > 0 && tokens >= of->max_new;
+    int bin;
+
+    if (tokens == 0)
+        return;
+    bin = length_bin_of(l, tokens);
+    if (score != NULL)
+        sched_score_add(score, tokens, sched_length_given(cast, 0, 0.5), cast->low, cast->high);
+    bucket_steer(b, cast, tokens);
+    hist_add(&l->global, bin, cut, l->prior, KEEP_GLOBAL);
+    hist_add(&b->hist, bin, cut, l->prior, KEEP_BUCKET);
+    if (of->tenant != 0)
+        hist_add(table_take(&l->tenants, of->tenant), bin, cut, l->prior, KEEP_TENANT);
+    if (of->key != 0)
+        hist_add(table_take(&l->sessions, of->key), bin, cut, l->prior, KEEP_SESSION);
+}
