@@ -12,6 +12,7 @@
 #include "daemon/model_dir.h"
 #include "daemon/perf.h"
 #include "daemon/serve.h"
+#include "daemon/simulate.h"
 #include "daemon/worker.h"
 #include "engine/engine.h"
 
@@ -24,13 +25,15 @@ static const char usage[] =
     "  decode [MODEL_DIR]     a decode worker for a scheduler elsewhere\n"
     "\n"
     "Tools\n"
+    "  simulate               a trace through the scheduler in virtual time, policies side by "
+    "side\n"
     "  perf WHAT              measure a part: kv, http, engine, tok, sched\n"
     "  config check FILE      check a configuration file\n"
     "  config print [options] the effective configuration of serve\n"
     "  config reference       every option, as a Markdown table\n"
     "  version                what this program is\n"
     "\n"
-    "baton COMMAND --help says more.  Not built yet: frontend, scheduler, pool, bench, simulate, "
+    "baton COMMAND --help says more.  Not built yet: frontend, scheduler, pool, bench, "
     "status, "
     "top.\n";
 
@@ -193,8 +196,7 @@ static int run_config(int argc, char **argv)
 
 static int not_built(const char *word)
 {
-    static const char *const later[] = {"frontend", "scheduler", "pool", "bench",
-                                        "simulate", "status",    "top"};
+    static const char *const later[] = {"frontend", "scheduler", "pool", "bench", "status", "top"};
 
     for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
         if (strcmp(word, later[i]) == 0) {
@@ -240,5 +242,7 @@ int main(int argc, char **argv)
         return run_config(argc - 2, argv + 2);
     if (strcmp(word, "perf") == 0)
         return daemon_perf_run(argc - 2, argv + 2);
+    if (strcmp(word, "simulate") == 0)
+        return daemon_simulate_run(argc - 2, argv + 2);
     return not_built(word);
 }

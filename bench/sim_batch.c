@@ -1,0 +1,197 @@
+/* bench/sim_batch.c - the residents of a decode worker, counted by its steps.
+ *
+ * Token number n0 + i (i from 1) of a resident leaves with step join + i, and is the k-th after its first token
+ * with k = n0 + i - 1.  It is late if  T(s) > deadline + k tbt,  that is if
+ *     T(s) - s tbt  >  deadline + (n0 - 1 - join) tbt  =  theta.
+ * The left side is one number per step and tbt, theta one number per resident: the smallest theta in a heap tells
+ * in O(1) whether a step made anybody late, and the largest left side since `join` how late one ever was. */
+#include "bench/sim_impl.h"
+
+uint32_t sim_batch_done(const struct sim_worker *w, const struct sim_req *r)
+{
+    return w->steps > r->join ? (uint32_t)(w->steps - r->join) : 0;
+}
+
+static int64_t theta_of(const struct sim_req *r)
+{
+    return (int64_t)r->d_deadline_ns +
+           ((int64_t)r->n0 - 1 - (int64_t)r->join) * (int64_t)r->d_tbt_ns;
+}
+
+static uint32_t group_of(struct sim *m, struct sim_worker *w, uint64_t tbt_ns)
+{
+    for (uint32_t i = 0; i < w->n_tbt; i++) {
+        if (w->tbt[i].tbt_ns == tbt_ns)
+            return i;
+    }
+    if (w->n_tbt == SIM_TBTS) {
+        sim_fail(m, ERR_LIMIT, "over %d different targets of time per token", SIM_TBTS);
+        return 0;
+    }
+    w->tbt[w->n_tbt].tbt_ns = tbt_ns;
+    return w->n_tbt++;
+}
+
+static bool add_joiner(struct sim *m, struct sim_worker *w, const struct sim_req *r)
+{
+    void *p = w->joiner;
+
+    if (!sim_grow(m, &p, w->n_joiner + 1, &w->cap_joiner, sizeof(*w->joiner)))
+        return false;
+    w->joiner = p;
+    w->joiner[w->n_joiner++] = (struct sim_part){.slot = sim_slot(m, r), .gen = r->d_gen};
+    return true;
+}
+
+/* From the next step that starts on; r->n0, c0 and last_ns are right. */
+bool sim_batch_open(struct sim *m, struct sim_worker *w, struct sim_req *r)
+{
+    uint32_t bt = w->block_tokens;
+    struct sim_tbt *g;
+
+    r->join = w->steps + (w->busy ? 1 : 0);
+    r->group = group_of(m, w, r->d_tbt_ns);
+    r->phase = (uint32_t)(((uint64_t)r->c0 % bt + bt - r->join % bt) % bt);
+    r->d_gen++;
+    g = &w->tbt[r->group];
+    if (g->count++ == 0) {
+        sim_peak_forget(&g->peak, w->steps);
+        g->theta.n = 0;
+    }
+    w->phase[r->phase]++;
+    if (!r->late_told &&
+        !sim_heap_push(&g->theta, sim_key_of(theta_of(r)), sim_slot(m, r), r->d_gen)) {
+        sim_fail(m, ERR_NOMEM, "out of memory");
+        return false;
+    }
+    if (!sim_heap_push(&w->finish, r->join + (r->n_out - r->n0), sim_slot(m, r), r->d_gen)) {
+        sim_fail(m, ERR_NOMEM, "out of memory");
+        return false;
+    }
+    return add_joiner(m, w, r);
+}
+
+/* Writes down what the segment did.  A step that runs has not given its token yet. */
+void sim_batch_close(struct sim *m, struct sim_worker *w, struct sim_req *r)
+{
+    struct sim_tbt *g = &w->tbt[r->group];
+    uint32_t done = sim_batch_done(w, r);
+
+    (void)m;
+    if (done > 0) {
+        int64_t late = sim_peak_since(&g->peak, r->join) - theta_of(r);
+        int64_t gap = done > 1 ? sim_peak_since(&w->gaps, r->join + 1) : 0;
+
+        r->late_ns = late > r->late_ns ? late : r->late_ns;
+        r->gap_ns = gap > (int64_t)r->gap_ns ? (uint64_t)gap : r->gap_ns;
+        r->last_ns = w->last_end_ns;
+        r->n0 += done;
+        r->c0 += done;
+    }
+    w->phase[r->phase]--;
+    g->count--;
+    r->d_gen++;
+}
+
+/* Drops stale entries on the way. */
+static const struct sim_key *theta_top(struct sim *m, struct sim_tbt *g)
+{
+    while (g->theta.n > 0 && m->req[g->theta.v[0].slot].d_gen != g->theta.v[0].gen)
+        sim_heap_pop(&g->theta);
+    return g->theta.n > 0 ? &g->theta.v[0] : NULL;
+}
+
+int64_t sim_batch_slack(struct sim *m, struct sim_worker *w)
+{
+    int64_t least = INT64_MAX;
+
+    for (uint32_t i = 0; i < w->n_tbt; i++) {
+        struct sim_tbt *g = &w->tbt[i];
+        const struct sim_key *top = g->count > 0 ? theta_top(m, g) : NULL;
+        int64_t slack;
+
+        if (top == NULL)
+            continue;
+        slack = sim_key_value(top->key) + (int64_t)((w->steps + 1) * g->tbt_ns) - (int64_t)m->now;
+        least = slack < least ? slack : least;
+    }
+    return least;
+}
+
+uint64_t sim_batch_tightest(const struct sim_worker *w)
+{
+    uint64_t least = 0;
+
+    for (uint32_t i = 0; i < w->n_tbt; i++) {
+        if (w->tbt[i].count > 0 && (least == 0 || w->tbt[i].tbt_ns < least))
+            least = w->tbt[i].tbt_ns;
+    }
+    return least;
+}
+
+static void tell_late(struct sim *m, struct sim_worker *w, struct sim_req *r)
+{
+    struct sched_event e = {.kind = SCHED_EV_TOKENS, .request = r->id};
+
+    r->late_told = true;
+    e.u.tokens.delivered = r->n0 + sim_batch_done(w, r);
+    sim_say(m, &e);
+}
+
+/* Peaks that no resident can ask for any more go when the ring is full. */
+static void forget_old(struct sim *m, struct sim_worker *w, struct sim_peak *p)
+{
+    uint64_t oldest = w->steps;
+
+    if (p->n < p->cap || p->n == 0)
+        return;
+    for (uint32_t i = 0; i < w->n_member; i++) {
+        const struct sim_req *r = &m->req[w->member[i]];
+
+        if (r->d_state == SIM_D_RESIDENT && r->join < oldest)
+            oldest = r->join;
+    }
+    sim_peak_forget(p, oldest);
+}
+
+void sim_batch_stepped(struct sim *m, struct sim_worker *w, uint64_t before_ns)
+{
+    for (uint32_t i = 0; i < w->n_tbt; i++) {
+        struct sim_tbt *g = &w->tbt[i];
+        int64_t f = (int64_t)m->now - (int64_t)(w->steps * g->tbt_ns);
+        const struct sim_key *top;
+
+        if (g->count == 0)
+            continue;
+        forget_old(m, w, &g->peak);
+        if (!sim_peak_push(&g->peak, w->steps, f))
+            sim_fail(m, ERR_NOMEM, "out of memory");
+        while ((top = theta_top(m, g)) != NULL && sim_key_value(top->key) < f) {
+            tell_late(m, w, &m->req[top->slot]);
+            sim_heap_pop(&g->theta);
+        }
+    }
+    forget_old(m, w, &w->gaps);
+    if (!sim_peak_push(&w->gaps, w->steps, (int64_t)(m->now - before_ns)))
+        sim_fail(m, ERR_NOMEM, "out of memory");
+}
+
+void sim_batch_joined(struct sim *m, struct sim_worker *w, uint64_t end_ns)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < w->n_joiner; i++) {
+        struct sim_part j = w->joiner[i];
+        struct sim_req *r = &m->req[j.slot];
+
+        if (r->d_gen != j.gen)
+            continue;
+        if (r->join > w->steps) {
+            w->joiner[kept++] = j;
+            continue;
+        }
+        if (end_ns - r->last_ns > r->gap_ns)
+            r->gap_ns = end_ns - r->last_ns;
+    }
+    w->n_joiner = kept;
+}

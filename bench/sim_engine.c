@@ -1,0 +1,835 @@
+/* bench/sim_engine.c - virtual time: the next arrival, timer or event, the scheduler's answer, and what it
+ * makes the workers do. */
+#include "bench/sim_engine.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "bench/sim_impl.h"
+
+enum { SLOT_BITS = 24, REPORT_MS = 100 };
+static const double DRAIN_S =
+    3600; /* after the last arrival; what is not done then has timed out */
+
+/* ---- small things ---- */
+
+void sim_fail(struct sim *m, enum err err, const char *format, ...)
+{
+    char text[300];
+    va_list args;
+
+    if (m->err != ERR_OK)
+        return;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    m->err = err_set(m->msg, err, "at %.6f s of virtual time: %s", (double)m->now / 1e9, text);
+}
+
+/* *p holds *cap items of that size; room for `need` of them afterwards. */
+bool sim_grow(struct sim *m, void **p, uint32_t need, uint32_t *cap, size_t size)
+{
+    uint32_t want = *cap < 16 ? 16 : *cap;
+    void *q;
+
+    if (need <= *cap)
+        return true;
+    while (want < need)
+        want *= 2;
+    q = mem_try_realloc(*p, want * size);
+    if (q == NULL) {
+        sim_fail(m, ERR_NOMEM, "out of memory");
+        return false;
+    }
+    *p = q;
+    *cap = want;
+    return true;
+}
+
+static bool due_before(const struct sim_due *a, const struct sim_due *b)
+{
+    return a->at < b->at || (a->at == b->at && a->seq < b->seq);
+}
+
+void sim_at(struct sim *m, uint64_t at, enum sim_event kind, uint32_t arg, uint32_t gen)
+{
+    struct sim_due x = {at, m->seq++, (uint32_t)kind, arg, gen};
+    void *p = m->due;
+    uint32_t i = m->n_due;
+
+    if (!sim_grow(m, &p, m->n_due + 1, &m->cap_due, sizeof(*m->due)))
+        return;
+    m->due = p;
+    m->n_due++;
+    while (i > 0 && due_before(&x, &m->due[(i - 1) / 4])) {
+        m->due[i] = m->due[(i - 1) / 4];
+        i = (i - 1) / 4;
+    }
+    m->due[i] = x;
+}
+
+static struct sim_due due_pop(struct sim *m)
+{
+    struct sim_due top = m->due[0], x = m->due[--m->n_due];
+    uint32_t i = 0;
+
+    for (;;) {
+        uint32_t first = 4 * i + 1, best = first, end = first + 4 < m->n_due ? first + 4 : m->n_due;
+
+        if (first >= m->n_due)
+            break;
+        for (uint32_t c = first + 1; c < end; c++) {
+            if (due_before(&m->due[c], &m->due[best]))
+                best = c;
+        }
+        if (!due_before(&m->due[best], &x))
+            break;
+        m->due[i] = m->due[best];
+        i = best;
+    }
+    m->due[i] = x;
+    return top;
+}
+
+/* ---- events for the scheduler ---- */
+
+void sim_say(struct sim *m, const struct sched_event *e)
+{
+    void *p = m->say;
+
+    if (!sim_grow(m, &p, m->n_say + 1, &m->cap_say, sizeof(*m->say)))
+        return;
+    m->say = p;
+    m->say[m->n_say++] = *e;
+}
+
+void sim_say_released(struct sim *m, const struct sim_req *r, uint32_t worker, uint32_t epoch,
+                      enum err err)
+{
+    struct sched_event e = {
+        .kind = SCHED_EV_RELEASED, .request = r->id, .epoch = epoch, .worker = worker};
+
+    e.u.released.err = err;
+    sim_say(m, &e);
+}
+
+void sim_say_step(struct sim *m, const struct sim_worker *w)
+{
+    struct sched_event e = {.kind = SCHED_EV_STEP, .worker = w->id};
+
+    e.u.step.did = w->did;
+    e.u.step.ns = (uint64_t)w->step_ns;
+    sim_say(m, &e);
+}
+
+double sim_step_time(struct sim *m, struct sim_worker *w, const struct sched_step *did)
+{
+    const struct bench_sim_class *c = sim_class(m, w);
+    double noise = m->setup->noise >= 0 ? m->setup->noise : c->noise;
+    double ns = sched_law_step(&c->sched.prefill, &c->sched.decode, did);
+
+    ns *= w->factor * m->setup->bias;
+    if (noise > 0)
+        ns *= exp(noise * bench_rng_normal(&w->rng) - noise * noise / 2);
+    return ns < 1000 ? 1000 : ns;
+}
+
+/* ---- requests ---- */
+
+struct sim_req *sim_find(struct sim *m, uint64_t id)
+{
+    uint32_t slot = (uint32_t)(id & ((UINT64_C(1) << SLOT_BITS) - 1));
+
+    return slot < m->n_req && m->req[slot].id == id ? &m->req[slot] : NULL;
+}
+
+static struct sim_req *req_make(struct sim *m)
+{
+    uint32_t slot;
+    struct sim_req *r;
+
+    if (m->n_req_free > 0) {
+        slot = m->req_free[--m->n_req_free];
+    } else {
+        uint32_t cap = m->cap_req;
+        void *p = m->req, *q = m->req_free;
+
+        if (m->n_req >= (1u << SLOT_BITS) - 1) {
+            sim_fail(m, ERR_LIMIT, "over %u requests at a time", m->n_req);
+            return NULL;
+        }
+        if (!sim_grow(m, &q, m->n_req + 1, &cap, sizeof(*m->req_free)))
+            return NULL;
+        m->req_free = q;
+        if (!sim_grow(m, &p, m->n_req + 1, &m->cap_req, sizeof(*m->req)))
+            return NULL;
+        m->req = p;
+        slot = m->n_req++;
+        m->req[slot] = (struct sim_req){0};
+    }
+    r = &m->req[slot];
+    /* generations go on, so that nothing that is left of the former tenant is taken for this one's */
+    *r = (struct sim_req){.p_gen = r->p_gen + 1, .d_gen = r->d_gen + 1};
+    r->id = (++m->serial << SLOT_BITS) | slot;
+    m->live++;
+    return r;
+}
+
+void sim_settle(struct sim *m, struct sim_req *r)
+{
+    if (r->id == 0 || !r->over || r->p_state != SIM_P_NONE || r->d_state != SIM_D_NONE)
+        return;
+    r->id = 0;
+    r->p_gen++;
+    r->d_gen++;
+    m->live--;
+    m->req_free[m->n_req_free++] = sim_slot(m, r);
+}
+
+static void write_record(struct sim *m, const struct sim_req *r, const struct bench_outcome *o)
+{
+    static const char *const fates[] = {"", "done", "refused", "failed", "timeout", "canceled"};
+
+    fprintf(m->setup->records,
+            "{\"request\": %llu, \"tier\": \"%s\", \"arrived_s\": %.6f, \"prompt\": %u, "
+            "\"cached\": %u, \"tokens\": %u, \"fate\": \"%s\", \"kept\": %s, \"admitted\": %s, "
+            "\"ttft_s\": %.6f, \"ttft_target_s\": %.6f, \"e2e_s\": %.6f, \"late_s\": %.6f, "
+            "\"gap_s\": %.6f, \"attempts\": %u, \"prefill_worker\": %u, \"decode_worker\": %u}\n",
+            (unsigned long long)(r->id >> SLOT_BITS), m->cluster->tiers[r->tier].name,
+            o->intended_s, r->n_prompt, r->n_hit, o->n_out, fates[o->fate],
+            bench_outcome_kept(o) ? "true" : "false", o->admitted ? "true" : "false", o->ttft_s,
+            o->ttft_target_s, o->e2e_s, o->late_s, o->max_gap_s, r->epoch, r->p_worker,
+            r->d_worker);
+}
+
+void sim_over(struct sim *m, struct sim_req *r, enum bench_fate fate, uint64_t retry_after_ns)
+{
+    struct bench_outcome o = {.tier = r->tier, .fate = fate};
+
+    if (r->over)
+        return;
+    r->over = true;
+    o.measured = r->measured;
+    o.admitted = r->admitted;
+    o.n_prompt = r->n_prompt;
+    o.n_out = r->n0;
+    o.intended_s = o.sent_s = (double)r->arrived_ns / 1e9;
+    o.ttft_s = r->first_ns > 0 ? (double)(r->first_ns - r->arrived_ns) / 1e9 : 0;
+    o.e2e_s = (double)(m->now - r->arrived_ns) / 1e9;
+    o.max_gap_s = (double)r->gap_ns / 1e9;
+    o.late_s = (double)r->late_ns / 1e9;
+    o.retry_after_s = (double)retry_after_ns / 1e9;
+    o.ttft_target_s = (double)r->ask_ttft_ns / 1e9;
+    o.tbt_target_s = (double)r->ask_tbt_ns / 1e9;
+    if (fate == BENCH_DONE && r->measured && o.late_s <= 0 && o.ttft_s <= o.ttft_target_s &&
+        !bench_outcome_kept(&o))
+        m->result->late_mean++;
+    bench_run_add(m->run, &o);
+    if (m->setup->records != NULL)
+        write_record(m, r, &o);
+}
+
+void sim_finish(struct sim *m, struct sim_req *r)
+{
+    struct sched_event e = {.kind = SCHED_EV_FINISH, .request = r->id, .epoch = r->epoch};
+
+    if (r->over)
+        return;
+    e.u.finish.first_token_ns = r->first_ns;
+    e.u.finish.last_token_ns = m->now;
+    e.u.finish.late_ns = r->late_ns;
+    e.u.finish.tokens = r->n0;
+    sim_say(m, &e);
+    sim_over(m, r, BENCH_DONE, 0);
+}
+
+/* What the client has now, to the token. */
+static uint32_t delivered(struct sim *m, const struct sim_req *r)
+{
+    return r->n0 + (r->d_state == SIM_D_RESIDENT ? sim_batch_done(&m->worker[r->d_worker], r) : 0);
+}
+
+static void say_tokens(struct sim *m, const struct sim_req *r)
+{
+    struct sched_event e = {.kind = SCHED_EV_TOKENS, .request = r->id};
+
+    e.u.tokens.delivered = delivered(m, r);
+    sim_say(m, &e);
+}
+
+/* ---- arrivals ---- */
+
+/* The prompt alone on an idle worker, in its chunks. */
+static double isolated_ns(const struct bench_sim_class *c, uint32_t n, uint32_t past)
+{
+    uint32_t chunk = c->max_step_tokens, full = n / chunk, rest = n % chunk;
+    const struct sched_law *l = &c->sched.prefill;
+    double ns = l->c[1] * n + l->c[2] * (double)n * (n + 2.0 * past);
+
+    ns += l->c[0] * (full + (rest > 0));
+    if (rest > 0 && rest < l->knee)
+        ns += l->c[3] * (l->knee - rest);
+    return ns;
+}
+
+static const struct bench_sim_class *prompt_class(const struct sim *m)
+{
+    for (uint32_t i = 0; i < m->cluster->n_pools; i++) {
+        if (m->cluster->pool[i].role == SCHED_ROLE_PREFILL)
+            return &m->cluster->klass[m->cluster->pool[i].klass];
+    }
+    return &m->cluster->klass[m->cluster->pool[0].klass];
+}
+
+static void feed(struct sim *m, const struct sched_event *e);
+
+static void arrive(struct sim *m, const struct bench_arrival_row *a)
+{
+    const struct sched_tier *t = &m->cluster->tiers[a->tier];
+    struct sched_event e = {.kind = SCHED_EV_ARRIVE};
+    struct sim_req *r = req_make(m);
+
+    if (r == NULL)
+        return;
+    r->arrived_ns = a->at_ns;
+    r->n_prompt = a->n_prompt;
+    r->n_out = a->n_out < m->max_new ? a->n_out : m->max_new;
+    r->n_hit = a->n_hit;
+    r->tier = a->tier;
+    r->measured = (double)a->at_ns / 1e9 >= m->setup->warmup_s;
+    r->late_ns = INT64_MIN;
+    r->ask_ttft_ns =
+        t->ttft_ns +
+        (uint64_t)(t->ttft_factor * isolated_ns(prompt_class(m), a->n_prompt - a->n_hit, a->n_hit));
+    r->ask_tbt_ns = r->tbt_ns = t->tbt_ns;
+    r->deadline_ns = r->arrived_ns + r->ask_ttft_ns;
+    e.request = r->id;
+    e.u.arrive.tier = a->tier;
+    e.u.arrive.n_prompt = a->n_prompt;
+    e.u.arrive.max_new = m->max_new < prompt_class(m)->max_context - a->n_prompt
+                             ? m->max_new
+                             : prompt_class(m)->max_context - a->n_prompt;
+    e.u.arrive.arrived_ns = a->at_ns;
+    e.u.arrive.length_key = a->session;
+    e.u.arrive.true_new = m->setup->clairvoyant ? r->n_out : 0;
+    if (a->n_hit > 0) {
+        e.u.arrive.n_prefix = 1;
+        e.u.arrive.prefix[0] = (struct sched_prefix){.tokens = a->n_hit,
+                                                     .bytes_per_s = m->cluster->prefix_bytes_per_s};
+    }
+    feed(m, &e);
+}
+
+/* ---- actions ---- */
+
+static void on_cancel(struct sim *m, const struct sched_action *a)
+{
+    struct sim_req *r = sim_find(m, a->request);
+
+    if (r == NULL)
+        return;
+    if (r->p_state != SIM_P_NONE && r->p_worker == a->worker && r->p_epoch == a->epoch) {
+        sim_prefill_drop(m, r);
+        sim_say_released(m, r, a->worker, a->epoch, ERR_CANCELED);
+    }
+    if (r->d_state != SIM_D_NONE && r->d_worker == a->worker && r->d_epoch == a->epoch) {
+        uint32_t had = delivered(m, r);
+
+        sim_decode_drop(m, r);
+        r->n0 = had;
+        sim_say_released(m, r, a->worker, a->epoch, ERR_CANCELED);
+        sim_decode_start(m, &m->worker[a->worker]);
+    }
+    sim_settle(m, r);
+}
+
+static bool is_timeout(enum sched_reason reason)
+{
+    return reason == SCHED_REASON_QUEUE_TIMEOUT || reason == SCHED_REASON_REQUEST_TIMEOUT;
+}
+
+static void on_end(struct sim *m, const struct sched_action *a)
+{
+    struct sim_req *r = sim_find(m, a->request);
+
+    if (r == NULL)
+        return;
+    if (a->kind == SCHED_ACT_REJECT)
+        sim_over(m, r, BENCH_REFUSED, a->retry_after_ns);
+    else
+        sim_over(m, r, is_timeout(a->reason) ? BENCH_TIMEOUT : BENCH_FAILED, 0);
+    sim_settle(m, r);
+}
+
+static void leave(struct sim *m, struct sim_worker *w);
+static void join(struct sim *m, struct sim_worker *w);
+
+static void on_flip(struct sim *m, struct sim_worker *w)
+{
+    if (!w->alive)
+        return;
+    m->result->flips++;
+    leave(m, w);
+    w->role = w->role == SCHED_ROLE_PREFILL ? SCHED_ROLE_DECODE : SCHED_ROLE_PREFILL;
+    sim_at(m, m->now + (uint64_t)(m->cluster->flip_s * 1e9), SIM_EV_FLIPPED, w->id, w->gen);
+}
+
+static void act(struct sim *m, const struct sched_action *a)
+{
+    struct sim_worker *w = a->worker <= m->n_workers ? &m->worker[a->worker] : NULL;
+    struct sim_req *r = a->request != 0 ? sim_find(m, a->request) : NULL;
+
+    switch (a->kind) {
+    case SCHED_ACT_RESERVE:
+        if (r != NULL && w != NULL && w->alive)
+            sim_decode_reserve(m, w, r, a, false);
+        break;
+    case SCHED_ACT_PREFILL:
+        if (r != NULL && w != NULL && w->alive)
+            sim_prefill_command(m, w, r, a);
+        break;
+    case SCHED_ACT_CANCEL:
+        on_cancel(m, a);
+        break;
+    case SCHED_ACT_RESUME:
+        m->result->resumes++;
+        if (r != NULL) {
+            r->n0 = delivered(m, r);
+            say_tokens(m, r);
+        }
+        break;
+    case SCHED_ACT_TIER:
+        if (r != NULL) {
+            r->deadline_ns = a->terms.deadline_ns;
+            r->tbt_ns = a->terms.tbt_ns;
+        }
+        break;
+    case SCHED_ACT_REJECT:
+    case SCHED_ACT_FAIL:
+        on_end(m, a);
+        break;
+    case SCHED_ACT_FLIP:
+        if (w != NULL)
+            on_flip(m, w);
+        break;
+    case SCHED_ACT_INTRODUCE:
+    case SCHED_ACT_SCALE:
+        break;
+    }
+}
+
+/* One event and all that follows from it at once. */
+static void feed(struct sim *m, const struct sched_event *e)
+{
+    uint64_t start = 0;
+    struct err_msg why = {""};
+    enum err err;
+
+    if (m->err != ERR_OK)
+        return;
+    m->act.n = 0;
+    m->result->sched_events++;
+    if (m->setup->timing)
+        start = clock_now_ns();
+    err = sched_apply(m->sched, e, m->now, &m->act);
+    if (m->setup->timing) {
+        double took = (double)(clock_now_ns() - start) / 1e9;
+
+        m->result->sched_s += took;
+        if (e->kind == SCHED_EV_ARRIVE)
+            bench_hist_add(&m->run->decision, took);
+    }
+    if (err != ERR_OK)
+        sim_fail(m, err, "the scheduler refused event %d about request %llu, worker %u: %s",
+                 (int)e->kind, (unsigned long long)e->request, e->worker, err_text(err));
+    for (size_t i = 0; i < m->act.n && m->err == ERR_OK; i++)
+        act(m, &m->act.v[i]);
+    if (m->setup->check && sched_check(m->sched, &why) != ERR_OK)
+        sim_fail(m, ERR_BAD_STATE, "after event %d (number %llu): %s", (int)e->kind,
+                 (unsigned long long)m->result->sched_events, why.text);
+}
+
+static void drain(struct sim *m)
+{
+    for (m->say_head = 0; m->say_head < m->n_say; m->say_head++) {
+        struct sched_event e = m->say[m->say_head]; /* the array may move */
+
+        feed(m, &e);
+    }
+    m->n_say = 0;
+}
+
+/* ---- workers come, go, report ---- */
+
+static void join(struct sim *m, struct sim_worker *w)
+{
+    const struct bench_sim_class *c = sim_class(m, w);
+    struct sched_event e = {.kind = SCHED_EV_WORKER_JOIN, .worker = w->id};
+
+    w->alive = true;
+    w->block_tokens = c->block_tokens;
+    w->n_blocks = w->free_blocks = c->kv_tokens / c->block_tokens;
+    w->tx = w->rx = (struct sim_list){SIM_NONE, SIM_NONE};
+    w->plan_wake_ns = SIM_NEVER;
+    w->joined_ns = m->now;
+    e.u.join.role = w->role;
+    e.u.join.n_blocks = w->n_blocks;
+    e.u.join.block_tokens = c->block_tokens;
+    e.u.join.max_batch = c->max_batch;
+    e.u.join.max_context = c->max_context;
+    e.u.join.klass = m->class_id[w->klass];
+    e.u.join.max_step_tokens = c->max_step_tokens;
+    e.u.join.can_flip = true;
+    e.u.join.can_prefill = w->role == SCHED_ROLE_DECODE;
+    sim_say(m, &e);
+    sim_at(m, m->now + (REPORT_MS + w->id % REPORT_MS) * SIM_MS, SIM_EV_REPORT, w->id, w->gen);
+}
+
+/* All it held is gone; the front end tells what each client has. */
+static void leave(struct sim *m, struct sim_worker *w)
+{
+    struct sched_event e = {.kind = SCHED_EV_WORKER_LEAVE, .worker = w->id};
+
+    for (uint32_t i = 0; i < m->n_req; i++) {
+        struct sim_req *r = &m->req[i];
+
+        if (r->id == 0)
+            continue;
+        if (r->d_state != SIM_D_NONE && r->d_worker == w->id) {
+            uint32_t had = delivered(m, r);
+
+            sim_decode_drop(m, r);
+            r->n0 = had;
+            say_tokens(m, r);
+        }
+        if (r->p_state != SIM_P_NONE && r->p_worker == w->id) {
+            sim_prefill_drop(m, r);
+            say_tokens(m, r);
+        }
+        sim_settle(m, r);
+    }
+    m->result->busy[w->role] += w->busy_ns;
+    sim_worker_clear(w);
+    sim_say(m, &e);
+}
+
+void sim_worker_clear(struct sim_worker *w)
+{
+    struct sim_worker kept = {.id = w->id,
+                              .klass = w->klass,
+                              .gen = w->gen + 1,
+                              .role = w->role,
+                              .factor = w->factor,
+                              .rng = w->rng};
+
+    sim_heap_free(&w->ready);
+    sim_heap_free(&w->finish);
+    sim_peak_free(&w->gaps);
+    for (uint32_t i = 0; i < w->n_tbt; i++) {
+        sim_heap_free(&w->tbt[i].theta);
+        sim_peak_free(&w->tbt[i].peak);
+    }
+    mem_free(w->part);
+    mem_free(w->member);
+    mem_free(w->joiner);
+    *w = kept;
+}
+
+static void report(struct sim *m, struct sim_worker *w)
+{
+    struct sched_event e = {.kind = SCHED_EV_WORKER_REPORT, .worker = w->id};
+
+    e.u.report.free_blocks = w->free_blocks;
+    e.u.report.waiting = w->role == SCHED_ROLE_PREFILL ? w->ready.n : w->n_wait;
+    e.u.report.running = w->role == SCHED_ROLE_PREFILL ? w->n_part : w->n_res;
+    e.u.report.parked = w->n_parked;
+    e.u.report.step_ns = (uint64_t)w->step_ns;
+    e.u.report.steps = w->steps;
+    e.u.report.context = w->ctx;
+    sim_at(m, m->now + REPORT_MS * SIM_MS, SIM_EV_REPORT, w->id, w->gen);
+    if (m->setup->stale_s > 0) {
+        uint32_t i, cap = m->cap_late;
+        void *p = m->late, *q = m->late_free;
+
+        if (m->n_late_free > 0) {
+            i = m->late_free[--m->n_late_free];
+        } else {
+            if (!sim_grow(m, &q, m->n_late + 1, &cap, sizeof(*m->late_free)))
+                return;
+            m->late_free = q;
+            if (!sim_grow(m, &p, m->n_late + 1, &m->cap_late, sizeof(*m->late)))
+                return;
+            m->late = p;
+            i = m->n_late++;
+        }
+        m->late[i] = e;
+        sim_at(m, m->now + (uint64_t)(m->setup->stale_s * 1e9), SIM_EV_DELAYED, i, w->gen);
+        return;
+    }
+    sim_say(m, &e);
+}
+
+static void delayed(struct sim *m, uint32_t i, uint32_t gen)
+{
+    struct sched_event e = m->late[i];
+
+    m->late_free[m->n_late_free++] = i;
+    if (m->worker[e.worker].gen == gen)
+        sim_say(m, &e);
+}
+
+static void fault(struct sim *m, const struct bench_sim_fault *f, bool begins)
+{
+    struct sim_worker *w = &m->worker[f->worker];
+
+    if (f->factor > 0)
+        w->factor = begins ? w->factor * f->factor : w->factor / f->factor;
+    else if (begins && w->alive)
+        leave(m, w);
+    else if (!begins && !w->alive)
+        join(m, w);
+}
+
+/* ---- the loop ---- */
+
+static void dispatch(struct sim *m, const struct sim_due *d)
+{
+    struct sim_worker *w = d->arg <= m->n_workers ? &m->worker[d->arg] : NULL;
+
+    switch ((enum sim_event)d->kind) {
+    case SIM_EV_PREFILL:
+        if (w->gen == d->gen)
+            sim_prefill_end(m, w);
+        break;
+    case SIM_EV_DECODE:
+        if (w->gen == d->gen)
+            sim_decode_end(m, w);
+        break;
+    case SIM_EV_PLAN:
+        if (w->gen == d->gen)
+            sim_decode_start(m, w);
+        break;
+    case SIM_EV_FETCHED:
+        if (m->req[d->arg].p_gen == d->gen)
+            sim_prefill_fetched(m, &m->req[d->arg]);
+        break;
+    case SIM_EV_SENT:
+        if (m->req[d->arg].p_gen == d->gen)
+            sim_link_sent(m, &m->req[d->arg]);
+        break;
+    case SIM_EV_RESUMED:
+        if (m->req[d->arg].d_gen == d->gen)
+            sim_decode_resumed(m, &m->req[d->arg]);
+        break;
+    case SIM_EV_REPORT:
+        if (w->gen == d->gen)
+            report(m, w);
+        break;
+    case SIM_EV_DELAYED:
+        delayed(m, d->arg, d->gen);
+        break;
+    case SIM_EV_FAULT:
+        fault(m, &m->setup->fault[d->arg], true);
+        break;
+    case SIM_EV_UNFAULT:
+        fault(m, &m->setup->fault[d->arg], false);
+        break;
+    case SIM_EV_FLIPPED:
+        if (w->gen == d->gen)
+            join(m, w);
+        break;
+    }
+}
+
+/* false: nothing is left to do. */
+static bool step(struct sim *m)
+{
+    const struct bench_load *l = m->setup->load;
+    bool more = m->next_arrival < l->n;
+    uint64_t arrival = more ? l->v[m->next_arrival].at_ns : SIM_NEVER;
+    uint64_t event = m->n_due > 0 ? m->due[0].at : SIM_NEVER;
+    uint64_t timer = sched_next_timer(m->sched);
+
+    if (!more && (m->live == 0 || (double)m->now / 1e9 > l->duration_s + DRAIN_S))
+        return false;
+    m->result->events++;
+    if (event <= arrival && event <= timer) {
+        struct sim_due d;
+
+        if (event == SIM_NEVER)
+            return false;
+        d = due_pop(m);
+        m->now = d.at;
+        dispatch(m, &d);
+    } else if (timer <= arrival) {
+        struct sched_event e = {.kind = SCHED_EV_TIMER};
+
+        m->now = timer > m->now ? timer : m->now;
+        feed(m, &e);
+    } else {
+        m->now = arrival;
+        arrive(m, &l->v[m->next_arrival++]);
+    }
+    drain(m);
+    return m->err == ERR_OK;
+}
+
+/* ---- start and end ---- */
+
+static enum err add_classes(struct sim *m)
+{
+    for (uint32_t i = 0; i < m->cluster->n_classes; i++) {
+        struct sched_class c = m->cluster->klass[i].sched;
+        uint32_t id = 0;
+        enum err err;
+
+        c.frozen = m->setup->no_learning || m->setup->clairvoyant;
+        for (int k = 0; k < 4 && m->setup->clairvoyant; k++) {
+            c.prefill.c[k] *= m->setup->bias; /* perfect knowledge knows of the lie */
+            c.decode.c[k] *= m->setup->bias;
+        }
+        err = sched_add_class(m->sched, &c, m->msg, &id);
+        if (err != ERR_OK)
+            return err;
+        m->class_id[i] = id;
+    }
+    return ERR_OK;
+}
+
+static enum err add_workers(struct sim *m)
+{
+    uint32_t n = bench_cluster_count(m->cluster, SCHED_ROLE_PREFILL) +
+                 bench_cluster_count(m->cluster, SCHED_ROLE_DECODE);
+
+    m->worker = mem_try_calloc((size_t)n + 1, sizeof(*m->worker));
+    if (m->worker == NULL)
+        return err_set(m->msg, ERR_NOMEM, "out of memory");
+    for (uint32_t i = 0; i < m->cluster->n_pools; i++) {
+        for (uint32_t k = 0; k < m->cluster->pool[i].count; k++) {
+            struct sim_worker *w = &m->worker[++m->n_workers];
+
+            w->id = m->n_workers;
+            w->klass = m->cluster->pool[i].klass;
+            w->role = m->cluster->pool[i].role;
+            w->factor = 1;
+            w->rng = (struct bench_rng){m->setup->seed * 0x9e3779b97f4a7c15u + w->id};
+            join(m, w);
+        }
+    }
+    for (uint32_t i = 0; i < m->setup->n_faults; i++) {
+        const struct bench_sim_fault *f = &m->setup->fault[i];
+
+        if (f->worker == 0 || f->worker > m->n_workers)
+            return err_set(m->msg, ERR_INVALID, "there is no worker %u: they are 1 to %u",
+                           f->worker, m->n_workers);
+        sim_at(m, (uint64_t)(f->at_s * 1e9), SIM_EV_FAULT, i, 0);
+        if (f->until_s > f->at_s)
+            sim_at(m, (uint64_t)(f->until_s * 1e9), SIM_EV_UNFAULT, i, 0);
+    }
+    return ERR_OK;
+}
+
+/* What a client asks for at most: the longest answer of the load, in steps that people choose. */
+static uint32_t longest(const struct bench_sim_setup *s)
+{
+    uint32_t n = s->max_new;
+
+    if (n == 0)
+        n = (s->load->max_out + 255) / 256 * 256;
+    return n;
+}
+
+static enum err open_world(struct sim *m)
+{
+    struct sched_config c = m->setup->config;
+    enum err err;
+
+    memcpy(c.tiers, m->cluster->tiers, sizeof(c.tiers));
+    c.n_tiers = m->cluster->n_tiers;
+    c.seed = m->setup->seed;
+    if (m->cluster->n_classes == 0 || m->setup->load->n == 0)
+        return err_set(m->msg, ERR_INVALID, "nothing to simulate: no class or no arrival");
+    for (uint32_t i = 0; i < m->cluster->n_classes; i++) {
+        if (m->cluster->klass[i].block_tokens > SIM_BLOCK_MAX)
+            return err_set(m->msg, ERR_INVALID, "block_tokens is over %d", SIM_BLOCK_MAX);
+    }
+    m->max_new = longest(m->setup);
+    err = sched_create(&c, m->msg, &m->sched);
+    if (err == ERR_OK)
+        err = add_classes(m);
+    if (err == ERR_OK)
+        err = add_workers(m);
+    if (err == ERR_OK)
+        drain(m);
+    return err == ERR_OK ? m->err : err;
+}
+
+static void close_world(struct sim *m)
+{
+    for (uint32_t i = 1; i <= m->n_workers; i++)
+        sim_worker_clear(&m->worker[i]);
+    sched_destroy(m->sched);
+    sched_actions_free(&m->act);
+    mem_free(m->worker);
+    mem_free(m->due);
+    mem_free(m->say);
+    mem_free(m->late);
+    mem_free(m->late_free);
+    mem_free(m->req);
+    mem_free(m->req_free);
+    mem_free(m->item);
+    mem_free(m->scratch);
+}
+
+static void figures(struct sim *m)
+{
+    double window = m->setup->load->duration_s - m->setup->warmup_s;
+    double workers[3] = {0};
+
+    for (uint32_t i = 0; i < m->n_req; i++) {
+        if (m->req[i].id != 0 && !m->req[i].over) {
+            m->result->unfinished++;
+            sim_over(m, &m->req[i], BENCH_TIMEOUT, 0);
+        }
+    }
+    for (uint32_t i = 1; i <= m->n_workers; i++) {
+        m->result->busy[m->worker[i].role] += m->worker[i].busy_ns;
+        workers[m->worker[i].role] += 1;
+    }
+    for (int i = 1; i < 3; i++)
+        m->result->busy[i] /= (m->now > 0 ? (double)m->now : 1) * (workers[i] > 0 ? workers[i] : 1);
+    m->result->virtual_s = (double)m->now / 1e9;
+    for (uint32_t t = 0; t <= SCHED_TIERS_MAX; t++) {
+        for (int s = 0; s < SCHED_STAGES; s++) {
+            if (t < m->cluster->n_tiers || t == SCHED_TIERS_MAX)
+                sched_get_health(m->sched, t, (enum sched_stage)s, &m->result->health[t][s]);
+        }
+    }
+    bench_run_finish(m->run, window > 0 ? window : 1);
+}
+
+enum err bench_sim_run(const struct bench_sim_setup *setup, struct bench_run *run,
+                       struct bench_sim_result *result, struct err_msg *msg)
+{
+    struct sim m = {
+        .setup = setup, .cluster = setup->cluster, .run = run, .result = result, .msg = msg};
+    uint64_t start = clock_now_ns();
+    enum err err;
+
+    *result = (struct bench_sim_result){0};
+    err = open_world(&m);
+    while (err == ERR_OK && step(&m))
+        err = m.err;
+    if (err == ERR_OK)
+        err = m.err;
+    if (err == ERR_OK)
+        figures(&m);
+    close_world(&m);
+    result->events += result->sched_events;
+    result->wall_s = (double)(clock_now_ns() - start) / 1e9;
+    return err;
+}

@@ -1,0 +1,40 @@
+/* bench/sim_study.h - what `baton simulate` does: every policy over the same arrivals, for some seeds, at one rate
+ * or at the highest that holds, with the clairvoyant bound beside them.
+ *
+ * Thread: the caller's.  Blocking: as long as it takes; progress goes to standard error. */
+#ifndef BENCH_SIM_STUDY_H
+#define BENCH_SIM_STUDY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "bench/sim_engine.h"
+
+struct bench_study {
+    const char *cluster;  /* file */
+    const char *trace;    /* file, or "synthetic" */
+    const char *policies; /* a,b,c or "all" */
+    const char *arrivals; /* NULL: as in the trace; poisson, constant, gamma:CV, ramp */
+    const char *in, *out; /* synthetic lengths: MEAN, MEAN:SIGMA (lognormal), MEAN:pareto:SHAPE */
+    const char *tiers;    /* shares, such as 20/30/50; NULL: the cluster file's */
+    const char *weights;  /* NULL: the cluster file's */
+    const char *find;     /* NULL, "tier90", "gold99" or "all90" */
+    const char *report, *records; /* files; NULL: none */
+    double speedup, rate;         /* one of them; 0 and 0: speed-up 1 */
+    double duration_s, warmup_s;
+    uint32_t prefill, decode; /* other counts of workers; 0: the file's */
+    uint64_t seed;
+    uint32_t seeds;
+    uint32_t max_new;
+    double noise, bias, stale_s; /* as in struct bench_sim_setup */
+    bool no_learning, no_local, elastic, no_bound;
+    bool json, timing, check, quiet;
+    struct bench_sim_fault fault[BENCH_FAULTS_MAX];
+    uint32_t n_faults;
+};
+void bench_study_defaults(struct bench_study *s);
+/* Prints the results to standard output.  ERR_INVALID and what files and runs say. */
+MUST_USE enum err bench_study_run(const struct bench_study *s, struct err_msg *msg);
+
+#endif
