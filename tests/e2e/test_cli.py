@@ -40,7 +40,7 @@ def test_serve_help_names_every_option_with_default_and_range():
     (["serve", "--host", "0.0.0.0"], ["0.0.0.0", "API keys", "--allow-open"]),
     (["serve", "--config", "/no/such/file"], ["/no/such/file"]),
     (["decode"], ["--scheduler", "--secret-file"]),
-    (["simulate"], ["not built yet"]),
+    (["simulate"], ["--cluster FILE", "--trace FILE"]),
     (["srve"], ["srve", "serve"]),
 ])
 def test_mistakes_get_an_answer_that_helps(args, words):
