@@ -20,20 +20,25 @@ struct sched_tenants; /* opaque */
 
 MUST_USE enum err sched_tenants_create(struct sched_tenants **out); /* ERR_NOMEM */
 void sched_tenants_free(struct sched_tenants *t);
+/* Add or replace; what it has live and has received stays.  A new quota starts with a full bucket.
+ * ERR_INVALID: id 0, or a value that is negative or not finite; ERR_NOMEM. */
 MUST_USE enum err sched_tenants_set(struct sched_tenants *t, const struct sched_tenant *row);
 
 /* One more request of `cost` tokens?  ERR_OK: charged, and one more is live.  ERR_LIMIT: the quota or
- * max_live says no and nothing changed; *wait_ns: until the bucket has it (0: when one of its requests ends).
- * ERR_NOMEM.  id 0 is always taken. */
+ * max_live says no and nothing changed; *wait_ns: until the bucket has it (0: when one of its requests ends;
+ * UINT64_MAX: never, it is more than the bucket holds).  ERR_NOMEM.  id 0 is always taken. */
 MUST_USE enum err sched_tenants_take(struct sched_tenants *t, uint32_t id, uint64_t now_ns,
                                      double cost, uint64_t *wait_ns);
-/* It ended: `cost` as taken, `used` really, service in `tier`. */
+/* It ended: `cost` as taken, `used` really, service in `tier`.  What was used less comes back, what was used
+ * more is owed.  Without a live request nothing happens: a slot is released once. */
 void sched_tenants_end(struct sched_tenants *t, uint32_t id, uint32_t tier, uint64_t now_ns,
                        double cost, double used);
-/* Factor on the weight of its next request in the tier: 1 at or below its fair share, down to 0.05 the
- * further it is above. */
+/* Factor on the weight of its next request in the tier: 1 at or below its fair share f, above it the odds
+ * of f over the odds of its share, at least 0.05.  A tenant that comes back starts level with the one that has
+ * received least for its weight, not with credit for the time it was away. */
 double sched_tenants_share(const struct sched_tenants *t, uint32_t id, uint32_t tier,
                            uint64_t now_ns);
 uint32_t sched_tenants_live(const struct sched_tenants *t, uint32_t id);
+uint32_t sched_tenants_rows(const struct sched_tenants *t); /* that are remembered now */
 
 #endif
