@@ -390,6 +390,7 @@ static void on_record(void *arg, const struct sched_record *r)
 {
     struct daemon_frontend *f = arg;
 
+    frontend_metrics_record(f, r);
     daemon_records_add(f->records, f->hub, r);
 }
 

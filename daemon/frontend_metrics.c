@@ -17,8 +17,9 @@ enum err frontend_metrics_create(struct daemon_frontend *f, struct err_msg *msg)
                                      .n_tiers = c->n_tiers};
 
     for (uint32_t i = 0; i < c->n_tiers; i++)
-        tiers[i] = (struct daemon_series_tier){
-            .name = c->tiers[i].name, .ttft_ns = c->tiers[i].ttft_ns, .tbt_ns = c->tiers[i].tbt_ns};
+        tiers[i] = (struct daemon_series_tier){.name = c->tier_labels[i],
+                                               .ttft_ns = c->tiers[i].ttft_ns,
+                                               .tbt_ns = c->tiers[i].tbt_ns};
     return daemon_series_create(&s, msg, &f->series);
 }
 
@@ -52,7 +53,7 @@ static enum daemon_outcome outcome_of(const struct call *call, const struct call
 static void record_gen(const struct call *call, const struct call_gen *g, uint64_t now)
 {
     const struct gen_times *t = &g->times;
-    struct daemon_request_record r = {.tier = call->tier,
+    struct daemon_request_record r = {.tier = g->tier,
                                       .outcome = outcome_of(call, g),
                                       .reason = call->reason,
                                       .n_prompt = (uint32_t)call->prompts[g->prompt].ids.n,
@@ -71,7 +72,9 @@ static void record_gen(const struct call *call, const struct call_gen *g, uint64
                                       .handover_exposed_ns = t->exposed_ns,
                                       .handover_verify_ns = t->verify_ns,
                                       .handover_bytes = t->handover_bytes,
-                                      .path = t->path};
+                                      .path = t->path,
+                                      .ttft_target_ns = g->deadline_ns - call->arrived_ns,
+                                      .tbt_target_ns = g->tbt_ns};
 
     daemon_series_request_done(call->f->series, &r);
 }
@@ -86,6 +89,13 @@ void frontend_metrics_call(const struct call *call)
     }
 }
 
+void frontend_metrics_record(struct daemon_frontend *f, const struct sched_record *r)
+{
+    if (r->predicted.ttft > 0 && r->actual.ttft > 0)
+        daemon_series_forecast(f->series, r->tier,
+                               (double)r->actual.ttft / (double)r->predicted.ttft);
+}
+
 /* ---- for a scrape ---- */
 
 static void copy_report(struct daemon_series_worker *w, const Baton__Report *r)
@@ -94,6 +104,9 @@ static void copy_report(struct daemon_series_worker *w, const Baton__Report *r)
     w->owned_blocks = r->blocks_owned;
     w->granted_blocks = r->blocks_granted;
     w->quarantined_blocks = r->blocks_quarantined;
+    w->parked = r->parked;
+    w->parks = r->parks;
+    w->local_prefills = r->local_prefills;
     w->waiting = r->waiting;
     w->running = r->running;
     w->live_requests = r->live_requests;
@@ -114,6 +127,7 @@ static void copy_report(struct daemon_series_worker *w, const Baton__Report *r)
 static void scrape_workers(struct daemon_frontend *f)
 {
     struct daemon_worker_view view;
+    struct sched_worker_view known;
     const char *from, *to;
     const Baton__Link *link;
     size_t at = 0;
@@ -130,11 +144,56 @@ static void scrape_workers(struct daemon_frontend *f)
 
         if (view.report != NULL)
             copy_report(&w, view.report);
+        if (sched_get_worker(daemon_hub_sched(f->hub), view.id, &known) == ERR_OK) {
+            w.backlog_ns = known.backlog_ns;
+            w.bias = known.bias;
+        }
         daemon_series_worker(f->series, &w);
     }
     for (at = 0; daemon_hub_next_link(f->hub, &at, &from, &to, &link);)
         daemon_series_link(f->series, from, to, kvt_path_name((enum kvt_path)link->path),
                            link->lanes, link->bytes_per_s, link->round_trip_ns);
+}
+
+static void scrape_tier(struct daemon_frontend *f, uint32_t tier)
+{
+    struct sched_tier_stats t;
+    struct daemon_series_promises p;
+
+    sched_get_tier_stats(daemon_hub_sched(f->hub), tier, &t);
+    p = (struct daemon_series_promises){.arrived = t.arrived,
+                                        .admitted = t.admitted,
+                                        .kept = t.kept,
+                                        .broken = t.broken,
+                                        .downgraded = t.downgraded,
+                                        .canceled = t.canceled,
+                                        .margin = t.margin};
+    daemon_series_promises(f->series, tier, &p);
+    for (int r = SCHED_REASON_NONE + 1; r <= SCHED_REASON_DISPLACED; r++) {
+        if (t.refused[r] > 0)
+            daemon_series_refused(f->series, tier, sched_reason_name((enum sched_reason)r),
+                                  t.refused[r]);
+    }
+}
+
+static void scrape_predictor(struct daemon_frontend *f, uint32_t tier)
+{
+    for (int stage = 0; stage < SCHED_STAGES; stage++) {
+        struct sched_health h;
+        struct daemon_series_prediction p;
+
+        sched_get_health(daemon_hub_sched(f->hub), tier, (enum sched_stage)stage, &h);
+        if (h.n == 0)
+            continue;
+        p = (struct daemon_series_prediction){.stage = sched_stage_name((enum sched_stage)stage),
+                                              .n = h.n,
+                                              .bias = h.bias,
+                                              .mape = h.mape,
+                                              .coverage = h.coverage,
+                                              .worst = h.worst,
+                                              .drift = h.drift};
+        daemon_series_prediction(f->series, tier, &p);
+    }
 }
 
 static void scrape_state(struct daemon_frontend *f)
@@ -145,6 +204,7 @@ static void scrape_state(struct daemon_frontend *f)
                                      .exchanges = http->exchanges > 0 ? http->exchanges - 1 : 0,
                                      .connections_total = http->connections_total,
                                      .bad_requests_total = http->bad_requests_total};
+    struct daemon_records_stats records;
     struct sched_stats s;
 
     daemon_hub_stats(f->hub, &s);
@@ -155,6 +215,16 @@ static void scrape_state(struct daemon_frontend *f)
     st.claims = s.claims;
     st.resumes = s.resumes;
     st.ignored_events = s.ignored_events;
+    st.want_prefill = s.want[SCHED_ROLE_PREFILL];
+    st.want_decode = s.want[SCHED_ROLE_DECODE];
+    st.have_prefill = s.workers[SCHED_ROLE_PREFILL];
+    st.have_decode = s.workers[SCHED_ROLE_DECODE];
+    st.flips = s.flips;
+    st.reversals = s.reversals;
+    st.fallback = sched_fallback(daemon_hub_sched(f->hub))[0] != '\0';
+    daemon_records_stats(f->records, &records);
+    st.records = records.taken;
+    st.records_lost = records.lost;
     daemon_series_state(f->series, &st);
 }
 
@@ -162,5 +232,10 @@ enum err frontend_metrics_render(struct daemon_frontend *f, struct buf *out)
 {
     scrape_workers(f);
     scrape_state(f);
+    for (uint32_t i = 0; i < f->c.config->n_tiers; i++) {
+        scrape_tier(f, i);
+        scrape_predictor(f, i);
+    }
+    scrape_predictor(f, SCHED_TIERS_MAX);
     return daemon_series_render(f->series, out);
 }

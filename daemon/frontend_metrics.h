@@ -17,5 +17,7 @@ void frontend_metrics_http(struct daemon_frontend *f, const struct http_route *r
                            uint64_t duration_ns, uint64_t bytes_out);
 /* Each generation that was submitted, once its call has ended. */
 void frontend_metrics_call(const struct call *call);
+/* What the scheduler knows of a request that has ended. */
+void frontend_metrics_record(struct daemon_frontend *f, const struct sched_record *r);
 
 #endif

@@ -13,6 +13,7 @@
 #include "daemon/perf.h"
 #include "daemon/serve.h"
 #include "daemon/simulate.h"
+#include "daemon/status.h"
 #include "daemon/worker.h"
 #include "engine/engine.h"
 
@@ -25,6 +26,8 @@ static const char usage[] =
     "  decode [MODEL_DIR]     a decode worker for a scheduler elsewhere\n"
     "\n"
     "Tools\n"
+    "  status [URL]           tiers, predictions and workers of a running server\n"
+    "  top [URL]              the same, live\n"
     "  simulate               a trace through the scheduler in virtual time, policies side by "
     "side\n"
     "  perf WHAT              measure a part: kv, http, engine, tok, sched\n"
@@ -33,9 +36,8 @@ static const char usage[] =
     "  config reference       every option, as a Markdown table\n"
     "  version                what this program is\n"
     "\n"
-    "baton COMMAND --help says more.  Not built yet: frontend, scheduler, pool, bench, "
-    "status, "
-    "top.\n";
+    "baton COMMAND --help says more.  Not built yet: frontend, scheduler, pool, "
+    "bench.\n";
 
 static enum err start_log(const struct daemon_config *c, const char *who, struct err_msg *msg)
 {
@@ -196,7 +198,7 @@ static int run_config(int argc, char **argv)
 
 static int not_built(const char *word)
 {
-    static const char *const later[] = {"frontend", "scheduler", "pool", "bench", "status", "top"};
+    static const char *const later[] = {"frontend", "scheduler", "pool", "bench"};
 
     for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
         if (strcmp(word, later[i]) == 0) {
@@ -240,6 +242,10 @@ int main(int argc, char **argv)
         return run_worker(DAEMON_WORKER_DECODE, argc - 2, argv + 2);
     if (strcmp(word, "config") == 0)
         return run_config(argc - 2, argv + 2);
+    if (strcmp(word, "status") == 0)
+        return daemon_status_run(argc - 2, argv + 2);
+    if (strcmp(word, "top") == 0)
+        return daemon_top_run(argc - 2, argv + 2);
     if (strcmp(word, "perf") == 0)
         return daemon_perf_run(argc - 2, argv + 2);
     if (strcmp(word, "simulate") == 0)

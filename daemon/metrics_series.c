@@ -16,7 +16,8 @@ struct tier_cells {
     char *name;
     uint64_t ttft_ns, tbt_ns;
     struct daemon_series_cell *ttft, *tbt, *queue, *worker_queue, *prefill, *decode, *e2e;
-    struct daemon_series_cell *prompt, *generated, *resumed;
+    struct daemon_series_cell *prompt, *generated, *resumed, *forecast;
+    uint64_t refused; /* summed over the reasons of this scrape */
 };
 
 struct daemon_series {
@@ -27,7 +28,7 @@ struct daemon_series {
     uint32_t n_tiers;
     char *model;
     /* Summed over the workers of this scrape. */
-    uint64_t decode_blocks, decode_used, live_grants, live_sends;
+    uint64_t decode_blocks, decode_used, live_grants, live_sends, parks;
     uint32_t block_tokens;
 };
 
@@ -116,6 +117,11 @@ static enum err add_tier(struct daemon_series *s, const struct daemon_series_tie
     c->prompt = cell1(s, S_PROMPT, c->name);
     c->generated = cell1(s, S_GENERATED, c->name);
     c->resumed = cell1(s, S_RESUMED, c->name);
+    c->forecast = cell1(s, S_FORECAST, c->name);
+    if (t->ttft_ns > 0)
+        daemon_metrics_set(cell1(s, S_TTFT_TARGET, c->name), (double)t->ttft_ns / 1e9);
+    if (t->tbt_ns > 0)
+        daemon_metrics_set(cell1(s, S_TBT_TARGET, c->name), (double)t->tbt_ns / 1e9);
     for (enum daemon_outcome o = DAEMON_OUTCOME_STOP; o <= DAEMON_OUTCOME_CANCELED; o++)
         cell3(s, S_REQUESTS, c->name, daemon_outcome_name(o), "");
     return ERR_OK;
@@ -231,15 +237,17 @@ static void judge(struct daemon_series *s, const struct tier_cells *t,
                   const struct daemon_request_record *r)
 {
     uint64_t end = r->first_token_at != 0 ? r->first_token_at : r->done_at;
-    bool in_time = end - r->received_at <= t->ttft_ns;
+    uint64_t ttft_ns = r->ttft_target_ns != 0 ? r->ttft_target_ns : t->ttft_ns;
+    uint64_t tbt_ns = r->tbt_target_ns != 0 ? r->tbt_target_ns : t->tbt_ns;
+    bool in_time = end - r->received_at <= ttft_ns;
 
-    if (t->ttft_ns > 0 && r->first_token_at != 0)
+    if (ttft_ns > 0 && r->first_token_at != 0)
         count_target(s, t, "ttft", in_time);
-    else if (t->ttft_ns > 0 && (r->outcome != DAEMON_OUTCOME_CANCELED || !in_time))
+    else if (ttft_ns > 0 && (r->outcome != DAEMON_OUTCOME_CANCELED || !in_time))
         count_target(s, t, "ttft", false);
-    if (t->tbt_ns > 0 && r->n_generated > 1 && r->last_token_at >= r->first_token_at)
+    if (tbt_ns > 0 && r->n_generated > 1 && r->last_token_at >= r->first_token_at)
         count_target(s, t, "tbt",
-                     (r->last_token_at - r->first_token_at) / (r->n_generated - 1) <= t->tbt_ns);
+                     (r->last_token_at - r->first_token_at) / (r->n_generated - 1) <= tbt_ns);
 }
 
 static void observe_handover(struct daemon_series *s, const struct tier_cells *t,
@@ -320,13 +328,14 @@ void daemon_series_http_done(struct daemon_series *s, const char *route, int sta
 
 void daemon_series_workers_begin(struct daemon_series *s)
 {
-    static const enum series_id ids[] = {S_UP,         S_BLOCKS,     S_W_WAITING, S_W_RUNNING,
-                                         S_W_STEP,     S_W_STEPS,    S_W_TOKENS,  S_W_BYTES,
-                                         S_W_MESSAGES, S_LINK_SPEED, S_LINK_TRIP};
+    static const enum series_id ids[] = {S_UP,       S_BLOCKS,     S_W_WAITING,  S_W_RUNNING,
+                                         S_W_PARKED, S_W_PARKS,    S_W_LOCAL,    S_W_BACKLOG,
+                                         S_W_BIAS,   S_W_STEP,     S_W_STEPS,    S_W_TOKENS,
+                                         S_W_BYTES,  S_W_MESSAGES, S_LINK_SPEED, S_LINK_TRIP};
 
     for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++)
         daemon_metrics_forget(s->families[ids[i]]);
-    s->decode_blocks = s->decode_used = s->live_grants = s->live_sends = 0;
+    s->decode_blocks = s->decode_used = s->live_grants = s->live_sends = s->parks = 0;
     s->block_tokens = 0;
 }
 
@@ -355,6 +364,15 @@ void daemon_series_worker(struct daemon_series *s, const struct daemon_series_wo
     daemon_metrics_set(cell3(s, S_BLOCKS, r, n, "quarantined"), w->quarantined_blocks);
     daemon_metrics_set(cell2(s, S_W_WAITING, r, n), w->waiting);
     daemon_metrics_set(cell2(s, S_W_RUNNING, r, n), w->running);
+    daemon_metrics_set(cell2(s, S_W_PARKED, r, n), w->parked);
+    if (w->decodes) {
+        daemon_metrics_set(cell2(s, S_W_PARKS, r, n), (double)w->parks);
+        daemon_metrics_set(cell2(s, S_W_LOCAL, r, n), (double)w->local_prefills);
+    } else {
+        daemon_metrics_set(cell2(s, S_W_BACKLOG, r, n), seconds(w->backlog_ns));
+    }
+    if (w->bias > 0)
+        daemon_metrics_set(cell2(s, S_W_BIAS, r, n), w->bias);
     daemon_metrics_set(cell2(s, S_W_STEP, r, n), seconds(w->step_ns));
     daemon_metrics_set(cell2(s, S_W_STEPS, r, n), (double)w->steps);
     daemon_metrics_set(cell3(s, S_W_TOKENS, r, n, "prompt"), (double)w->prompt_tokens);
@@ -365,6 +383,7 @@ void daemon_series_worker(struct daemon_series *s, const struct daemon_series_wo
     set_bytes(s, w, "received", w->bytes_received);
     s->live_grants += w->live_grants;
     s->live_sends += w->live_sends;
+    s->parks += w->parks;
     if (w->decodes) {
         s->decode_blocks += w->n_blocks;
         s->decode_used +=
@@ -397,6 +416,68 @@ void daemon_series_link(struct daemon_series *s, const char *from, const char *t
                        (double)round_trip_ns / 1e9);
 }
 
+void daemon_series_forecast(struct daemon_series *s, uint32_t tier, double ratio)
+{
+    daemon_metrics_observe(tier_at(s, tier)->forecast, ratio, 1);
+}
+
+void daemon_series_promises(struct daemon_series *s, uint32_t tier,
+                            const struct daemon_series_promises *p)
+{
+    struct tier_cells *t = tier_at(s, tier);
+
+    t->refused = 0;
+    daemon_metrics_set(cell1(s, S_ARRIVALS, t->name), (double)p->arrived);
+    daemon_metrics_set(cell1(s, S_ADMITTED, t->name), (double)p->admitted);
+    daemon_metrics_set(cell2(s, S_PROMISES, t->name, "kept"), (double)p->kept);
+    daemon_metrics_set(cell2(s, S_PROMISES, t->name, "broken"), (double)p->broken);
+    daemon_metrics_set(cell2(s, S_PROMISES, t->name, "canceled"), (double)p->canceled);
+    daemon_metrics_set(cell2(s, S_PROMISES, t->name, "downgraded"), (double)p->downgraded);
+    daemon_metrics_set(cell2(s, S_PROMISES, t->name, "refused"), 0);
+    daemon_metrics_set(cell1(s, S_MARGIN, t->name), p->margin);
+}
+
+void daemon_series_refused(struct daemon_series *s, uint32_t tier, const char *reason, uint64_t n)
+{
+    struct tier_cells *t = tier_at(s, tier);
+
+    t->refused += n;
+    daemon_metrics_set(cell2(s, S_REFUSALS, t->name, reason), (double)n);
+    daemon_metrics_set(cell2(s, S_PROMISES, t->name, "refused"), (double)t->refused);
+}
+
+void daemon_series_prediction(struct daemon_series *s, uint32_t tier,
+                              const struct daemon_series_prediction *p)
+{
+    const char *name = tier < s->n_tiers ? s->tiers[tier].name : "all";
+
+    daemon_metrics_set(cell2(s, S_PREDICTIONS, name, p->stage), (double)p->n);
+    daemon_metrics_set(cell2(s, S_P_BIAS, name, p->stage), p->bias);
+    daemon_metrics_set(cell2(s, S_P_MAPE, name, p->stage), p->mape);
+    daemon_metrics_set(cell2(s, S_P_COVERAGE, name, p->stage), p->coverage);
+    daemon_metrics_set(cell2(s, S_P_WORST, name, p->stage), p->worst);
+    daemon_metrics_set(cell2(s, S_P_DRIFT, name, p->stage), p->drift);
+}
+
+static void set_alone(struct daemon_series *s, enum series_id id, double v)
+{
+    daemon_metrics_set(daemon_metrics_cell(s->families[id], NULL), v);
+}
+
+static void set_planner(struct daemon_series *s, const struct daemon_series_state *st)
+{
+    daemon_metrics_set(cell1(s, S_WANT, "prefill"), st->want_prefill);
+    daemon_metrics_set(cell1(s, S_WANT, "decode"), st->want_decode);
+    daemon_metrics_set(cell1(s, S_HAVE, "prefill"), st->have_prefill);
+    daemon_metrics_set(cell1(s, S_HAVE, "decode"), st->have_decode);
+    set_alone(s, S_FLIPS, (double)st->flips);
+    set_alone(s, S_REVERSALS, (double)st->reversals);
+    set_alone(s, S_FALLBACK, st->fallback);
+    set_alone(s, S_RECORDS, (double)st->records);
+    set_alone(s, S_RECORDS_LOST, (double)st->records_lost);
+    daemon_metrics_set(s->vllm[S_V_PREEMPTED], (double)s->parks);
+}
+
 static void set_live(struct daemon_series *s, const char *what, uint64_t n)
 {
     daemon_metrics_set(cell1(s, S_LIVE, what), (double)n);
@@ -412,21 +493,18 @@ void daemon_series_state(struct daemon_series *s, const struct daemon_series_sta
         queued += st->queued[i];
         running += st->running[i];
     }
-    daemon_metrics_set(daemon_metrics_cell(s->families[S_QUEUED_TOKENS], NULL),
-                       (double)st->queued_tokens);
+    set_alone(s, S_QUEUED_TOKENS, (double)st->queued_tokens);
+    set_planner(s, st);
     set_live(s, "requests", st->requests);
     set_live(s, "claims", st->claims);
     set_live(s, "connections", st->connections);
     set_live(s, "exchanges", st->exchanges);
     set_live(s, "grants", s->live_grants);
     set_live(s, "sends", s->live_sends);
-    daemon_metrics_set(daemon_metrics_cell(s->families[S_RESUMES], NULL), (double)st->resumes);
-    daemon_metrics_set(daemon_metrics_cell(s->families[S_IGNORED], NULL),
-                       (double)st->ignored_events);
-    daemon_metrics_set(daemon_metrics_cell(s->families[S_HTTP_CONNS], NULL),
-                       (double)st->connections_total);
-    daemon_metrics_set(daemon_metrics_cell(s->families[S_HTTP_BAD], NULL),
-                       (double)st->bad_requests_total);
+    set_alone(s, S_RESUMES, (double)st->resumes);
+    set_alone(s, S_IGNORED, (double)st->ignored_events);
+    set_alone(s, S_HTTP_CONNS, (double)st->connections_total);
+    set_alone(s, S_HTTP_BAD, (double)st->bad_requests_total);
     daemon_metrics_set(s->vllm[S_V_RUNNING], (double)running);
     daemon_metrics_set(s->vllm[S_V_WAITING], (double)queued);
     daemon_metrics_set(s->vllm[S_V_KV], s->decode_blocks > 0

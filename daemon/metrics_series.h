@@ -75,13 +75,17 @@ struct daemon_request_record {
     uint64_t prefill_ns;
     bool handed_over; /* the next five are valid */
     uint64_t handover_wire_ns, handover_exposed_ns, handover_verify_ns, handover_bytes;
-    uint32_t path; /* enum kvt_path */
+    uint32_t path;                          /* enum kvt_path */
+    uint64_t ttft_target_ns, tbt_target_ns; /* its own; 0: the tier's */
 };
 void daemon_series_request_done(struct daemon_series *s, const struct daemon_request_record *r);
 
 /* route: the pattern of the route table, never what the client sent ("other" for no route). */
 void daemon_series_http_done(struct daemon_series *s, const char *route, int status,
                              uint64_t duration_ns, uint64_t bytes_out);
+
+/* Time to first token of a request: as it was over as it was forecast. */
+void daemon_series_forecast(struct daemon_series *s, uint32_t tier, double ratio);
 
 /* ---- for a scrape ---- */
 
@@ -90,7 +94,9 @@ struct daemon_series_worker {
     const char *role; /* "prefill", "decode" */
     bool up, decodes;
     uint32_t n_blocks, block_tokens, free_blocks, owned_blocks, granted_blocks, quarantined_blocks;
-    uint32_t waiting, running, live_requests, live_grants, live_sends;
+    uint32_t waiting, running, parked, live_requests, live_grants, live_sends;
+    uint64_t backlog_ns, parks, local_prefills;
+    double bias; /* 0: not known */
     uint64_t step_ns, steps, prompt_tokens, generated_tokens, late_messages, bad_messages;
     uint64_t bytes_sent[DAEMON_SERIES_PATHS], bytes_received[DAEMON_SERIES_PATHS]; /* by kvt_path */
 };
@@ -103,11 +109,34 @@ void daemon_series_link(struct daemon_series *s, const char *from, const char *t
                         const char *transport, const char *lanes, double bytes_per_s,
                         uint64_t round_trip_ns);
 
+/* Totals since the start, of the requests that asked for this tier. */
+struct daemon_series_promises {
+    uint64_t arrived, admitted, kept, broken, downgraded, canceled;
+    double margin;
+};
+void daemon_series_promises(struct daemon_series *s, uint32_t tier,
+                            const struct daemon_series_promises *p);
+/* After promises: refusals for one more reason; their sum is the result "refused". */
+void daemon_series_refused(struct daemon_series *s, uint32_t tier, const char *reason, uint64_t n);
+
+struct daemon_series_prediction {
+    const char *stage;
+    uint64_t n;
+    double bias, mape, coverage, worst;
+    bool drift;
+};
+/* tier DAEMON_SERIES_TIERS_MAX: over all. */
+void daemon_series_prediction(struct daemon_series *s, uint32_t tier,
+                              const struct daemon_series_prediction *p);
+
 struct daemon_series_state {
     uint32_t queued[DAEMON_SERIES_TIERS_MAX], running[DAEMON_SERIES_TIERS_MAX]; /* by tier */
     uint64_t queued_tokens;
     uint32_t requests, claims, connections, exchanges; /* live */
     uint64_t resumes, ignored_events, connections_total, bad_requests_total;
+    uint32_t want_prefill, want_decode, have_prefill, have_decode;
+    uint64_t flips, reversals, records, records_lost;
+    bool fallback;
 };
 void daemon_series_state(struct daemon_series *s, const struct daemon_series_state *st);
 

@@ -18,7 +18,7 @@ def run(*args, env=None, timeout=60):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["serve", "--help"], ["prefill", "--help"], ["decode", "--help"],
-                                   ["perf", "--help"], ["config", "--help"]])
+                                   ["perf", "--help"], ["config", "--help"], ["status", "--help"], ["top", "--help"]])
 def test_help_is_complete_and_free(words):
     out = run(*words)
     assert out.returncode == 0 and out.stdout.startswith("Usage: baton") and out.stderr == ""

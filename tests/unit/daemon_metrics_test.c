@@ -520,6 +520,50 @@ static void workers_and_state_are_those_of_the_last_scrape(void **state)
     daemon_series_destroy(s);
 }
 
+static void promises_and_predictions_are_shown_per_tier(void **state)
+{
+    struct daemon_series *s = open_series();
+    struct daemon_series_promises p = {.arrived = 100,
+                                       .admitted = 80,
+                                       .kept = 70,
+                                       .broken = 6,
+                                       .downgraded = 3,
+                                       .canceled = 4,
+                                       .margin = 0.5};
+    struct daemon_series_prediction q = {
+        .stage = "prefill", .n = 50, .bias = -0.1, .mape = 0.2, .coverage = 0.9, .worst = 0.8};
+    struct daemon_series_state st = {
+        .want_prefill = 3, .have_prefill = 2, .flips = 5, .fallback = true, .records_lost = 9};
+
+    (void)state;
+    for (int scrapes = 0; scrapes < 2;
+         scrapes++) { /* totals are those of the last one, not summed */
+        daemon_series_workers_begin(s);
+        daemon_series_promises(s, 0, &p);
+        daemon_series_refused(s, 0, "ttft", 12);
+        daemon_series_refused(s, 0, "price", 8);
+        daemon_series_prediction(s, 0, &q);
+        daemon_series_prediction(s, DAEMON_SERIES_TIERS_MAX, &q);
+        daemon_series_state(s, &st);
+    }
+    daemon_series_forecast(s, 0, 1.02);
+    scrape_series(s);
+    assert_close("baton_tier_arrivals_total{tier=\"gold\"}", 100);
+    assert_close("baton_promises_total{tier=\"gold\",result=\"kept\"}", 70);
+    assert_close("baton_promises_total{tier=\"gold\",result=\"broken\"}", 6);
+    assert_close("baton_promises_total{tier=\"gold\",result=\"refused\"}", 20);
+    assert_close("baton_refusals_total{tier=\"gold\",reason=\"price\"}", 8);
+    assert_close("baton_admission_margin{tier=\"gold\"}", 0.5);
+    assert_close("baton_prediction_bias{tier=\"gold\",stage=\"prefill\"}", -0.1);
+    assert_close("baton_prediction_worst_coverage{tier=\"all\",stage=\"prefill\"}", 0.8);
+    assert_close("baton_prediction_fallback", 1);
+    assert_close("baton_planner_workers_wanted{role=\"prefill\"}", 3);
+    assert_close("baton_planner_flips_total", 5);
+    assert_close("baton_records_lost_total", 9);
+    assert_close("baton_ttft_forecast_ratio_count{tier=\"gold\"}", 1);
+    daemon_series_destroy(s);
+}
+
 static void http_exchanges_are_counted_by_route_and_status(void **state)
 {
     struct daemon_series *s = open_series();
@@ -639,6 +683,7 @@ int main(void)
         cmocka_unit_test(requests_that_got_no_token_are_counted_by_how_they_ended),
         cmocka_unit_test(slow_requests_miss_their_targets),
         cmocka_unit_test(workers_and_state_are_those_of_the_last_scrape),
+        cmocka_unit_test(promises_and_predictions_are_shown_per_tier),
         cmocka_unit_test(http_exchanges_are_counted_by_route_and_status),
         cmocka_unit_test(every_histogram_adds_up_after_random_traffic),
         cmocka_unit_test(creation_survives_every_failed_allocation),
