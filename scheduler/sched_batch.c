@@ -496,16 +496,15 @@ int64_t sched_batch_wake(const struct sched_batch_item *v, uint32_t n,
     }
     p.step_ns = p.timed && b > 0 ? sched_law_decode(pool->decode, b, ctx) : 0;
     for (uint32_t k = 0; k < n; k++) {
-        int64_t until[4], slack = batch_slack(&v[k]);
+        int64_t until[3], slack = batch_slack(&v[k]);
 
         if (v[k].state != SCHED_BATCH_PARKED && v[k].state != SCHED_BATCH_WAITING)
             continue;
-        until[0] = slack - batch_hoard_ns(&p, &v[k]);
-        until[1] = slack - batch_near_ns(&p, &v[k]);
-        until[2] = slack + batch_ns((double)v[k].tbt_ns);
-        until[3] = slack + AGED_NS;
+        until[0] = slack - batch_near_ns(&p, &v[k]); /* from then on it may displace others */
+        until[1] = slack + batch_ns((double)v[k].tbt_ns);
+        until[2] = slack + AGED_NS;
         wake = wake < WAKE_NS ? wake : WAKE_NS;
-        for (int u = 0; u < 4; u++)
+        for (int u = 0; u < 3; u++)
             wake = until[u] >= 0 && until[u] < wake ? until[u] : wake;
     }
     return wake;

@@ -90,6 +90,21 @@ static void test_the_last_block_goes_to_the_one_in_danger(void **state)
     assert_int_equal(v[1].what, SCHED_DO_STEP);
 }
 
+static void test_blocks_are_not_given_past_one_in_danger_that_lacks_more_of_them(void **state)
+{
+    (void)state;
+    struct sched_batch_item v[3] = {resident(1, 0, 10, 2, 1 * MS), resident(2, 0, 10, 1, 4000 * MS),
+                                    resident(3, 0, 10, 0, 4000 * MS)};
+    struct sched_batch_pool pool = pool_of(1);
+    uint32_t scratch[3];
+
+    pool.park_room_blocks = 0; /* nobody can go */
+    sched_batch_plan(v, 3, &pool, scratch);
+    assert_int_equal(v[0].what, SCHED_DO_NOTHING);
+    assert_int_equal(v[1].what, SCHED_DO_NOTHING); /* the block stays for the first one */
+    assert_int_equal(v[2].what, SCHED_DO_STEP);
+}
+
 static void test_slack_rich_ones_sit_out_a_step_that_would_make_a_gold_one_late(void **state)
 {
     (void)state;
@@ -625,6 +640,21 @@ static void test_a_chunk_fits_the_slack_and_is_as_large_as_that_allows(void **st
     }
 }
 
+static void test_a_chunk_counts_what_a_prompt_costs_before_its_first_token(void **state)
+{
+    (void)state;
+    const struct sched_law slow_start = {.c = {20e6, 20510, 0.38491, 0}};
+    struct sched_step s = {.b = 8, .ctx = 8000};
+
+    for (int64_t slack = 20 * MS; slack < 200 * MS; slack += MS) {
+        s.n = sched_batch_chunk(&slow_start, &DECODE, s.b, s.ctx, 0, 100000, slack, 16);
+        s.n2 = s.n * s.n;
+        if (s.n > 0)
+            assert_true(sched_law_step(&slow_start, &DECODE, &s) <= (double)slack);
+    }
+    assert_true(s.n > 1000);
+}
+
 static void test_a_chunk_waits_for_time_that_is_worth_its_fixed_cost(void **state)
 {
     (void)state;
@@ -702,11 +732,37 @@ static void test_a_caller_may_sleep_until_the_wake_of_the_plan(void **state)
     assert_true(slept > 1000);
 }
 
+static void test_the_wake_is_when_one_that_waits_may_displace_others(void **state)
+{
+    (void)state;
+    struct sched_batch_item v[2] = {resident(1, 2, 40, 0, 4000 * MS),
+                                    asks(SCHED_BATCH_WAITING, 2, 0, 30, 0)};
+    struct sched_batch_pool pool = pool_of(0);
+    uint32_t scratch[2];
+    int64_t wake;
+
+    v[1].slack_ns = 360 * MS; /* 0.3 s, two steps of 7 ms and the move make 315 ms */
+    sched_batch_plan(v, 2, &pool, scratch);
+    assert_int_equal(v[1].what, SCHED_DO_NOTHING);
+    wake = sched_batch_wake(v, 2, &pool);
+    assert_true(wake > 30 * MS && wake < 60 * MS);
+    v[1].slack_ns -= wake - MS;
+    sched_batch_plan(v, 2, &pool, scratch);
+    assert_int_equal(v[1].what, SCHED_DO_NOTHING);
+    v[1].slack_ns -= 2 * MS;
+    sched_batch_plan(v, 2, &pool, scratch);
+    assert_int_equal(v[1].what, SCHED_DO_GRANT);
+    assert_true(sched_batch_wake(v, 1, &pool) == INT64_MAX); /* nobody waits */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_everybody_steps_when_there_is_room_and_time),
         cmocka_unit_test(test_the_last_block_goes_to_the_one_in_danger),
+        cmocka_unit_test(test_blocks_are_not_given_past_one_in_danger_that_lacks_more_of_them),
+        cmocka_unit_test(test_the_wake_is_when_one_that_waits_may_displace_others),
+        cmocka_unit_test(test_a_chunk_counts_what_a_prompt_costs_before_its_first_token),
         cmocka_unit_test(test_slack_rich_ones_sit_out_a_step_that_would_make_a_gold_one_late),
         cmocka_unit_test(test_nobody_is_skipped_while_the_law_is_unknown),
         cmocka_unit_test(test_a_gold_hand_over_parks_the_bronze_stream_with_most_slack),

@@ -415,6 +415,21 @@ static void test_moments_find_the_process_that_made_the_load(void **state)
     assert_true(got.cs2 > 3);
 }
 
+static void test_moments_count_the_time_in_which_nothing_comes(void **state)
+{
+    (void)state;
+    struct sched_load_moments got;
+    double sum = 0;
+
+    rng_state = 8;
+    for (int k = 0; k < 40; k++) {
+        got = watch(0.5, 1, 0.85, 1000); /* three bins of four are empty */
+        sum += got.ca2 / 40;
+    }
+    print_message("  Poisson 0.5/s: ca2 %.2f on average\n", sum);
+    assert_near(sum, 1, 0.06);
+}
+
 static void test_moments_see_a_burst_within_seconds_and_forget_it(void **state)
 {
     (void)state;
@@ -688,6 +703,21 @@ static void test_one_flip_is_in_flight_and_a_lost_one_does_not_block_for_ever(vo
     assert_int_equal(ticks(&p, &c, pool_of(4, 1.1), pool_of(7, 0.1), &now, 300), 1);
 }
 
+static void test_a_flip_that_took_long_is_followed_by_a_long_pause(void **state)
+{
+    (void)state;
+    struct sched_plan_config c = {.interval_s = 1, .cooldown_s = 10};
+    struct sched_plan p;
+    double now = 0, done;
+
+    sched_plan_init(&p);
+    assert_int_equal(ticks(&p, &c, pool_of(4, 1.1), pool_of(8, 0.1), &now, 3), 1);
+    sched_plan_flipped(&p, now += 4, true);
+    done = now;
+    assert_int_equal(ticks(&p, &c, pool_of(5, 1.1), pool_of(7, 0.1), &now, 100), 1);
+    assert_near(now - done, 40, 1);
+}
+
 static void test_each_reversal_doubles_the_pause_and_quiet_halves_it(void **state)
 {
     (void)state;
@@ -735,6 +765,8 @@ int main(void)
         cmocka_unit_test(test_decode_is_continuous_over_the_knee_and_ends_where_it_cannot_keep_up),
         cmocka_unit_test(test_the_highest_decode_rate_is_the_reference_value),
         cmocka_unit_test(test_moments_find_the_process_that_made_the_load),
+        cmocka_unit_test(test_moments_count_the_time_in_which_nothing_comes),
+        cmocka_unit_test(test_a_flip_that_took_long_is_followed_by_a_long_pause),
         cmocka_unit_test(test_moments_see_a_burst_within_seconds_and_forget_it),
         cmocka_unit_test(test_moments_of_nothing_and_of_one_request_are_finite),
         cmocka_unit_test(test_a_step_is_followed_by_one_worker_at_a_time_within_a_minute),

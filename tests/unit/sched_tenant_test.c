@@ -328,6 +328,24 @@ static void test_tokens_follow_the_weights_when_all_ask(void **state)
     sched_tenants_free(t);
 }
 
+static void test_a_new_weight_counts_at_once(void **state)
+{
+    (void)state;
+    struct sched_tenants *t = table();
+
+    for (uint64_t now = S; now < 60 * S; now += 100 * MS) {
+        serve(t, 1, 0, now, 1000);
+        serve(t, 1, 0, now, 1000);
+        serve(t, 2, 0, now, 1000);
+    }
+    assert_true(sched_tenants_share(t, 1, 0, 60 * S) < 0.6);
+    describe(t, (struct sched_tenant){.id = 1, .weight = 3});
+    assert_true(sched_tenants_share(t, 1, 0, 60 * S) == 1);
+    assert_true(sched_tenants_share(t, 2, 0, 60 * S) <
+                0.8); /* a third, where a quarter is its due */
+    sched_tenants_free(t);
+}
+
 static void test_one_that_comes_back_has_no_credit_for_its_absence(void **state)
 {
     (void)state;
@@ -412,6 +430,7 @@ int main(void)
         cmocka_unit_test(test_a_greedy_tenant_lowers_its_own_factor_only),
         cmocka_unit_test(test_a_tenant_alone_has_all_it_asks_for),
         cmocka_unit_test(test_tokens_follow_the_weights_when_all_ask),
+        cmocka_unit_test(test_a_new_weight_counts_at_once),
         cmocka_unit_test(test_one_that_comes_back_has_no_credit_for_its_absence),
         cmocka_unit_test(test_tenants_that_are_gone_are_forgotten_and_those_with_a_row_are_not),
         cmocka_unit_test(test_running_out_of_memory_changes_nothing),
