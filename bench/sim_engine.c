@@ -263,26 +263,27 @@ static void say_tokens(struct sim *m, const struct sim_req *r)
 
 /* ---- arrivals ---- */
 
-/* The prompt alone on an idle worker, in its chunks. */
-static double isolated_ns(const struct bench_sim_class *c, uint32_t n, uint32_t past)
+/* By whose law a prompt's own time is told. */
+static const struct bench_sim_class *prompt_class(const struct bench_cluster *c)
 {
-    uint32_t chunk = c->max_step_tokens, full = n / chunk, rest = n % chunk;
-    const struct sched_law *l = &c->sched.prefill;
-    double ns = l->c[1] * n + l->c[2] * (double)n * (n + 2.0 * past);
+    for (uint32_t i = 0; i < c->n_pools; i++) {
+        if (c->pool[i].role == SCHED_ROLE_PREFILL)
+            return &c->klass[c->pool[i].klass];
+    }
+    return &c->klass[c->pool[0].klass];
+}
 
-    ns += l->c[0] * (full + (rest > 0));
+double bench_sim_isolated_ns(const struct bench_cluster *cluster, const struct bench_arrival_row *a)
+{
+    const struct bench_sim_class *c = prompt_class(cluster);
+    const struct sched_law *l = &c->sched.prefill;
+    uint32_t n = a->n_prompt - a->n_hit, chunk = c->max_step_tokens, rest = n % chunk;
+    double ns = l->c[1] * n + l->c[2] * (double)n * (n + 2.0 * a->n_hit);
+
+    ns += l->c[0] * (n / chunk + (rest > 0));
     if (rest > 0 && rest < l->knee)
         ns += l->c[3] * (l->knee - rest);
     return ns;
-}
-
-static const struct bench_sim_class *prompt_class(const struct sim *m)
-{
-    for (uint32_t i = 0; i < m->cluster->n_pools; i++) {
-        if (m->cluster->pool[i].role == SCHED_ROLE_PREFILL)
-            return &m->cluster->klass[m->cluster->pool[i].klass];
-    }
-    return &m->cluster->klass[m->cluster->pool[0].klass];
 }
 
 static void feed(struct sim *m, const struct sched_event *e);
@@ -302,17 +303,15 @@ static void arrive(struct sim *m, const struct bench_arrival_row *a)
     r->tier = a->tier;
     r->measured = (double)a->at_ns / 1e9 >= m->setup->warmup_s;
     r->late_ns = INT64_MIN;
-    r->ask_ttft_ns =
-        t->ttft_ns +
-        (uint64_t)(t->ttft_factor * isolated_ns(prompt_class(m), a->n_prompt - a->n_hit, a->n_hit));
+    r->ask_ttft_ns = t->ttft_ns + (uint64_t)(t->ttft_factor * bench_sim_isolated_ns(m->cluster, a));
     r->ask_tbt_ns = r->tbt_ns = t->tbt_ns;
     r->deadline_ns = r->arrived_ns + r->ask_ttft_ns;
     e.request = r->id;
     e.u.arrive.tier = a->tier;
     e.u.arrive.n_prompt = a->n_prompt;
-    e.u.arrive.max_new = m->max_new < prompt_class(m)->max_context - a->n_prompt
+    e.u.arrive.max_new = m->max_new < prompt_class(m->cluster)->max_context - a->n_prompt
                              ? m->max_new
-                             : prompt_class(m)->max_context - a->n_prompt;
+                             : prompt_class(m->cluster)->max_context - a->n_prompt;
     e.u.arrive.arrived_ns = a->at_ns;
     e.u.arrive.length_key = a->session;
     e.u.arrive.true_new = m->setup->clairvoyant ? r->n_out : 0;

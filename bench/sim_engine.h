@@ -59,6 +59,9 @@ struct bench_sim_result {
     uint64_t late_mean; /* requests that missed by their mean time per token alone */
 };
 
+/* Time of the prompt (less what is cached) alone on an idle worker, in its chunks: what deadlines grow with. */
+double bench_sim_isolated_ns(const struct bench_cluster *c, const struct bench_arrival_row *a);
+
 /* run: initialised by the caller with names and weights of tiers; outcomes are added and finished here.
  * ERR_INVALID: setup; ERR_BAD_STATE: the scheduler broke a rule (msg says which); ERR_NOMEM. */
 MUST_USE enum err bench_sim_run(const struct bench_sim_setup *setup, struct bench_run *run,

@@ -8,10 +8,11 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "bench/bound.h"
 #include "bench/perf_report.h"
 #include "bench/trace.h"
 
-enum { POLICIES_MAX = 32, SEEDS_MAX = 1000, RUNS_MAX = 1024, HALVINGS = 8 };
+enum { POLICIES_MAX = 32, SEEDS_MAX = 1000, RUNS_MAX = 1024, HALVINGS = 8, BOUNDS_MAX = 64 };
 static const uint64_t LONG_NS = UINT64_C(3600) * 1000 * 1000 * 1000;
 
 struct study {
@@ -27,6 +28,11 @@ struct study {
     double load_speedup;
     uint64_t load_seed;
     bool have_load;
+    struct known_bound {
+        double speedup, weight;
+        uint64_t seed;
+    } bound[BOUNDS_MAX];
+    uint32_t n_bounds;
     FILE *records;
     struct bench_report report;
     struct bench_run *run[RUNS_MAX];
@@ -46,7 +52,6 @@ void bench_study_defaults(struct bench_study *s)
     *s = (struct bench_study){.policies = "baton",
                               .in = "1155:0.99",
                               .out = "211:0.86",
-                              .duration_s = 600,
                               .warmup_s = 30,
                               .seed = 1,
                               .seeds = 1,
@@ -184,7 +189,8 @@ static enum err read_arrivals(const char *text, struct bench_draw *d, struct err
 static enum err load_trace(struct study *s, uint64_t seed)
 {
     const struct bench_study *o = s->o;
-    struct bench_draw d = {.rate = o->rate > 0 ? o->rate : 10, .seconds = o->duration_s};
+    struct bench_draw d = {.rate = o->rate > 0 ? o->rate : 10,
+                           .seconds = o->duration_s > 0 ? o->duration_s : 600};
     struct bench_trace from = {.n = 0};
     bool synthetic = strcmp(o->trace, "synthetic") == 0;
     enum err err = ERR_OK;
@@ -223,12 +229,22 @@ static uint32_t shortest_context(const struct bench_cluster *c)
     return n;
 }
 
+/* Without a wish: whole passes of the trace, 300 s at least. */
+static double duration_of(const struct study *s, double speedup)
+{
+    double pass = s->trace.seconds / speedup;
+
+    if (s->o->duration_s > 0)
+        return s->o->duration_s;
+    return pass > 300 ? pass : ceil(300 / pass) * pass;
+}
+
 static enum err make_load(struct study *s, double speedup, uint64_t seed)
 {
     enum err err = load_trace(s, seed);
     struct bench_load_plan p = {.trace = &s->trace,
                                 .speedup = speedup,
-                                .duration_s = s->o->duration_s,
+                                .duration_s = duration_of(s, speedup),
                                 .share = s->cluster.share,
                                 .n_tiers = s->cluster.n_tiers,
                                 .seed = seed,
@@ -243,6 +259,114 @@ static enum err make_load(struct study *s, double speedup, uint64_t seed)
     s->have_load = err == ERR_OK;
     s->load_speedup = speedup;
     s->load_seed = seed;
+    return err;
+}
+
+/* ---- the bound ---- */
+
+/* Machine time that the prompt takes at least: its steps are full, and on a decode machine ride on steps
+ * that are made anyway. */
+static void prompt_work(const struct bench_study *o, const struct bench_sim_class *c,
+                        const struct bench_arrival_row *a, struct bench_bound_item *x)
+{
+    const struct sched_law *p = &c->sched.prefill, *d = &c->sched.decode;
+    double n = a->n_prompt - a->n_hit, past = a->n_hit, steps = n / c->max_step_tokens;
+    double work = p->c[1] * n + p->c[2] * n * (n + 2 * past);
+    double extra = p->c[0] > d->c[0] ? p->c[0] - d->c[0] : 0;
+
+    x->prefill_s = fmin(x->prefill_s, (work + p->c[0] * steps) * o->bias / 1e9);
+    x->local_s = fmin(x->local_s, (work + extra * steps) * o->bias / 1e9);
+}
+
+/* A step costs c0 whatever it does; the KV of its sequences fills the room at best, so each token of
+ * context pays its part of c0. */
+static void decode_work(const struct bench_study *o, const struct bench_sim_class *c,
+                        const struct bench_arrival_row *a, struct bench_bound_item *x)
+{
+    const struct sched_law *d = &c->sched.decode;
+    double k = a->n_out - 1.0, ctx = k * a->n_prompt + k * (k - 1) / 2;
+    double ns = d->c[1] * k + (d->c[2] + d->c[0] / c->kv_tokens) * ctx;
+
+    x->decode_s = fmin(x->decode_s, ns * o->bias / 1e9);
+}
+
+static struct bench_bound_item bound_item(const struct study *s, const struct bench_arrival_row *a)
+{
+    const struct sched_tier *t = &s->cluster.tiers[a->tier];
+    struct bench_bound_item x = {.value = t->weight > 0 ? t->weight : 1,
+                                 .at = (double)a->at_ns / 1e9,
+                                 .prefill_s = INFINITY,
+                                 .local_s = INFINITY,
+                                 .decode_s = INFINITY};
+    double alone = INFINITY;
+
+    for (uint32_t i = 0; i < s->cluster.n_pools; i++) {
+        const struct bench_sim_class *c = &s->cluster.klass[s->cluster.pool[i].klass];
+
+        if (s->cluster.pool[i].role == SCHED_ROLE_PREFILL || s->o->elastic)
+            prompt_work(s->o, c, a, &x);
+        if (s->cluster.pool[i].role == SCHED_ROLE_DECODE || s->o->elastic) {
+            struct bench_bound_item y = x;
+
+            prompt_work(s->o, c, a, &y);
+            x.local_s = y.local_s;
+            decode_work(s->o, c, a, &x);
+        }
+    }
+    alone = bench_sim_isolated_ns(&s->cluster, a) / 1e9;
+    x.prefill_until = x.at + (double)t->ttft_ns / 1e9 + t->ttft_factor * alone;
+    x.decode_from = fmin(x.at + fmin(x.prefill_s, x.local_s), x.prefill_until);
+    x.decode_until = x.prefill_until + (a->n_out - 1.0) * (double)t->tbt_ns / 1e9;
+    x.prefill_s = isfinite(x.prefill_s) ? x.prefill_s : x.local_s;
+    return x;
+}
+
+/* Of the load in hand, requests after the warm-up.  With --elastic all machines are of one kind. */
+static enum err solve_bound(struct study *s, double *weight)
+{
+    struct bench_bound_problem p = {.local = !s->o->no_local};
+    struct bench_bound_item *v = mem_try_alloc((s->load.n + 1) * sizeof(*v));
+    enum err err;
+
+    if (v == NULL)
+        return err_set(s->msg, ERR_NOMEM, "out of memory");
+    for (size_t i = 0; i < s->load.n; i++) {
+        if ((double)s->load.v[i].at_ns / 1e9 >= s->o->warmup_s)
+            v[p.n++] = bound_item(s, &s->load.v[i]);
+    }
+    p.v = v;
+    p.prefill_machines = bench_cluster_count(&s->cluster, SCHED_ROLE_PREFILL);
+    p.decode_machines = bench_cluster_count(&s->cluster, SCHED_ROLE_DECODE);
+    if (s->o->elastic) {
+        p.decode_machines += p.prefill_machines;
+        p.prefill_machines = 0;
+        p.local = true;
+    }
+    err = bench_bound(&p, s->msg, weight);
+    mem_free(v);
+    return err;
+}
+
+static enum err bound_of_load(struct study *s, double *weight)
+{
+    uint64_t start = clock_now_ns();
+    enum err err;
+
+    *weight = 0;
+    if (s->o->no_bound || s->o->find != NULL)
+        return ERR_OK;
+    for (uint32_t i = 0; i < s->n_bounds; i++) {
+        if (s->bound[i].speedup == s->load_speedup && s->bound[i].seed == s->load_seed) {
+            *weight = s->bound[i].weight;
+            return ERR_OK;
+        }
+    }
+    err = solve_bound(s, weight);
+    if (err == ERR_OK && s->n_bounds < BOUNDS_MAX)
+        s->bound[s->n_bounds++] = (struct known_bound){s->load_speedup, *weight, s->load_seed};
+    if (err == ERR_OK && !s->o->quiet)
+        fprintf(stderr, "bound of %zu arrivals, seed %llu: weight %.1f  (%.1f s)\n", s->load.n,
+                (unsigned long long)s->load_seed, *weight, (double)(clock_now_ns() - start) / 1e9);
     return err;
 }
 
@@ -375,10 +499,13 @@ static enum err run_policy(struct study *s, const char *policy, double speedup, 
         uint64_t seed = s->o->seed + k, start = clock_now_ns();
         struct bench_sim_setup x;
         struct bench_sim_result *r = mem_try_alloc(sizeof(*r));
+        double bound = 0;
 
         if (r == NULL)
             return err_set(s->msg, ERR_NOMEM, "out of memory");
         err = make_load(s, speedup, seed);
+        if (err == ERR_OK)
+            err = bound_of_load(s, &bound);
         if (err == ERR_OK) {
             setup_of(s, policy, seed, &x);
             p->run->rate = s->load.rate;
@@ -386,7 +513,8 @@ static enum err run_policy(struct study *s, const char *policy, double speedup, 
         }
         if (err == ERR_OK) {
             pool_result(p, r);
-            bench_run_finish(p->run, (s->o->duration_s - s->o->warmup_s) * (k + 1));
+            p->run->bound_weight += bound;
+            bench_run_finish(p->run, (s->load.duration_s - s->o->warmup_s) * (k + 1));
             say_run(s, p, seed, (double)(clock_now_ns() - start) / 1e9);
         }
         mem_free(r);
@@ -603,7 +731,7 @@ static enum err check(const struct bench_study *o, struct err_msg *msg)
         return err_set(msg, ERR_INVALID, "--seeds must be 1 to %d", SEEDS_MAX);
     if (o->speedup > 0 && o->rate > 0)
         return err_set(msg, ERR_INVALID, "--speedup and --rate exclude each other");
-    if (!(o->duration_s > 0) || !(o->warmup_s >= 0) || o->warmup_s >= o->duration_s)
+    if (!(o->warmup_s >= 0) || (o->duration_s > 0 && o->warmup_s >= o->duration_s))
         return err_set(msg, ERR_INVALID, "--warmup must be shorter than --duration");
     if (!(o->bias > 0))
         return err_set(msg, ERR_INVALID, "--bias must be above 0");
