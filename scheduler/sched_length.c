@@ -28,7 +28,7 @@ static const double PRIOR_LOG_MEDIAN = 4.8675, PRIOR_LOG_SD = 1; /* 130 tokens *
 static const float KEEP_SESSION = 0.9f, KEEP_TENANT = 0.99f, KEEP_BUCKET = 0.995f,
                    KEEP_GLOBAL = 0.999f;
 static const float HIST_SCALE_AT = 1e6f;
-static const double LENGTH_STEER = 0.03, LENGTH_STEER_MAX = 2; /* of a log */
+static const double STEER_ALL = 0.03, STEER_BUCKET = 0.02, LENGTH_STEER_MAX = 2; /* of a log */
 
 struct length_hist {
     float bin[LENGTH_BINS];
@@ -48,13 +48,19 @@ struct length_table {
     uint32_t cap, n;
     uint16_t newest, oldest;
 };
+/* Of the log: what is added to the mixture's 5 % and 95 %. */
+struct length_steer {
+    double low, high;
+};
 struct length_bucket {
     struct length_hist hist;
-    double low, high; /* of the log, added to the mixture's 5 % and 95 % */
+    struct length_steer steer;
 };
 struct sched_length {
     float edge[LENGTH_BINS + 1], middle[LENGTH_BINS], prior[LENGTH_BINS];
     struct length_hist global;
+    struct length_steer
+        steer; /* of all, beside the buckets' own: quick where a bucket sees little */
     struct length_bucket bucket[LENGTH_BUCKETS];
     struct length_table sessions, tenants;
 };
@@ -257,15 +263,20 @@ static uint32_t length_bucket_of(uint32_t n_prompt)
     return b < LENGTH_BUCKETS - 1 ? (uint32_t)b : LENGTH_BUCKETS - 1;
 }
 
-static void mix_in(float *mix, const struct length_hist *h, float weight)
+/* Share of each histogram in a mixture, over its sum; nothing for one that is empty. */
+static float mix_weight(const struct length_hist *h, float weight)
 {
-    float w;
+    return h->sum > 0 && weight > 0 ? weight / h->sum : 0;
+}
 
-    if (h == NULL || !(h->sum > 0) || !(weight > 0))
-        return;
-    w = weight / h->sum;
+static void mix_bins(float *restrict mix, const float *restrict prior,
+                     const struct length_hist *const *h, const float *w)
+{
+    const float *restrict a = h[0]->bin, *restrict b = h[1]->bin, *restrict c = h[2]->bin,
+                          *restrict d = h[3]->bin;
+
     for (int i = 0; i < LENGTH_BINS; i++)
-        mix[i] += w * h->bin[i];
+        mix[i] = w[4] * prior[i] + w[0] * a[i] + w[1] * b[i] + w[2] * c[i] + w[3] * d[i];
 }
 
 /* What a request of this kind is like, from the nearest relatives that have been seen; each stands back behind
@@ -273,20 +284,27 @@ static void mix_in(float *mix, const struct length_hist *h, float weight)
 static float mixture(const struct sched_length *l, const struct sched_length_of *of,
                      uint32_t bucket, float *mix)
 {
-    const struct length_hist *session = table_look(&l->sessions, of->key);
-    const struct length_hist *tenant = table_look(&l->tenants, of->tenant);
-    float n_session = session != NULL ? hist_n(session) : 0;
-    float n_tenant = tenant != NULL ? hist_n(tenant) : 0;
-    float n_bucket = hist_n(&l->bucket[bucket].hist), n_global = hist_n(&l->global);
-    float of_bucket = 8 * n_bucket / (n_bucket + 10), of_tenant = 2 * n_tenant / (n_tenant + 50);
-    float of_global = 0.5f + (8 - of_bucket), of_prior = of_global * 5 / (5 + n_global);
+    static const struct length_hist none;
+    const struct length_hist *h[4] = {&l->global, &l->bucket[bucket].hist,
+                                      table_look(&l->tenants, of->tenant),
+                                      table_look(&l->sessions, of->key)};
+    float n_global = hist_n(h[0]), n_bucket = hist_n(h[1]), n_tenant, n_session, w[5];
+    float of_bucket, of_tenant, of_global, of_prior;
 
-    for (int i = 0; i < LENGTH_BINS; i++)
-        mix[i] = of_prior * l->prior[i];
-    mix_in(mix, &l->global, of_global - of_prior);
-    mix_in(mix, &l->bucket[bucket].hist, of_bucket);
-    mix_in(mix, tenant, of_tenant);
-    mix_in(mix, session, n_session);
+    h[2] = h[2] != NULL ? h[2] : &none;
+    h[3] = h[3] != NULL ? h[3] : &none;
+    n_tenant = hist_n(h[2]);
+    n_session = hist_n(h[3]);
+    of_bucket = 8 * n_bucket / (n_bucket + 10);
+    of_tenant = 2 * n_tenant / (n_tenant + 50);
+    of_global = 0.5f + (8 - of_bucket);
+    of_prior = of_global * 5 / (5 + n_global);
+    w[0] = mix_weight(h[0], of_global - of_prior);
+    w[1] = mix_weight(h[1], of_bucket);
+    w[2] = mix_weight(h[2], of_tenant);
+    w[3] = mix_weight(h[3], n_session);
+    w[4] = of_prior;
+    mix_bins(mix, l->prior, h, w);
     return of_global + of_bucket + of_tenant + n_session;
 }
 
@@ -310,9 +328,24 @@ static void mix_quantiles(const struct sched_length *l, const float *mix, float 
         target *= sum;
         while (bin < LENGTH_BINS - 1 && below + mix[bin] < target)
             below += mix[bin++];
-        q[i] = mix[bin] > 0 ? fminf(1, (target - below) / mix[bin]) : 1;
+        q[i] = mix[bin] > target - below ? (target - below) / mix[bin] : 1;
         q[i] = l->edge[bin] + q[i] * (l->edge[bin + 1] - l->edge[bin]);
     }
+}
+
+/* Times the mixture's sum.  Four sums side by side: they do not wait for each other. */
+static float mix_mean(const struct sched_length *l, const float *mix, float most)
+{
+    float sum[4] = {0};
+
+    for (int i = 0; i < LENGTH_BINS; i += 4) {
+        for (int k = 0; k < 4; k++) {
+            float m = l->middle[i + k];
+
+            sum[k] += mix[i + k] * (m < most ? m : most);
+        }
+    }
+    return sum[0] + sum[1] + sum[2] + sum[3];
 }
 
 static uint32_t cast_in_limit(double tokens, uint32_t most)
@@ -324,21 +357,21 @@ void sched_length_forecast(const struct sched_length *l, const struct sched_leng
                            struct sched_length_cast *out)
 {
     uint32_t bucket = length_bucket_of(of->n_prompt);
-    float mix[LENGTH_BINS], q[LENGTH_TARGETS], sum = mixture(l, of, bucket, mix), mean = 0;
+    float mix[LENGTH_BINS], q[LENGTH_TARGETS], sum = mixture(l, of, bucket, mix), mean;
     uint32_t most = of->max_new > 0 ? of->max_new : LENGTH_NO_LIMIT;
+    const struct length_steer *own = &l->bucket[bucket].steer;
 
     mix_quantiles(l, mix, sum, q);
     for (int i = 0, k = 0; i < LENGTH_TARGETS; i++) {
         if (!mix_is_bound(i))
             out->q[k++] = (uint16_t)cast_in_limit(q[i], most < UINT16_MAX ? most : UINT16_MAX);
     }
-    for (int i = 0; i < LENGTH_BINS; i++)
-        mean += mix[i] * fminf(l->middle[i], (float)most);
-    out->mean = fmaxf(1, mean / sum);
+    mean = mix_mean(l, mix, (float)most) / sum;
+    out->mean = mean < 1 ? 1 : mean > (float)most ? (float)most : mean;
     out->most = most;
-    out->high = cast_in_limit(q[LENGTH_HIGH] * exp(l->bucket[bucket].high), most);
+    out->high = cast_in_limit(q[LENGTH_HIGH] * exp(l->steer.high + own->high), most);
     out->low = cast_in_limit(
-        q[out->high < most ? LENGTH_LOW : LENGTH_LOW_CUT] * exp(l->bucket[bucket].low), most);
+        q[out->high < most ? LENGTH_LOW : LENGTH_LOW_CUT] * exp(l->steer.low + own->low), most);
     if (out->low > out->high)
         out->low = out->high;
 }
@@ -407,19 +440,19 @@ static int length_bin_of(const struct sched_length *l, uint32_t tokens)
 }
 
 /* A bound that the limit had cut says nothing when it holds. */
-static void bucket_steer(struct length_bucket *b, const struct sched_length_cast *cast,
-                         uint32_t tokens)
+static void steer_bounds(struct length_steer *b, const struct sched_length_cast *cast,
+                         uint32_t tokens, double gain)
 {
     double tail = cast->high < cast->most ? 0.05 : 0.1;
 
     if (tokens > cast->high)
-        b->high += LENGTH_STEER * 0.95;
+        b->high += gain * 0.95;
     else if (cast->high < cast->most)
-        b->high -= LENGTH_STEER * 0.05;
+        b->high -= gain * 0.05;
     if (tokens < cast->low)
-        b->low -= LENGTH_STEER * (1 - tail);
+        b->low -= gain * (1 - tail);
     else if (cast->low < cast->most)
-        b->low += LENGTH_STEER * tail;
+        b->low += gain * tail;
     b->low = fmin(fmax(b->low, -LENGTH_STEER_MAX), LENGTH_STEER_MAX);
     b->high = fmin(fmax(b->high, -LENGTH_STEER_MAX), LENGTH_STEER_MAX);
 }
@@ -437,7 +470,8 @@ void sched_length_observe(struct sched_length *l, const struct sched_length_of *
     bin = length_bin_of(l, tokens);
     if (score != NULL)
         sched_score_add(score, tokens, sched_length_given(cast, 0, 0.5), cast->low, cast->high);
-    bucket_steer(b, cast, tokens);
+    steer_bounds(&l->steer, cast, tokens, STEER_ALL);
+    steer_bounds(&b->steer, cast, tokens, STEER_BUCKET);
     hist_add(&l->global, bin, cut, l->prior, KEEP_GLOBAL);
     hist_add(&b->hist, bin, cut, l->prior, KEEP_BUCKET);
     if (of->tenant != 0)

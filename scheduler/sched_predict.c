@@ -17,9 +17,15 @@ static const double EXACT = 1e-6;        /* relative error below which there is 
 static const double CELL_KEEP = 0.99;    /* what a new observation leaves of its cell */
 static const double CELL_FAMILIAR = 8;   /* observations from which an operating point is known */
 static const double SEED_WEIGHT = 0.25;  /* observations that the seed counts for */
+static const double SEED_SCALE = 0.01;   /* gain of what it is off by on the whole */
 static const double WEAK_PRIOR = 0.0025; /* the same where nothing is known: only breaks ties */
 static const double DEFAULT_KNEE[2] = {128, 448};
 enum { SOLVE_EACH = 64, SOLVE_EVERY = 8, SUM_EVERY = 4096 };
+
+static double law_clamp(double v, double bound)
+{
+    return v > bound ? bound : v < -bound ? -bound : v;
+}
 
 /* ---- features ---- */
 
@@ -131,7 +137,7 @@ static const double law_share[2][4] = {{1, 0.3, 0.3, 0.1}, {0.3, 1, 0.2, 0.1}};
 static void law_refit(struct sched_predict *p)
 {
     bool seeded = sched_law_known(&p->seed);
-    double scale[4], a[10], b[4], c[4];
+    double scale[4], a[10], b[4], c[4], slower = exp(p->seed_scale);
 
     if (!(p->all.n > 0))
         return;
@@ -149,7 +155,7 @@ static void law_refit(struct sched_predict *p)
         /* In these units a coefficient that explains everything is sqrt(n), so weights are over n. */
         weight = WEAK_PRIOR / (law_share[p->prefill][i] * law_share[p->prefill][i]) / p->all.n;
         if (seeded && scale[i] > 0) {
-            prior = p->seed.c[i] / scale[i];
+            prior = p->seed.c[i] * slower / scale[i];
             weight = prior > 0 ? fmax(SEED_WEIGHT / (prior * prior), SEED_WEIGHT / p->all.n)
                                : SEED_WEIGHT / p->all.n;
         }
@@ -162,7 +168,7 @@ static void law_refit(struct sched_predict *p)
         if (!isfinite(c[i] * scale[i]))
             return;
         /* A feature that was never there (no step below the knee yet) says nothing against the seed. */
-        c[i] = scale[i] > 0 ? c[i] * scale[i] : p->seed.c[i];
+        c[i] = scale[i] > 0 ? c[i] * scale[i] : p->seed.c[i] * slower;
     }
     if (c[0] > 0 || c[1] > 0)
         memcpy(p->law.c, c, sizeof(c));
@@ -215,6 +221,9 @@ static void law_learn(struct sched_predict *p, const double *x, uint32_t cell, d
     p->n++;
     if (fabs(error) < EXACT)
         return;
+    if (sched_law_known(&p->seed))
+        p->seed_scale += fmax(SEED_SCALE, 1 / ((double)p->n + 2)) *
+                         law_clamp(log(ns / law_product(p->seed.c, x)) - p->seed_scale, 0.7);
     for (int i = 0; i < 4; i++)
         row[i] = x[i] / over;
     sums_take(&p->all, &p->cell[cell], row, near ? 1 + error : 1);
@@ -228,17 +237,13 @@ static void law_learn(struct sched_predict *p, const double *x, uint32_t cell, d
 
 static const double BIAS_SLOW = 0.02, BIAS_FAST = 0.15, BIAS_LEAK = 0.0002;
 static const double BIAS_PRIOR = 4; /* how slowly the gain falls from its start: 2 / (age + this) */
-static const double BIAS_MAX = 9;   /* e^9: beyond it is no speed but a fault */
+static const double BIAS_UNFAMILIAR = 0.04;
+static const double BIAS_MAX = 9; /* e^9: beyond it is no speed but a fault */
 enum { BIAS_STREAK = 3 };
 
 double sched_bias_factor(const struct sched_bias *b)
 {
     return b->log_factor != 0 ? exp(b->log_factor) : 1;
-}
-
-static double bias_clamp(double v, double bound)
-{
-    return v > bound ? bound : v < -bound ? -bound : v;
 }
 
 /* One more observation that is far off (beyond 1 either way) on the same side, or none any more. */
@@ -251,8 +256,8 @@ static int8_t bias_streak(int8_t streak, double off)
     return 0;
 }
 
-/* may_jump: a sudden change is the worker's. */
-static void bias_learn(struct sched_bias *b, double log_error, bool may_jump)
+/* familiar: the law is known where this was observed, so the error is the worker's; else mostly the law's. */
+static void bias_learn(struct sched_bias *b, double log_error, bool familiar)
 {
     double raw, off, sd, gain, bound;
     bool sudden;
@@ -261,23 +266,25 @@ static void bias_learn(struct sched_bias *b, double log_error, bool may_jump)
         return;
     if (b->n == 0 && b->var <= 0)
         b->var = 0.05 * 0.05;
-    raw = bias_clamp(b->log_factor + bias_clamp(log_error, BIAS_MAX), BIAS_MAX);
+    raw = law_clamp(b->log_factor + law_clamp(log_error, BIAS_MAX), BIAS_MAX);
     off = raw - b->fast;
     sd = fmax(sqrt(b->var), 0.005);
     b->streak = bias_streak(b->streak, off / (3 * sd));
     b->n++;
-    b->age += b->age < UINT32_MAX;
+    b->age += familiar && b->age < UINT32_MAX;
     gain = fmax(2 / ((double)b->age + BIAS_PRIOR), BIAS_SLOW);
+    if (!familiar)
+        gain = fmin(gain, BIAS_UNFAMILIAR);
     /* One stalled step is no news about the worker; the third in a row is. */
     bound = fmax(4 * sd, 0.1);
     sudden = b->streak >= BIAS_STREAK || b->streak <= -BIAS_STREAK;
-    b->fast += sudden ? 0.4 * off : fmax(BIAS_FAST, gain) * bias_clamp(off, bound);
-    b->log_factor += gain * bias_clamp(raw - b->log_factor, bound);
+    b->fast += sudden ? 0.4 * off : fmax(BIAS_FAST, gain) * law_clamp(off, bound);
+    b->log_factor += gain * law_clamp(raw - b->log_factor, bound);
     if (!sudden)
         b->var += 0.03 * (fmin(off * off, 9 * b->var) - b->var);
     /* The fast average of unchanged observations stays within a third of their spread, mostly.  After a change it is
      * worth a few observations, and the slow one goes on from there. */
-    if (may_jump && fabs(b->fast - b->log_factor) > sd + 0.01) {
+    if (familiar && fabs(b->fast - b->log_factor) > sd + 0.01) {
         b->log_factor = b->fast;
         b->age = 6;
     }

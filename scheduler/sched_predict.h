@@ -75,8 +75,9 @@ struct sched_predict_sums {
 struct sched_predict {
     struct sched_law law; /* the present one */
     struct sched_law seed;
-    bool prefill; /* else decode: which half of sched_step counts */
-    bool frozen;  /* law and bias stay; the interval is learned all the same */
+    double seed_scale; /* log: how much slower than the seed the class is on the whole */
+    bool prefill;      /* else decode: which half of sched_step counts */
+    bool frozen;       /* law and bias stay; the interval is learned all the same */
     struct sched_predict_sums all, cell[SCHED_PREDICT_CELLS];
     struct sched_spread spread;
     uint64_t n;
