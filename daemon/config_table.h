@@ -34,14 +34,14 @@
     X(kv_transports,   TEXT, "", 0, 0, "list", A, "KV cache", "UCX transports for the hand-over, for example tcp or posix,sysv,tcp; default: what UCX finds") \
     X(kv_host,         TEXT, "", 0, 0, "address", A, "KV cache", "address for KV traffic; default: that of --listen-workers, or where the scheduler is reached from") \
     X(kv_port,         U32,  "0", 0, 65535, "port", W, "KV cache", "port for KV traffic; 0: any") \
-    X(park_mib,        U32,  "0", 0, 16777216, "MiB", A, "KV cache", "host memory of a decode worker for KV that it sets aside for a while; 0: as much as its pool") \
+    X(park_mib,        U32,  "0", 0, 16777216, "MiB", A, "KV cache", "host memory of a decode worker for KV that it sets aside for a while; 0: as much as its pool, at most an eighth of memory") \
     X(prefill,         U32,  "1", 0, 64, "workers", S, "Workers", "prefill workers to start on this machine") \
     X(decode,          U32,  "1", 0, 64, "workers", S, "Workers", "decode workers to start on this machine") \
     X(listen_workers,  TEXT, "", 0, 0, "HOST:PORT", S, "Workers", "also take workers from other hosts here; needs --secret-file") \
     X(scheduler,       TEXT, "", 0, 0, "address", W, "Workers", "where `baton serve` takes workers: HOST:PORT or unix:PATH") \
     X(secret_file,     TEXT, "", 0, 0, "file", A, "Workers", "file with the secret that workers and scheduler share (16 to 256 bytes)") \
     X(name,            TEXT, "", 0, 0, "name", W, "Workers", "name of this worker in logs and metrics") \
-    X(worker_class,    TEXT, "", 0, 0, "name", A, "Workers", "workers of one class (model, kind of machine) share what is learned of their speed; default: what the worker is called by its backend") \
+    X(worker_class,    TEXT, "", 0, 0, "name", A, "Workers", "workers of one class (model, kind of machine) share what is learned of their speed; default: MODEL/BACKEND") \
     X(exit_with_parent,BOOL, "false", 0, 1, "", W, "Workers", "end when the parent process or the scheduler connection ends") \
     X(heartbeat_ms,    U32,  "100", 10, 10000, "ms", S, "Workers", "how often workers report") \
     X(peer_timeout_ms, U32,  "3000", 100, 600000, "ms", S, "Workers", "a worker silent for so long is lost (a dead one is noticed at once)") \

@@ -547,7 +547,7 @@ static void on_tokens_closed(struct daemon_link *l, void *arg, enum err why, con
 
     (void)l;
     w->tokens = NULL;
-    if (!h->closing && w->control != NULL) {
+    if (!h->closing && w->control != NULL && !w->flipping) {
         /* Tokens may have been lost with it: the worker must start anew. */
         LOG_WARN("hub", "token connection lost", "worker=%u why=%s: %s", w->id, err_name(why),
                  detail);

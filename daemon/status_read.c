@@ -53,12 +53,18 @@ static struct status_worker *add_worker(struct status *s)
 
 /* ---- /admin/state ---- */
 
+/* Nothing that a server would say is larger, and everything here can be printed and converted. */
+static double bounded(double v)
+{
+    return v > -1e15 && v < 1e15 ? v : 0; /* not a number: 0 */
+}
+
 static double number_at(const struct api_json *d, uint32_t object, const char *key)
 {
     uint32_t i = api_json_get(d, object, key);
     double v = 0;
 
-    return i != 0 && api_json_double(d, i, &v) == ERR_OK ? v : 0;
+    return i != 0 && api_json_double(d, i, &v) == ERR_OK ? bounded(v) : 0;
 }
 
 /* Counts from elsewhere: never negative, never beyond what the type holds. */
@@ -66,7 +72,7 @@ static uint64_t count_at(const struct api_json *d, uint32_t object, const char *
 {
     double v = number_at(d, object, key);
 
-    return v > 0 && v < 1e18 ? (uint64_t)v : 0;
+    return v > 0 ? (uint64_t)v : 0;
 }
 
 static uint32_t small_at(const struct api_json *d, uint32_t object, const char *key)
@@ -105,7 +111,7 @@ static uint64_t sum_of(const struct api_json *d, uint32_t object, const char *ke
     for (uint32_t i = at + 1; i < d->nodes[at].end; i = api_json_next(d, i + 1)) {
         double v;
 
-        if (api_json_double(d, i + 1, &v) == ERR_OK && v > 0 && v < 1e18)
+        if (api_json_double(d, i + 1, &v) == ERR_OK && bounded(v) > 0)
             sum += (uint64_t)v;
     }
     return sum;
@@ -203,7 +209,7 @@ enum err status_parse_state(const char *json, size_t len, struct status *out)
     NAME_AT(&d, 0, "version", out->version);
     NAME_AT(&d, 0, "policy", out->policy);
     NAME_AT(&d, 0, "fallback", out->fallback);
-    out->uptime_s = number_at(&d, 0, "uptime_s");
+    out->uptime_s = small_at(&d, 0, "uptime_s");
     out->draining = flag_at(&d, 0, "draining");
     out->records = count_at(&d, 0, "records");
     out->records_lost = count_at(&d, 0, "records_lost");
@@ -258,7 +264,7 @@ static bool is(const struct sample *m, const char *name)
 
 static uint64_t whole(double v)
 {
-    return v > 0 && v < 1e18 ? (uint64_t)v : 0;
+    return v > 0 ? (uint64_t)v : 0;
 }
 
 static uint32_t small(double v)
@@ -456,7 +462,7 @@ static bool split_sample(const char *line, size_t len, struct sample *m)
     else
         *m = (struct sample){line, NULL, (size_t)(space - line), 0, 0};
     snprintf(value, sizeof(value), "%.*s", (int)(line + len - space - 1), space + 1);
-    m->value = strtod(value, NULL);
+    m->value = bounded(strtod(value, NULL));
     return m->name_len > 0;
 }
 

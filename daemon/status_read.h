@@ -40,7 +40,7 @@ struct status {
     char fallback[256]; /* "": predictions are trusted */
     bool whole;         /* of /admin/state */
     bool elastic, draining;
-    double uptime_s; /* 0: not known */
+    uint32_t uptime_s; /* 0: not known */
     uint32_t prefill, decode, want_prefill, want_decode;
     uint64_t flips, reversals, records, records_lost;
     struct status_tier tiers[SCHED_TIERS_MAX];

@@ -37,8 +37,8 @@ static enum err put_head(const struct status *s, struct buf *out)
     if (err == ERR_OK && s->policy[0] != '\0')
         err = buf_printf(out, "  policy %s", s->policy);
     if (err == ERR_OK && s->uptime_s > 0)
-        err = buf_printf(out, "  up %.0f:%02d:%02d", (double)(int)(s->uptime_s / 3600),
-                         (int)(s->uptime_s / 60) % 60, (int)s->uptime_s % 60);
+        err = buf_printf(out, "  up %u:%02u:%02u", s->uptime_s / 3600, s->uptime_s / 60 % 60,
+                         s->uptime_s % 60);
     if (err == ERR_OK && s->draining)
         err = buf_puts(out, "  DRAINING");
     if (err == ERR_OK)
@@ -261,7 +261,7 @@ enum err status_show_json(const struct status *s, struct buf *out)
         err = put_string(out, "fallback", s->fallback);
     if (err == ERR_OK)
         err = buf_printf(out,
-                         "\"uptime_s\":%.0f,\"draining\":%s,\"elastic\":%s,\"prefill\":%u,"
+                         "\"uptime_s\":%u,\"draining\":%s,\"elastic\":%s,\"prefill\":%u,"
                          "\"decode\":%u,\"want_prefill\":%u,\"want_decode\":%u,\"flips\":%" PRIu64
                          ",\"reversals\":%" PRIu64 ",\"records\":%" PRIu64
                          ",\"records_lost\":%" PRIu64 ",\"tiers\":[",
