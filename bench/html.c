@@ -5,6 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bench/run_file.h"
+
+enum { RUNS_KEPT = 64 }; /* as data, for later comparisons */
+
 /* Twelve colours that stay apart for the colour-blind, from dark to light pages; dashes tell the second six
  * from the first. */
 static const char style[] =
@@ -74,7 +78,10 @@ static void page(struct html_out *o, const char *title, const struct bench_run *
     html_curves(o, runs, n);
     html_tables(o, runs, n);
     html_time_lines(o, runs, n);
-    html_put(o, "</main></body></html>\n");
+    html_put(o, "<script type=\"application/json\" id=\"baton-runs\">");
+    if (o->err == ERR_OK)
+        o->err = bench_runs_encode(runs, n < RUNS_KEPT ? n : RUNS_KEPT, &o->b);
+    html_put(o, "</script>\n</main></body></html>\n");
 }
 
 static enum err write_file(const char *path, const struct buf *b, struct err_msg *msg)

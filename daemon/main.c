@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "bench/load_command.h"
 #include "daemon/config.h"
 #include "daemon/model_dir.h"
 #include "daemon/perf.h"
@@ -30,14 +31,14 @@ static const char usage[] =
     "  top [URL]              the same, live\n"
     "  simulate               a trace through the scheduler in virtual time, policies side by "
     "side\n"
+    "  bench URL              load for any OpenAI-compatible server: what share kept its targets\n"
     "  perf WHAT              measure a part: kv, http, engine, tok, sched\n"
     "  config check FILE      check a configuration file\n"
     "  config print [options] the effective configuration of serve\n"
     "  config reference       every option, as a Markdown table\n"
     "  version                what this program is\n"
     "\n"
-    "baton COMMAND --help says more.  Not built yet: frontend, scheduler, pool, "
-    "bench.\n";
+    "baton COMMAND --help says more.  Not built yet: frontend, scheduler, pool.\n";
 
 static enum err start_log(const struct daemon_config *c, const char *who, struct err_msg *msg)
 {
@@ -198,7 +199,7 @@ static int run_config(int argc, char **argv)
 
 static int not_built(const char *word)
 {
-    static const char *const later[] = {"frontend", "scheduler", "pool", "bench"};
+    static const char *const later[] = {"frontend", "scheduler", "pool"};
 
     for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
         if (strcmp(word, later[i]) == 0) {
@@ -248,6 +249,8 @@ int main(int argc, char **argv)
         return daemon_top_run(argc - 2, argv + 2);
     if (strcmp(word, "perf") == 0)
         return daemon_perf_run(argc - 2, argv + 2);
+    if (strcmp(word, "bench") == 0)
+        return bench_load_command(argc - 2, argv + 2);
     if (strcmp(word, "simulate") == 0)
         return daemon_simulate_run(argc - 2, argv + 2);
     return not_built(word);
