@@ -1,4 +1,7 @@
-/* bench/rng.c - random numbers and draws that are the same on every machine; see trace.h. */
+/* bench/rng.c - random numbers and draws that are the same on every machine; see trace.h.
+ *
+ * exp, log and cos may differ in the last bit from one processor to the next (libm picks variants with fused
+ * multiplication).  So what they give is rounded to 32 bits behind the point, which hides that. */
 #include <math.h>
 
 #include "bench/trace.h"
@@ -17,9 +20,14 @@ double bench_rng_unit(struct bench_rng *r)
     return (double)(bench_rng_next(r) >> 11) * 0x1p-53;
 }
 
+static double blur(double x)
+{
+    return rint(x * 0x1p32) * 0x1p-32;
+}
+
 double bench_rng_exp(struct bench_rng *r)
 {
-    return -log1p(-bench_rng_unit(r));
+    return blur(-log1p(-bench_rng_unit(r)));
 }
 
 /* Box and Muller; the second number is thrown away, so that the stream has no hidden state. */
@@ -27,7 +35,7 @@ double bench_rng_normal(struct bench_rng *r)
 {
     double radius = sqrt(2 * bench_rng_exp(r));
 
-    return radius * cos(6.283185307179586 * bench_rng_unit(r));
+    return blur(radius * cos(6.283185307179586 * bench_rng_unit(r)));
 }
 
 /* Marsaglia and Tsang (2000); below shape 1 by a draw of shape + 1 times u^(1/shape). */
@@ -48,7 +56,7 @@ double bench_rng_gamma(struct bench_rng *r, double shape)
 
         v = v * v * v;
         if (v > 0 && log(u) < x * x / 2 + d - d * v + d * log(v))
-            return d * v * boost;
+            return blur(d * v * boost);
     }
 }
 

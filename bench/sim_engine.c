@@ -134,7 +134,7 @@ double sim_step_time(struct sim *m, struct sim_worker *w, const struct sched_ste
 
     ns *= w->factor * m->setup->bias;
     if (noise > 0)
-        ns *= exp(noise * bench_rng_normal(&w->rng) - noise * noise / 2);
+        ns *= rint(exp(noise * bench_rng_normal(&w->rng) - noise * noise / 2) * 0x1p24) * 0x1p-24;
     return ns < 1000 ? 1000 : ns;
 }
 
@@ -439,6 +439,8 @@ static void feed(struct sim *m, const struct sched_event *e)
         double took = (double)(clock_now_ns() - start) / 1e9;
 
         m->result->sched_s += took;
+        m->result->kind_s[e->kind] += took;
+        m->result->kind_n[e->kind]++;
         if (e->kind == SCHED_EV_ARRIVE)
             bench_hist_add(&m->run->decision, took);
     }

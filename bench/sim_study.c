@@ -453,6 +453,10 @@ static void pool_result(struct pooled *p, const struct bench_sim_result *r)
     p->sum.virtual_s += r->virtual_s;
     p->sum.wall_s += r->wall_s;
     p->sum.sched_s += r->sched_s;
+    for (int i = 0; i <= SCHED_EV_TIMER; i++) {
+        p->sum.kind_s[i] += r->kind_s[i];
+        p->sum.kind_n[i] += r->kind_n[i];
+    }
     p->sum.flips += r->flips;
     p->sum.resumes += r->resumes;
     p->sum.parked += r->parked;
@@ -534,6 +538,35 @@ static void row(struct study *s, const struct bench_run *r, const char *what, co
     bench_report_add(&s->report, name, value, unit, better);
 }
 
+/* What the scheduler costs, by kind of event: mean, and part of the whole run. */
+static void add_timing(struct study *s, const struct pooled *p)
+{
+    static const char *const kinds[SCHED_EV_TIMER + 1] = {[SCHED_EV_ARRIVE] = "arrive",
+                                                          [SCHED_EV_WORKER_REPORT] = "report",
+                                                          [SCHED_EV_STEP] = "step",
+                                                          [SCHED_EV_GRANTED] = "granted",
+                                                          [SCHED_EV_PREFILL_PROGRESS] = "progress",
+                                                          [SCHED_EV_PREFILL_DONE] = "prefilled",
+                                                          [SCHED_EV_HANDOVER_DONE] = "handover",
+                                                          [SCHED_EV_RELEASED] = "released",
+                                                          [SCHED_EV_FINISH] = "finish",
+                                                          [SCHED_EV_TIMER] = "timer"};
+    const struct bench_run *r = p->run;
+
+    row(s, r, "events.rate", "", (double)p->sum.events / p->sum.wall_s, "1/s", BENCH_HIGHER);
+    row(s, r, "wall", "", p->sum.wall_s / s->o->seeds, "s", BENCH_LOWER);
+    row(s, r, "scheduler.share", "", p->sum.sched_s / p->sum.wall_s, "1", BENCH_LOWER);
+    row(s, r, "scheduler.mean", "", p->sum.sched_s / (double)p->sum.sched_events * 1e6, "us",
+        BENCH_LOWER);
+    for (int i = 0; i <= SCHED_EV_TIMER; i++) {
+        if (kinds[i] == NULL || p->sum.kind_n[i] == 0)
+            continue;
+        row(s, r, "scheduler.mean", kinds[i], p->sum.kind_s[i] / (double)p->sum.kind_n[i] * 1e6,
+            "us", BENCH_LOWER);
+        row(s, r, "scheduler.share", kinds[i], p->sum.kind_s[i] / p->sum.wall_s, "1", BENCH_LOWER);
+    }
+}
+
 static void add_rows(struct study *s, const struct pooled *p)
 {
     const struct bench_run *r = p->run;
@@ -557,13 +590,8 @@ static void add_rows(struct study *s, const struct pooled *p)
         row(s, r, "flips", "", (double)p->sum.flips / n, "1", BENCH_LOWER);
     row(s, r, "unfinished", "", (double)p->sum.unfinished / n, "1", BENCH_LOWER);
     row(s, r, "events", "", (double)p->sum.events / n, "1", BENCH_LOWER);
-    if (!s->o->timing)
-        return;
-    row(s, r, "events.rate", "", (double)p->sum.events / p->sum.wall_s, "1/s", BENCH_HIGHER);
-    row(s, r, "wall", "", p->sum.wall_s / n, "s", BENCH_LOWER);
-    row(s, r, "scheduler.share", "", p->sum.sched_s / p->sum.wall_s, "1", BENCH_LOWER);
-    row(s, r, "scheduler.mean", "", p->sum.sched_s / (double)p->sum.sched_events * 1e6, "us",
-        BENCH_LOWER);
+    if (s->o->timing)
+        add_timing(s, p);
 }
 
 static enum err keep_run(struct study *s, struct bench_run *r)
