@@ -95,6 +95,8 @@ struct worker {
     struct kvt_node *kvt;
     struct daemon_role *role;
     uint32_t n_blocks;
+    uint64_t park_bytes;
+    char worker_class[64]; /* as the scheduler names classes: not longer */
     char phase[64];
     uint64_t loaded, to_load;
 
@@ -110,7 +112,7 @@ struct worker {
 
     uv_timer_t tick, retry, deadline; /* deadline: of draining, then of leaving */
     uv_signal_t term, interrupt;
-    bool loading, draining, leaving;
+    bool loading, draining, leaving, flipping;
     unsigned interrupts;
     int status;
 };
@@ -129,6 +131,11 @@ static const char *state_name(enum worker_link_state s)
 #undef X
     }
     return "?";
+}
+
+static const char *role_name(enum daemon_worker_role r)
+{
+    return r == DAEMON_WORKER_PREFILL ? "prefill" : "decode";
 }
 
 static void set_state(struct worker *w, enum worker_link_state to)
@@ -209,8 +216,8 @@ static void on_frontend_closed(struct daemon_link *l, void *arg, enum err why, c
         return;
     }
     if (!w->draining && !w->leaving)
-        LOG_WARN("worker", "token link lost", "frontend=%u address=%s why=%s: %s", f->id, f->address,
-                 err_name(why), detail);
+        LOG_WARN("worker", "token link lost", "frontend=%u address=%s why=%s: %s", f->id,
+                 f->address, err_name(why), detail);
     if (w->role != NULL)
         daemon_role_cancel_frontend(w->role, f->id);
     frontend_retry(f);
@@ -357,9 +364,14 @@ static bool choose_kv_host(struct worker *w)
     return true;
 }
 
+static uint64_t eighth_of_memory(void)
+{
+    return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 8;
+}
+
 static uint64_t default_kv_bytes(uint64_t bytes_per_request)
 {
-    uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 8;
+    uint64_t memory = eighth_of_memory();
     uint64_t four = 4 * bytes_per_request;
 
     if (four > memory)
@@ -392,7 +404,32 @@ static enum err size_pool(struct worker *w, struct err_msg *msg)
     if (w->n_blocks < per_request)
         LOG_WARN("worker", "KV pool below one request of max context",
                  "raise --kv-mib or lower --max-context");
+    w->park_bytes = w->c.park_bytes;
+    if (w->park_bytes == 0) {
+        w->park_bytes = w->n_blocks * block;
+        if (w->park_bytes > eighth_of_memory())
+            w->park_bytes = eighth_of_memory();
+    }
     return ERR_OK;
+}
+
+static enum err create_role(struct worker *w, struct err_msg *msg)
+{
+    struct daemon_role_config r = {.role = w->c.role,
+                                   .loop = &w->loop,
+                                   .engine = w->engine,
+                                   .kvt = w->kvt,
+                                   .n_blocks = w->n_blocks,
+                                   .park_bytes = w->park_bytes,
+                                   .arg = w,
+                                   .to_scheduler = to_scheduler,
+                                   .to_frontend = to_frontend,
+                                   .on_broken = on_broken};
+    enum err err = daemon_role_create(&r, &w->role);
+
+    return err == ERR_OK
+               ? ERR_OK
+               : err_set(msg, err, "the worker's role could not start: %s", err_text(err));
 }
 
 /* A UCX variable of the operator's wins over what kvtransfer would choose. */
@@ -412,13 +449,6 @@ static enum err build(struct worker *w, struct err_msg *msg)
                                 .arg = w,
                                 .on_link = on_kv_link,
                                 .on_peer_lost = on_kv_lost};
-    struct daemon_role_config r = {.role = w->c.role,
-                                   .loop = &w->loop,
-                                   .engine = w->engine,
-                                   .arg = w,
-                                   .to_scheduler = to_scheduler,
-                                   .to_frontend = to_frontend,
-                                   .on_broken = on_broken};
     enum err err = size_pool(w, msg);
 
     if (err != ERR_OK)
@@ -430,11 +460,9 @@ static enum err build(struct worker *w, struct err_msg *msg)
     err = engine_attach_kv(w->engine, kvt_node_pool(w->kvt), w->n_blocks);
     if (err != ERR_OK)
         return err_set(msg, err, "the engine does not take the KV pool: %s", err_text(err));
-    r.kvt = w->kvt;
-    r.n_blocks = w->n_blocks;
-    err = daemon_role_create(&r, &w->role);
+    err = create_role(w, msg);
     if (err != ERR_OK)
-        return err_set(msg, err, "the worker's role could not start: %s", err_text(err));
+        return err;
     LOG_INFO("worker", "ready to join", "kv=%s:%u", w->kv_host, kvt_node_port(w->kvt));
     return ERR_OK;
 }
@@ -479,6 +507,17 @@ static void send_loading(struct worker *w)
     daemon_link_send(w->link, WIRE_LOADING, &m.base);
 }
 
+/* What workers that take equal time for equal steps have in common. */
+static char *class_name(struct worker *w, const struct engine_info *info)
+{
+    if (w->c.worker_class != NULL && w->c.worker_class[0] != '\0')
+        snprintf(w->worker_class, sizeof(w->worker_class), "%s", w->c.worker_class);
+    else
+        snprintf(w->worker_class, sizeof(w->worker_class), "%s/%s",
+                 w->c.served_name != NULL ? w->c.served_name : "", info->backend);
+    return w->worker_class;
+}
+
 static void send_join(struct worker *w)
 {
     const struct engine_info *info = engine_info(w->engine);
@@ -504,6 +543,10 @@ static void send_join(struct worker *w)
     m.kv_port = kvt_node_port(w->kvt);
     m.pid = (uint32_t)getpid();
     m.weight_bytes = info->weight_bytes;
+    m.worker_class = class_name(w, info);
+    m.can_flip = true;
+    m.can_prefill = w->c.role == DAEMON_WORKER_DECODE;
+    m.park_blocks = daemon_role_park_blocks(w->role);
     daemon_link_send(w->link, WIRE_JOIN, &m.base);
 }
 
@@ -595,7 +638,7 @@ static void on_work(struct worker *w, enum wire_type t, const ProtobufCMessage *
     uint32_t id;
     struct frontend *f;
 
-    if (!daemon_role_on_frame(w->role, t, m, &id)) {
+    if (!daemon_role_on_frame(w->role, w->id, t, m, &id)) {
         LOG_WARN("worker", "unexpected frame", "frame=%s", wire_type_name(t));
         w->odd_messages++;
         return;
@@ -603,6 +646,23 @@ static void on_work(struct worker *w, enum wire_type t, const ProtobufCMessage *
     f = id != 0 ? frontend_find(w, id) : NULL;
     if ((t == WIRE_PREFILL || t == WIRE_RESERVE) && (f == NULL || !f->up))
         daemon_role_cancel_frontend(w->role, id);
+}
+
+/* The rest happens when the connection is closed: whoever is asked next has forgotten the old role by then. */
+static void on_flip(struct worker *w, const Baton__Flip *m)
+{
+    uint32_t live = daemon_role_live(w->role);
+
+    if ((enum daemon_worker_role)m->role == w->c.role)
+        return;
+    if (live > 0 || w->draining) {
+        LOG_WARN("worker", "the role stays",
+                 "asked=%s live=%u draining=%d: only an idle worker changes it",
+                 role_name((enum daemon_worker_role)m->role), live, w->draining);
+        return;
+    }
+    w->flipping = true;
+    daemon_link_close(w->link);
 }
 
 static void on_frame(struct daemon_link *l, void *arg, enum wire_type t, const ProtobufCMessage *m)
@@ -622,6 +682,8 @@ static void on_frame(struct daemon_link *l, void *arg, enum wire_type t, const P
         on_introduce(w, (const Baton__Introduce *)m);
     else if (t == WIRE_FORGET)
         on_forget(w, (const Baton__Forget *)m);
+    else if (t == WIRE_FLIP)
+        on_flip(w, (const Baton__Flip *)m);
     else
         on_work(w, t, m);
 }
@@ -658,6 +720,27 @@ static void forget_everything(struct worker *w)
     w->n_peers = 0;
 }
 
+/* Model, pool and KV node stay as they are; nothing of the old role holds a block. */
+static void flip(struct worker *w)
+{
+    enum daemon_worker_role from = w->c.role;
+    struct err_msg msg = {""};
+
+    w->flipping = false;
+    set_state(w, WORKER_DOWN);
+    forget_everything(w);
+    daemon_role_destroy(w->role);
+    w->role = NULL;
+    w->c.role = from == DAEMON_WORKER_PREFILL ? DAEMON_WORKER_DECODE : DAEMON_WORKER_PREFILL;
+    if (create_role(w, &msg) != ERR_OK) {
+        LOG_ERROR("worker", "cannot change the role", "%s", msg.text);
+        leave(w, 1);
+        return;
+    }
+    LOG_INFO("worker", "role changed", "from=%s to=%s", role_name(from), role_name(w->c.role));
+    start_connect(w);
+}
+
 static void on_closed(struct daemon_link *l, void *arg, enum err why, const char *detail)
 {
     struct worker *w = arg;
@@ -666,6 +749,10 @@ static void on_closed(struct daemon_link *l, void *arg, enum err why, const char
     w->link = NULL;
     if (w->leaving)
         return;
+    if (w->flipping && !w->draining) {
+        flip(w);
+        return;
+    }
     LOG_WARN("worker", "scheduler connection lost", "address=%s state=%s why=%s: %s",
              w->c.scheduler, state_name(w->state), err_name(why), detail);
     set_state(w, WORKER_DOWN);
@@ -766,6 +853,11 @@ static void start_drain(struct worker *w, const char *why)
         return;
     LOG_INFO("worker", "draining", "why=%s live=%u", why, live(w));
     w->draining = true;
+    if (w->state == WORKER_JOINED) {
+        Baton__Drain m = BATON__DRAIN__INIT; /* so that nothing more is placed here */
+
+        daemon_link_send(w->link, WIRE_DRAIN, &m.base);
+    }
     uv_timer_start(&w->deadline, on_drain_deadline, DRAIN_MS, 0);
     check(w);
 }

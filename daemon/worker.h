@@ -1,7 +1,8 @@
 /* daemon/worker.h - `baton prefill` and `baton decode`: a worker process around one role.
  *
  * Opens the model, joins the scheduler, attaches to its front ends, carries messages between links, role
- * and KV node, and reports every heartbeat.  A worker that was started by `baton serve` (exit_with_parent)
+ * and KV node, and reports every heartbeat.  When the scheduler asks an idle worker for it, it takes the other
+ * role: it keeps model, pool and KV node, and joins anew over a new connection.  A worker that was started by `baton serve` (exit_with_parent)
  * ends with it; one started by hand reconnects with back-off when the scheduler goes away, after it has
  * canceled everything it held.
  *
@@ -30,6 +31,9 @@ struct daemon_worker_config {
     const char *kv_transports; /* UCX transports, NULL: default */
     uint32_t threads;          /* 0: default */
     uint64_t kv_bytes;         /* size of the KV pool */
+    uint64_t park_bytes; /* decode: host memory for parked KV, at most; 0: as much as the pool, and
+                                  no more than an eighth of the machine's memory */
+    const char *worker_class; /* NULL or "": "<served name>/<backend>" */
     uint32_t block_tokens, max_context, max_batch, max_step_tokens; /* 0: default */
     bool exit_with_parent;
 };

@@ -31,6 +31,7 @@ static enum err create_decode(const struct daemon_role_config *c, struct decode 
                               .engine = c->engine,
                               .kvt = c->kvt,
                               .n_blocks = c->n_blocks,
+                              .park_bytes = c->park_bytes,
                               .arg = c->arg,
                               .to_scheduler = c->to_scheduler,
                               .to_frontend = c->to_frontend,
@@ -72,12 +73,15 @@ static bool prefill_frame(struct prefill *p, enum wire_type t, const ProtobufCMe
     return true;
 }
 
-static bool decode_frame(struct decode *d, enum wire_type t, const ProtobufCMessage *m,
-                         uint32_t *frontend)
+static bool decode_frame(struct decode *d, uint32_t self, enum wire_type t,
+                         const ProtobufCMessage *m, uint32_t *frontend)
 {
     if (t == WIRE_RESERVE) {
         *frontend = ((const Baton__Reserve *)m)->frontend;
         decode_on_reserve(d, (const Baton__Reserve *)m);
+    } else if (t == WIRE_PREFILL) {
+        *frontend = ((const Baton__Prefill *)m)->frontend;
+        decode_on_prefill(d, self, (const Baton__Prefill *)m);
     } else if (t == WIRE_CANCEL) {
         decode_on_cancel(d, (const Baton__Cancel *)m);
     } else {
@@ -86,12 +90,12 @@ static bool decode_frame(struct decode *d, enum wire_type t, const ProtobufCMess
     return true;
 }
 
-bool daemon_role_on_frame(struct daemon_role *r, enum wire_type t, const ProtobufCMessage *m,
-                          uint32_t *frontend)
+bool daemon_role_on_frame(struct daemon_role *r, uint32_t self, enum wire_type t,
+                          const ProtobufCMessage *m, uint32_t *frontend)
 {
     *frontend = 0;
     return r->prefill != NULL ? prefill_frame(r->prefill, t, m, frontend)
-                              : decode_frame(r->decode, t, m, frontend);
+                              : decode_frame(r->decode, self, t, m, frontend);
 }
 
 void daemon_role_cancel_all(struct daemon_role *r)
@@ -110,7 +114,7 @@ void daemon_role_cancel_frontend(struct daemon_role *r, uint32_t frontend)
         decode_cancel_frontend(r->decode, frontend);
 }
 
-void daemon_role_report(const struct daemon_role *r, Baton__Report *m)
+void daemon_role_report(struct daemon_role *r, Baton__Report *m)
 {
     if (r->prefill != NULL)
         prefill_report(r->prefill, m);
@@ -124,6 +128,11 @@ bool daemon_role_progress(struct daemon_role *r, Baton__DecodeProgress *m)
         return false;
     decode_progress(r->decode, m);
     return m->n_request > 0;
+}
+
+uint32_t daemon_role_park_blocks(const struct daemon_role *r)
+{
+    return r->decode != NULL ? decode_park_blocks(r->decode) : 0;
 }
 
 uint32_t daemon_role_live(const struct daemon_role *r)

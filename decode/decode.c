@@ -1,117 +1,52 @@
 /* decode/decode.c - see the header for the contract.
  *
- * All blocks that a request can ever need are set aside when it is reserved: those that the hand-over fills
- * are GRANTED until it is verified, the rest is OWNED from the start.  So a running request never waits
- * for a block, and nothing has to be preempted.
+ * The loop thread speaks to scheduler, front ends and KV node; the engine thread (decode_batch.c) decides
+ * who has room and who steps.  Blocks of a hand-over are GRANTED until it is verified, then OWNED.
  *
  * maybe_release is the only place where blocks come back and RELEASED is sent; it waits until neither the
- * engine thread nor the KV node has anything of the request.  A cancel is a latch: results of a step that was
+ * engine thread nor the KV node has anything of the request.  An end is a latch: results of a step that was
  * running when it came are dropped.
  */
 #include "decode/decode.h"
 
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <uv.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "decode/decode_batch.h"
-#include "engine/engine_attempts.h"
-#include "engine/engine_blocks.h"
-#include "engine/engine_params.h"
+#include "decode/decode_pool.h"
+#include "decode/decode_request.h"
+#include "engine/engine_samples.h"
 #include "proto/wire_meta.h"
 #include "proto/wire_tokens.h"
 
-/* What each state waits for; who ends the wait when it never comes. */
-#define DECODE_STATE_MAP(X)                                                        \
-    X(GRANTED)     /* a verified hand-over; the grant's deadline */                \
-    X(RUNNING)     /* its last token; the scheduler's decode timeout cancels it */ \
-    X(LEAVING)     /* canceled: the running step; ends by itself */                \
-    X(QUARANTINED) /* ended: proof that nothing can write to its blocks; the KV node guarantees it */
+enum { PROGRESS_MAX = 65536, WAITING_MAX = 4096, TICK_MS = 20 };
 
-enum decode_state {
-#define X(NAME) DECODE_##NAME,
-    DECODE_STATE_MAP(X)
-#undef X
-};
-
-#define TO(NAME) (1u << DECODE_##NAME)
-static const unsigned legal[] = {
-    [DECODE_GRANTED] = TO(RUNNING) | TO(QUARANTINED),
-    [DECODE_RUNNING] = TO(LEAVING) | TO(QUARANTINED),
-    [DECODE_LEAVING] = TO(QUARANTINED),
-    [DECODE_QUARANTINED] = 0,
-};
-#undef TO
-
-enum { PROGRESS_MAX = 65536 };
-
-static const uint64_t handover_default_ns = 30 * CLOCK_NS_PER_S;
-static const uint64_t handover_most_ns = 600 * CLOCK_NS_PER_S;
-
-struct decode_request {
-    struct engine_attempt at;
-    struct decode *owner; /* NULL: the role is gone, only the grant's end is awaited */
-    enum decode_state state;
-    uint32_t frontend;
-    uint32_t n_tokens, n_prompt, max_new;
-    uint32_t *blocks;
-    uint32_t n_blocks, n_granted; /* the first n_granted of them take the hand-over */
-    enum engine_block_state granted_state;
-    int32_t *tokens; /* NULL unless a penalty needs them */
-    struct engine_params params;
-    struct kvt_grant *grant; /* NULL once safe */
-    struct decode_run run;
-    bool in_engine;
-    uint32_t holds; /* callers up the stack */
-    uint32_t index; /* of the latest token that went out */
-    uint32_t generated;
-    uint64_t running_ns;
-    enum err end; /* first cause, once QUARANTINED or LEAVING */
-    char why[160];
-};
+static const uint64_t progress_gap_ns = 20 * CLOCK_NS_PER_MS;
 
 struct decode {
     struct decode_config c;
     const struct engine_info *info;
     struct decode_batch *batch;
-    struct engine_blocks *blocks;
+    struct decode_pool *pool;
     struct engine_attempts table;
     struct wire_tokens frames;
-    bool closing, broken;
+    struct engine_samples samples;
+    uv_timer_t *tick; /* runs while somebody waits for blocks */
+    bool ticking, closing, broken;
+    uint32_t waiting;
     uint64_t next_transfer;
-    uint64_t steps, step_ns, generated_tokens, late_messages;
+    uint64_t steps, decode_steps, step_ns, generated_tokens, prompt_tokens, local_prefills,
+        late_messages;
     uint64_t *progress_request;
     uint32_t *progress_tokens;
     uint32_t progress_cap;
 };
-
-static const char *state_name(enum decode_state s)
-{
-    switch (s) {
-#define X(NAME)         \
-    case DECODE_##NAME: \
-        return #NAME;
-        DECODE_STATE_MAP(X)
-#undef X
-    }
-    return "?";
-}
-
-static bool set_state(struct decode_request *r, enum decode_state to)
-{
-    if ((legal[r->state] & 1u << to) == 0) {
-        LOG_ERROR("decode", "illegal state change", "req=%" PRIx64 " epoch=%u %s -> %s",
-                  r->at.request, r->at.epoch, state_name(r->state), state_name(to));
-        return false;
-    }
-    LOG_DEBUG("decode", "state", "req=%" PRIx64 " epoch=%u %s -> %s", r->at.request, r->at.epoch,
-              state_name(r->state), state_name(to));
-    r->state = to;
-    return true;
-}
 
 static struct decode_request *find(const struct decode *d, uint64_t request, uint32_t epoch)
 {
@@ -126,6 +61,17 @@ static struct decode_request *first(const struct decode *d)
 static struct decode_request *after(const struct decode_request *r)
 {
     return (struct decode_request *)r->at.next;
+}
+
+/* Waiting ones are counted: while there are any, nobody else takes the short cut to blocks. */
+static bool set_state(struct decode_request *r, enum decode_state to)
+{
+    bool waited = r->state == DECODE_WAITING;
+
+    if (!decode_request_set_state(r, to))
+        return false;
+    r->owner->waiting -= waited;
+    return true;
 }
 
 /* ---- messages out ---- */
@@ -144,15 +90,14 @@ static void send_released(struct decode *d, uint64_t request, uint32_t epoch, en
     d->c.to_scheduler(d->c.arg, WIRE_RELEASED, &m.base);
 }
 
-static void send_refused(struct decode *d, const Baton__Reserve *m, enum err err, const char *why)
+static void send_refused(struct decode *d, uint64_t request, uint32_t epoch, const char *why)
 {
     Baton__Granted g = BATON__GRANTED__INIT;
 
-    g.request = m->request;
-    g.epoch = m->epoch;
+    g.request = request;
+    g.epoch = epoch;
     g.error = (char *)(uintptr_t)why;
     d->c.to_scheduler(d->c.arg, WIRE_GRANTED, &g.base);
-    send_released(d, m->request, m->epoch, err, why, 0, 0);
 }
 
 static void send_granted(struct decode *d, const struct decode_request *r, uint64_t transfer,
@@ -160,16 +105,16 @@ static void send_granted(struct decode *d, const struct decode_request *r, uint6
 {
     Baton__Granted g = BATON__GRANTED__INIT;
 
-    for (uint32_t i = 0; i < r->n_granted; i++) {
+    for (uint32_t i = 0; i < r->run.n_blocks; i++) {
         for (int k = 0; k < 4; k++)
-            bytes[i * 4 + (uint32_t)k] = (uint8_t)(r->blocks[i] >> (8 * k));
+            bytes[i * 4 + (uint32_t)k] = (uint8_t)(r->run.blocks[i] >> (8 * k));
     }
     g.request = r->at.request;
     g.epoch = r->at.epoch;
     g.ok = true;
     g.transfer = transfer;
     g.blocks.data = bytes;
-    g.blocks.len = (size_t)r->n_granted * 4;
+    g.blocks.len = (size_t)r->run.n_blocks * 4;
     d->c.to_scheduler(d->c.arg, WIRE_GRANTED, &g.base);
 }
 
@@ -188,38 +133,40 @@ static void send_handover(const struct decode_request *r, enum err err, const st
     r->owner->c.to_scheduler(r->owner->c.arg, WIRE_HANDOVER_DONE, &m.base);
 }
 
+static void send_prompt_progress(struct decode_request *r, const struct decode_result *s,
+                                 const struct engine_slot *slot)
+{
+    Baton__PrefillProgress m = BATON__PREFILL_PROGRESS__INIT;
+
+    if (!slot->sample && s->ended_ns - r->progress_ns < progress_gap_ns)
+        return;
+    r->progress_ns = s->ended_ns;
+    m.request = r->at.request;
+    m.epoch = r->at.epoch;
+    m.tokens_done = slot->position + slot->n_tokens;
+    m.step_ns = s->ended_ns - s->started_ns;
+    m.step_tokens = (uint32_t)s->did.n;
+    r->owner->c.to_scheduler(r->owner->c.arg, WIRE_PREFILL_PROGRESS, &m.base);
+}
+
+static void send_prompt_done(struct decode_request *r, uint64_t ended_ns, bool finished)
+{
+    Baton__PrefillDone m = BATON__PREFILL_DONE__INIT;
+
+    m.request = r->at.request;
+    m.epoch = r->at.epoch;
+    m.queue_ns = r->started_ns - r->arrived_ns;
+    m.prefill_ns = ended_ns - r->started_ns;
+    m.finished = finished;
+    r->owner->c.to_scheduler(r->owner->c.arg, WIRE_PREFILL_DONE, &m.base);
+}
+
 /* ---- end of a request ---- */
 
-static void destroy_request(struct decode_request *r)
+static void set_block_state(struct decode_request *r, enum engine_block_state to)
 {
-    decode_run_clear(&r->run);
-    engine_params_free(&r->params);
-    mem_free(r->blocks);
-    mem_free(r->tokens);
-    mem_free(r);
-}
-
-static void move_blocks(struct decode_request *r, uint32_t from_index, uint32_t n,
-                        enum engine_block_state from, enum engine_block_state to)
-{
-    if (n > 0 &&
-        engine_blocks_move(r->owner->blocks, r->blocks + from_index, n, from, to) != ERR_OK)
-        LOG_ERROR("decode", "blocks of a request were not its own", "req=%" PRIx64 " %s -> %s",
-                  r->at.request, engine_block_state_name(from), engine_block_state_name(to));
-}
-
-static void set_granted_state(struct decode_request *r, enum engine_block_state to)
-{
-    if (r->granted_state == to)
-        return;
-    move_blocks(r, 0, r->n_granted, r->granted_state, to);
-    r->granted_state = to;
-}
-
-static void free_blocks(struct decode_request *r)
-{
-    move_blocks(r, 0, r->n_granted, r->granted_state, ENGINE_BLOCK_FREE);
-    move_blocks(r, r->n_granted, r->n_blocks - r->n_granted, ENGINE_BLOCK_OWNED, ENGINE_BLOCK_FREE);
+    decode_pool_move(r->owner->pool, r->run.blocks, r->run.n_blocks, r->block_state, to);
+    r->block_state = to;
 }
 
 static void maybe_release(struct decode_request *r)
@@ -230,16 +177,18 @@ static void maybe_release(struct decode_request *r)
     if (r->state != DECODE_QUARANTINED || r->holds > 0 || r->grant != NULL || r->in_engine)
         return;
     engine_attempts_remove(&d->table, &r->at);
-    free_blocks(r);
+    set_block_state(r, ENGINE_BLOCK_FREE);
+    decode_batch_poke(d->batch);
+    if (!r->local && !r->answered)
+        send_refused(d, r->at.request, r->at.epoch, r->why);
     send_released(d, r->at.request, r->at.epoch, r->end, r->why, r->generated, decode_ns);
-    destroy_request(r);
+    decode_request_destroy(r);
 }
 
 /* The batch has let go of it, or never had it. */
 static void quarantine(struct decode_request *r)
 {
-    if (set_state(r, DECODE_QUARANTINED) && r->grant != NULL)
-        set_granted_state(r, ENGINE_BLOCK_QUARANTINED);
+    (void)set_state(r, DECODE_QUARANTINED);
     maybe_release(r);
 }
 
@@ -249,22 +198,30 @@ static void set_end(struct decode_request *r, enum err err, const char *why)
     snprintf(r->why, sizeof(r->why), "%s", why);
 }
 
-/* From outside: cancel, loss.  The first cause counts.  r may be gone when this returns. */
+/* Whatever it is doing.  The first cause counts.  r may be gone when this returns. */
 static void end_request(struct decode_request *r, enum err err, const char *why)
 {
     if (r->state == DECODE_LEAVING || r->state == DECODE_QUARANTINED)
         return;
     set_end(r, err, why);
-    if (r->state == DECODE_RUNNING && r->in_engine) {
-        if (set_state(r, DECODE_LEAVING))
-            decode_batch_leave(r->owner->batch, &r->run);
-        return;
-    }
     r->holds++;
-    if (r->grant != NULL)
+    if (r->grant != NULL) {
+        set_block_state(r, ENGINE_BLOCK_QUARANTINED);
         kvt_grant_cancel(r->grant);
+    }
     r->holds--;
-    quarantine(r);
+    if (!r->in_engine)
+        quarantine(r);
+    else if (set_state(r, DECODE_LEAVING))
+        decode_batch_leave(r->owner->batch, &r->run);
+}
+
+static void end_all(struct decode *d, enum err err, const char *why)
+{
+    for (struct decode_request *r = first(d), *next; r != NULL; r = next) {
+        next = after(r);
+        end_request(r, err, why);
+    }
 }
 
 /* ---- hand-over ---- */
@@ -275,7 +232,7 @@ static enum err check_meta(const struct decode_request *r, const struct kvt_arri
     if (wire_meta_decode(a->meta, a->meta_len, meta) != ERR_OK)
         return ERR_CORRUPT;
     if (meta->request != r->at.request || meta->epoch != r->at.epoch ||
-        meta->n_tokens != r->n_tokens || meta->index != r->n_tokens - r->n_prompt ||
+        meta->n_tokens != r->run.n_tokens || meta->index != r->run.n_tokens - r->run.n_prompt ||
         meta->token >= r->owner->info->vocab)
         return ERR_CORRUPT;
     return ERR_OK;
@@ -287,25 +244,17 @@ static void start_running(struct decode_request *r, const struct wire_meta *meta
 
     if (!set_state(r, DECODE_RUNNING))
         return;
-    set_granted_state(r, ENGINE_BLOCK_OWNED);
+    set_block_state(r, ENGINE_BLOCK_OWNED);
     r->running_ns = clock_now_ns();
     r->index = meta->index;
-    if (engine_params_finish(&r->params, (int32_t)meta->token, meta->index, r->max_new) !=
+    if (engine_params_finish(&r->params, (int32_t)meta->token, meta->index, run->max_new) !=
         ENGINE_FINISH_NO) {
-        quarantine(r); /* the first token was the last */
+        end_request(r, ERR_OK, ""); /* the first token was the last */
         return;
     }
-    run->params = &r->params;
-    run->blocks = r->blocks;
-    run->n_blocks = r->n_blocks;
-    run->known = r->tokens;
-    run->n_known = r->n_tokens;
-    run->n_prompt = r->n_prompt;
-    run->max_new = r->max_new;
     run->token = (int32_t)meta->token;
-    run->position = r->n_tokens;
+    run->position = run->n_tokens;
     run->index = meta->index;
-    r->in_engine = true;
     decode_batch_join(r->owner->batch, run);
 }
 
@@ -320,12 +269,10 @@ static void on_arrival(void *arg, const struct kvt_arrival *a)
     if (err == ERR_OK)
         err = check_meta(r, a, &meta);
     send_handover(r, err, a);
-    if (err == ERR_OK) {
+    if (err == ERR_OK)
         start_running(r, &meta);
-        return;
-    }
-    set_end(r, err, "the hand-over failed");
-    quarantine(r);
+    else
+        end_request(r, err, "the hand-over failed");
 }
 
 static void on_safe(void *arg)
@@ -334,148 +281,134 @@ static void on_safe(void *arg)
 
     r->grant = NULL;
     if (r->owner == NULL)
-        destroy_request(r);
+        decode_request_destroy(r);
     else
         maybe_release(r);
 }
 
-/* ---- reservation ---- */
-
-static enum err check(const struct decode *d, const Baton__Reserve *m, struct err_msg *msg)
+static enum err open_grant(struct decode_request *r, uint64_t transfer)
 {
-    uint64_t end = (uint64_t)m->n_prompt + m->max_new;
-
-    if (d->broken)
-        return err_set(msg, ERR_DEVICE, "the engine is broken");
-    if (end > d->info->max_context)
-        return err_set(msg, ERR_INVALID, "%" PRIu64 " tokens, this worker's context holds %u", end,
-                       d->info->max_context);
-    if (m->n_tokens >= end)
-        return err_set(msg, ERR_INVALID, "%u tokens after a prompt of %u leave none of %u",
-                       m->n_tokens, m->n_prompt, m->max_new);
-    return ERR_OK;
-}
-
-static enum err fill(struct decode *d, struct decode_request *r, const Baton__Reserve *m,
-                     struct err_msg *msg)
-{
-    uint32_t block_tokens = d->info->kv.block_tokens;
-    enum err err;
-
-    r->owner = d;
-    r->at.request = m->request;
-    r->at.epoch = m->epoch;
-    r->frontend = m->frontend;
-    r->n_tokens = m->n_tokens;
-    r->n_prompt = m->n_prompt;
-    r->max_new = m->max_new;
-    r->granted_state = ENGINE_BLOCK_GRANTED;
-    r->n_blocks =
-        (uint32_t)(((uint64_t)m->n_prompt + m->max_new + block_tokens - 1) / block_tokens);
-    r->n_granted = (uint32_t)(((uint64_t)m->n_tokens + block_tokens - 1) / block_tokens);
-    r->blocks = mem_try_calloc(r->n_blocks, sizeof(*r->blocks));
-    if (r->blocks == NULL)
-        return err_set(msg, ERR_NOMEM, "no memory for a request");
-    err = engine_params_read(&r->params, m->sampling, d->info->vocab, msg);
-    if (err != ERR_OK || !engine_sampling_uses_history(&r->params.sampling))
-        return err;
-    if (wire_u32_count(&m->tokens) != m->n_tokens)
-        return err_set(msg, ERR_INVALID, "a penalty needs the tokens, which did not come");
-    r->tokens = mem_try_calloc(r->n_tokens, sizeof(*r->tokens));
-    if (r->tokens == NULL)
-        return err_set(msg, ERR_NOMEM, "no memory for a request");
-    if (engine_params_tokens(&m->tokens, d->info->vocab, r->tokens) != ERR_OK)
-        return err_set(msg, ERR_INVALID, "a token is outside the vocabulary of %u", d->info->vocab);
-    return ERR_OK;
-}
-
-static enum err take_blocks(struct decode *d, struct decode_request *r, struct err_msg *msg)
-{
-    enum err err = engine_blocks_take(d->blocks, r->n_blocks, ENGINE_BLOCK_OWNED, r->blocks);
-
-    if (err != ERR_OK)
-        return err_set(msg, err, "%u blocks are needed, %u are free", r->n_blocks,
-                       engine_blocks_count(d->blocks, ENGINE_BLOCK_FREE));
-    return engine_blocks_move(d->blocks, r->blocks, r->n_granted, ENGINE_BLOCK_OWNED,
-                              ENGINE_BLOCK_GRANTED);
-}
-
-static enum err open_grant(struct decode *d, struct decode_request *r, const Baton__Reserve *m,
-                           uint64_t transfer)
-{
-    uint64_t limit = m->deadline_ns != 0 ? m->deadline_ns : handover_default_ns;
     struct kvt_grant_config c = {.transfer = transfer,
-                                 .epoch = m->epoch,
-                                 .peer = m->prefill_worker,
-                                 .slots = r->blocks,
-                                 .n_slots = r->n_granted,
+                                 .epoch = r->at.epoch,
+                                 .peer = r->prefill_worker,
+                                 .slots = r->run.blocks,
+                                 .n_slots = r->run.n_blocks,
+                                 .deadline_ns = r->deadline_ns,
                                  .arg = r,
                                  .on_arrival = on_arrival,
                                  .on_safe = on_safe};
 
-    c.deadline_ns = clock_now_ns() + (limit < handover_most_ns ? limit : handover_most_ns);
-    return kvt_grant_open(d->c.kvt, &c, &r->grant);
+    return kvt_grant_open(r->owner->c.kvt, &c, &r->grant);
 }
 
-/* Blocks taken, found by its id, and open for the hand-over; or nothing of it stays. */
-static enum err admit(struct decode *d, struct decode_request *r, const Baton__Reserve *m,
-                      uint64_t transfer, struct err_msg *msg)
+/* It has its blocks: the prefill worker may write. */
+static void grant(struct decode_request *r)
 {
-    enum err err = take_blocks(d, r, msg);
-
-    if (err != ERR_OK)
-        return err;
-    err = engine_attempts_add(&d->table, &r->at);
-    if (err == ERR_OK) {
-        err = open_grant(d, r, m, transfer);
-        if (err == ERR_OK)
-            return ERR_OK;
-        engine_attempts_remove(&d->table, &r->at);
-    }
-    free_blocks(r);
-    return err_set(msg, err, "the grant could not be opened: %s", err_text(err));
-}
-
-static enum err reserve(struct decode *d, const Baton__Reserve *m, struct err_msg *msg)
-{
-    struct decode_request *r;
+    struct decode *d = r->owner;
     uint64_t transfer = d->next_transfer++;
-    uint8_t *bytes;
-    enum err err = check(d, m, msg);
+    uint8_t *bytes = mem_try_alloc((size_t)r->run.n_blocks * 4);
+    enum err err = bytes != NULL ? open_grant(r, transfer) : ERR_NOMEM;
+    char why[128];
 
-    if (err != ERR_OK)
-        return err;
-    r = mem_try_calloc(1, sizeof(*r));
-    if (r == NULL)
-        return err_set(msg, ERR_NOMEM, "no memory for a request");
-    err = fill(d, r, m, msg);
-    bytes = err == ERR_OK ? mem_try_alloc((size_t)r->n_granted * 4) : NULL;
-    if (err == ERR_OK && bytes == NULL)
-        err = err_set(msg, ERR_NOMEM, "no memory for a request");
-    if (err == ERR_OK)
-        err = admit(d, r, m, transfer, msg);
-    if (err == ERR_OK)
+    if (err == ERR_OK && set_state(r, DECODE_GRANTED)) {
+        r->answered = true;
         send_granted(d, r, transfer, bytes);
-    else
-        destroy_request(r);
+    } else {
+        snprintf(why, sizeof(why), "the grant could not be opened: %s", err_text(err));
+        end_request(r, err, why);
+    }
     mem_free(bytes);
-    return err;
+}
+
+/* ---- new requests ---- */
+
+static void start_tick(struct decode *d);
+
+/* Its blocks at once where there are plenty, else in its turn. */
+static void admit(struct decode *d, struct decode_request *r)
+{
+    struct decode_run *run = &r->run;
+    uint32_t bt = d->info->kv.block_tokens;
+    uint32_t need = (run->n_tokens + bt - 1) / bt;
+    bool at_once = d->waiting == 0 && decode_pool_try(d->pool, need, r->block_state, run->blocks);
+
+    r->owner = d;
+    r->state = DECODE_WAITING;
+    d->waiting++;
+    d->local_prefills += r->local;
+    r->in_engine = true;
+    if (!at_once) {
+        decode_batch_enter(d->batch, run, DECODE_RUN_WAITING);
+        start_tick(d);
+        return;
+    }
+    run->n_blocks = need;
+    decode_batch_enter(d->batch, run, r->local ? DECODE_RUN_PROMPT : DECODE_RUN_ARRIVING);
+    if (!r->local)
+        grant(r);
+    else
+        (void)set_state(r, DECODE_COMPUTING);
+}
+
+/* What can be refused before it is anything. */
+static enum err check_room(struct decode *d, struct decode_request *r, struct err_msg *msg)
+{
+    enum err err;
+
+    if (d->broken)
+        return err_set(msg, ERR_DEVICE, "the engine is broken");
+    if (d->waiting >= WAITING_MAX)
+        return err_set(msg, ERR_LIMIT, "%u requests wait for KV room already", d->waiting);
+    err = engine_attempts_add(&d->table, &r->at);
+    return err == ERR_OK ? ERR_OK : err_set(msg, err, "no memory for a request");
+}
+
+static void take_in(struct decode *d, struct decode_request *r, enum err err, struct err_msg *msg,
+                    uint64_t request, uint32_t epoch, bool local)
+{
+    if (err == ERR_OK) {
+        err = check_room(d, r, msg);
+        if (err == ERR_OK) {
+            admit(d, r);
+            return;
+        }
+        decode_request_destroy(r);
+    }
+    msg->text[255] = '\0'; /* what a message may carry */
+    if (!local)
+        send_refused(d, request, epoch, msg->text);
+    send_released(d, request, epoch, err, msg->text, 0, 0);
 }
 
 void decode_on_reserve(struct decode *d, const Baton__Reserve *m)
 {
     struct err_msg msg = {""};
+    struct decode_request *r = NULL;
     enum err err;
 
     if (find(d, m->request, m->epoch) != NULL) {
         d->late_messages++;
         return;
     }
-    err = reserve(d, m, &msg);
-    if (err != ERR_OK) {
-        msg.text[255] = '\0'; /* what a message may carry */
-        send_refused(d, m, err, msg.text);
+    err = decode_request_from_reserve(m, d->info, d->c.n_blocks, &msg, &r);
+    take_in(d, r, err, &msg, m->request, m->epoch, false);
+}
+
+void decode_on_prefill(struct decode *d, uint32_t self, const Baton__Prefill *m)
+{
+    struct err_msg msg = {""};
+    struct decode_request *r = NULL;
+    enum err err;
+
+    if (find(d, m->request, m->epoch) != NULL) {
+        d->late_messages++;
+        return;
     }
+    if (m->decode_worker != 0 && m->decode_worker != self)
+        err = err_set(&msg, ERR_INVALID, "a decode worker hands nothing over");
+    else
+        err = decode_request_from_prefill(m, d->info, d->c.n_blocks, &msg, &r);
+    take_in(d, r, err, &msg, m->request, m->epoch, true);
 }
 
 /* ---- steps ---- */
@@ -483,6 +416,19 @@ void decode_on_reserve(struct decode *d, const Baton__Reserve *m)
 static struct decode_request *request_of(struct decode_run *run)
 {
     return (struct decode_request *)((char *)run - offsetof(struct decode_request, run));
+}
+
+static void on_room(void *arg, struct decode_run *run)
+{
+    struct decode *d = arg;
+    struct decode_request *r = request_of(run);
+
+    if (d->closing || r->state != DECODE_WAITING)
+        return; /* ended meanwhile: on_left gives the blocks back */
+    if (r->local)
+        (void)set_state(r, DECODE_COMPUTING);
+    else
+        grant(r);
 }
 
 static bool add_token(struct decode *d, struct decode_request *r, const struct engine_slot *slot,
@@ -510,38 +456,75 @@ static bool add_token(struct decode *d, struct decode_request *r, const struct e
     return wire_tokens_add(&d->frames, r->frontend, &item) == ERR_OK;
 }
 
+static bool runs(const struct decode_request *r)
+{
+    return r->state == DECODE_RUNNING || r->state == DECODE_COMPUTING;
+}
+
+static void take_token(struct decode *d, struct decode_request *r, const struct engine_slot *slot,
+                       uint8_t finish)
+{
+    /* r->end is the latch: a token that could not be sent ends the stream, later ones included. */
+    if (!add_token(d, r, slot, finish)) {
+        set_end(r, ERR_NOMEM, "no memory for a token");
+        return;
+    }
+    r->index = slot->sample_index;
+    r->generated++;
+    d->generated_tokens++;
+}
+
 /* The tokens of one step, in one frame per front end. */
 static void send_tokens(struct decode *d, const struct decode_result *s)
 {
     for (uint32_t i = 0; i < s->n; i++) {
         struct decode_request *r = request_of(s->runs[i]);
+        const struct engine_slot *slot = &s->slots[i];
 
-        /* r->end is the latch: a token that could not be sent ends the stream, later ones included. */
-        if (r->state != DECODE_RUNNING || s->slots[i].result != ERR_OK || r->end != ERR_OK)
+        if (slot->position == 0)
+            r->started_ns = s->started_ns;
+        if (!runs(r) || slot->result != ERR_OK || r->end != ERR_OK)
             continue;
-        if (!add_token(d, r, &s->slots[i], s->finish[i])) {
-            set_end(r, ERR_NOMEM, "no memory for a token");
-            continue;
-        }
-        r->index = s->slots[i].sample_index;
-        r->generated++;
-        d->generated_tokens++;
+        if (slot->position < r->run.n_tokens)
+            d->prompt_tokens += slot->n_tokens;
+        if (slot->sample)
+            take_token(d, r, slot, s->finish[i]);
     }
     wire_tokens_each(&d->frames, d->c.to_frontend, d->c.arg);
+}
+
+/* The first token is out: from here on it is like one whose hand-over came. */
+static void prompt_done(struct decode_request *r, const struct decode_result *s, uint32_t i)
+{
+    bool finished = s->finish[i] != ENGINE_FINISH_NO || r->one_only;
+
+    send_prompt_done(r, s->ended_ns, finished);
+    r->running_ns = s->ended_ns;
+    (void)set_state(r, DECODE_RUNNING);
+    if (finished && s->finish[i] == ENGINE_FINISH_NO)
+        end_request(r, ERR_OK, "");
 }
 
 /* After the frames, so that a request's tokens are out before its RELEASED. */
 static void settle(const struct decode_result *s, uint32_t i)
 {
     struct decode_request *r = request_of(s->runs[i]);
-    bool left = s->finish[i] != ENGINE_FINISH_NO || s->slots[i].result != ERR_OK;
+    const struct engine_slot *slot = &s->slots[i];
+    bool left = s->finish[i] != ENGINE_FINISH_NO || slot->result != ERR_OK;
 
-    if (r->state != DECODE_RUNNING)
-        return; /* canceled: on_left ends it */
+    if (!runs(r))
+        return; /* ended before: on_left releases it */
+    if (r->state == DECODE_COMPUTING && slot->result == ERR_OK && r->end == ERR_OK) {
+        send_prompt_progress(r, s, slot);
+        if (slot->sample)
+            prompt_done(r, s, i);
+        if (r->state == DECODE_LEAVING)
+            return;
+    }
     if (left) {
         r->in_engine = false;
-        if (s->slots[i].result != ERR_OK)
-            set_end(r, s->slots[i].result, "the engine refused the step");
+        if (slot->result != ERR_OK)
+            set_end(r, slot->result, "the engine refused the step");
         quarantine(r);
     } else if (r->end != ERR_OK && set_state(r, DECODE_LEAVING)) {
         decode_batch_leave(r->owner->batch, &r->run);
@@ -558,10 +541,7 @@ static void break_engine(struct decode *d, enum err err)
     snprintf(why, sizeof(why), "a decode step failed: %s", err_text(err));
     if (d->c.on_broken != NULL)
         d->c.on_broken(d->c.arg, why);
-    for (struct decode_request *r = first(d), *next; r != NULL; r = next) {
-        next = after(r);
-        end_request(r, ERR_DEVICE, "the engine is broken");
-    }
+    end_all(d, ERR_DEVICE, "the engine is broken");
 }
 
 static void on_step(void *arg, const struct decode_result *s)
@@ -575,10 +555,21 @@ static void on_step(void *arg, const struct decode_result *s)
         return;
     }
     d->steps++;
+    d->decode_steps += s->did.b > 0;
     d->step_ns = s->ended_ns - s->started_ns;
+    engine_samples_add(&d->samples, (uint64_t)s->did.n, (uint64_t)s->did.n2, (uint64_t)s->did.b,
+                       (uint64_t)s->did.ctx, d->step_ns);
     send_tokens(d, s);
     for (uint32_t i = 0; i < s->n; i++)
         settle(s, i);
+}
+
+static void on_gone(void *arg, struct decode_run *run)
+{
+    struct decode *d = arg;
+
+    if (!d->closing)
+        end_request(request_of(run), run->gone, run->why);
 }
 
 static void on_left(void *arg, struct decode_run *run)
@@ -592,7 +583,52 @@ static void on_left(void *arg, struct decode_run *run)
     quarantine(r);
 }
 
-static const struct decode_batch_hooks batch_hooks = {.on_step = on_step, .on_left = on_left};
+static const struct decode_batch_hooks batch_hooks = {
+    .on_room = on_room, .on_step = on_step, .on_gone = on_gone, .on_left = on_left};
+
+/* ---- deadlines ---- */
+
+static void on_tick(uv_timer_t *tick)
+{
+    struct decode *d = tick->data;
+    uint64_t now = clock_now_ns();
+
+    for (struct decode_request *r = first(d), *next; r != NULL; r = next) {
+        next = after(r);
+        if (r->state == DECODE_WAITING && now >= r->deadline_ns)
+            end_request(r, ERR_LIMIT, "no KV room came free in time");
+    }
+    if (d->waiting == 0) {
+        uv_timer_stop(tick);
+        d->ticking = false;
+    }
+}
+
+static void start_tick(struct decode *d)
+{
+    if (!d->ticking)
+        uv_timer_start(d->tick, on_tick, TICK_MS, TICK_MS);
+    d->ticking = true;
+}
+
+static void free_timer(uv_handle_t *h)
+{
+    mem_free(h);
+}
+
+static enum err create_timer(struct decode *d)
+{
+    d->tick = mem_try_calloc(1, sizeof(*d->tick));
+    if (d->tick == NULL)
+        return ERR_NOMEM;
+    if (uv_timer_init(d->c.loop, d->tick) != 0) {
+        mem_free(d->tick);
+        d->tick = NULL;
+        return ERR_NOMEM;
+    }
+    d->tick->data = d;
+    return ERR_OK;
+}
 
 /* ---- public ---- */
 
@@ -607,9 +643,13 @@ enum err decode_create(const struct decode_config *c, struct decode **out)
     d->info = engine_info(c->engine);
     /* Not the numbers of an earlier life of this worker: a late notify must not fit by chance. */
     d->next_transfer = clock_wall_ns() | 1;
-    if ((err = engine_blocks_create(c->n_blocks, &d->blocks)) != ERR_OK ||
-        (err = decode_batch_start(c->engine, c->loop, &batch_hooks, d, &d->batch)) != ERR_OK) {
-        engine_blocks_destroy(d->blocks);
+    if ((err = decode_pool_create(c->engine, c->n_blocks, c->park_bytes, &d->pool)) != ERR_OK ||
+        (err = create_timer(d)) != ERR_OK ||
+        (err = decode_batch_start(c->engine, d->pool, c->loop, &batch_hooks, d, &d->batch)) !=
+            ERR_OK) {
+        if (d->tick != NULL)
+            uv_close((uv_handle_t *)d->tick, free_timer);
+        decode_pool_destroy(d->pool);
         mem_free(d);
         return err;
     }
@@ -629,10 +669,7 @@ void decode_on_cancel(struct decode *d, const Baton__Cancel *m)
 
 void decode_cancel_all(struct decode *d)
 {
-    for (struct decode_request *r = first(d), *next; r != NULL; r = next) {
-        next = after(r);
-        end_request(r, ERR_CANCELED, "");
-    }
+    end_all(d, ERR_CANCELED, "");
 }
 
 void decode_cancel_frontend(struct decode *d, uint32_t frontend)
@@ -644,25 +681,43 @@ void decode_cancel_frontend(struct decode *d, uint32_t frontend)
     }
 }
 
-void decode_report(const struct decode *d, Baton__Report *m)
+static void report_requests(const struct decode *d, Baton__Report *m)
 {
     m->waiting = 0;
     m->running = 0;
     m->live_grants = 0;
     for (const struct decode_request *r = first(d); r != NULL; r = after(r)) {
-        m->waiting += r->state == DECODE_GRANTED;
-        m->running += r->state == DECODE_RUNNING;
+        m->waiting += r->state == DECODE_WAITING || r->state == DECODE_GRANTED;
+        m->running += runs(r);
         m->live_grants += r->grant != NULL;
     }
-    m->free_blocks = engine_blocks_count(d->blocks, ENGINE_BLOCK_FREE);
-    m->blocks_owned = engine_blocks_count(d->blocks, ENGINE_BLOCK_OWNED);
-    m->blocks_granted = engine_blocks_count(d->blocks, ENGINE_BLOCK_GRANTED);
-    m->blocks_quarantined = engine_blocks_count(d->blocks, ENGINE_BLOCK_QUARANTINED);
+    m->running -= m->parked < m->running ? m->parked : m->running;
+    m->live_requests = d->table.n;
+}
+
+void decode_report(struct decode *d, Baton__Report *m)
+{
+    struct decode_stats s = decode_pool_stats(d->pool);
+
+    m->parked = s.parked;
+    m->blocks_parked = s.blocks_parked;
+    m->context = s.context;
+    m->parks = s.parks;
+    m->resumes = s.resumes;
+    m->gave_up = s.gave_up;
+    report_requests(d, m);
+    m->free_blocks = decode_pool_count(d->pool, ENGINE_BLOCK_FREE);
+    m->blocks_owned = decode_pool_count(d->pool, ENGINE_BLOCK_OWNED);
+    m->blocks_granted = decode_pool_count(d->pool, ENGINE_BLOCK_GRANTED);
+    m->blocks_quarantined = decode_pool_count(d->pool, ENGINE_BLOCK_QUARANTINED);
     m->step_ns = d->step_ns;
     m->steps = d->steps;
-    m->live_requests = d->table.n;
+    m->decode_steps = d->decode_steps;
     m->late_messages += d->late_messages;
     m->generated_tokens = d->generated_tokens;
+    m->prompt_tokens = d->prompt_tokens;
+    m->local_prefills = d->local_prefills;
+    engine_samples_take(&d->samples, m);
 }
 
 static bool reserve_progress(struct decode *d, uint32_t n)
@@ -702,6 +757,11 @@ void decode_progress(struct decode *d, Baton__DecodeProgress *m)
     m->tokens = d->progress_tokens;
 }
 
+uint32_t decode_park_blocks(const struct decode *d)
+{
+    return decode_pool_places(d->pool);
+}
+
 uint32_t decode_live(const struct decode *d)
 {
     return d->table.n;
@@ -719,14 +779,15 @@ void decode_destroy(struct decode *d)
         engine_attempts_remove(&d->table, &r->at);
         r->owner = NULL;
         if (r->grant == NULL)
-            destroy_request(r);
+            decode_request_destroy(r);
         else
             kvt_grant_cancel(r->grant); /* on_safe frees it */
     }
+    uv_close((uv_handle_t *)d->tick, free_timer);
     engine_attempts_free(&d->table);
     wire_tokens_free(&d->frames);
     mem_free(d->progress_request);
     mem_free(d->progress_tokens);
-    engine_blocks_destroy(d->blocks);
+    decode_pool_destroy(d->pool);
     mem_free(d);
 }

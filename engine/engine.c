@@ -169,6 +169,29 @@ enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, ui
     return e->backend->step(e, slots, n, group_layers, layers_done, arg);
 }
 
+enum err engine_kv_copy_host(struct engine *e, uint32_t block, void *host, enum engine_kv_dir dir)
+{
+    size_t bytes = wire_kv_block_bytes(&e->info.kv);
+    uint8_t *at = e->kv_base + block * bytes;
+
+    if (dir == ENGINE_KV_OUT)
+        memcpy(host, at, bytes);
+    else
+        memcpy(at, host, bytes);
+    return ERR_OK;
+}
+
+enum err engine_kv_copy(struct engine *e, uint32_t block, void *host, enum engine_kv_dir dir)
+{
+    if (e->kv_base == NULL)
+        return ERR_BAD_STATE;
+    if (block >= e->kv_blocks || host == NULL)
+        return ERR_INVALID;
+    if (e->backend->kv_copy == NULL)
+        return ERR_UNSUPPORTED;
+    return e->backend->kv_copy(e, block, host, dir);
+}
+
 void engine_close(struct engine *e)
 {
     if (e != NULL)

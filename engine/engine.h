@@ -93,6 +93,14 @@ MUST_USE enum err engine_attach_kv(struct engine *e, void *base, uint32_t n_bloc
 MUST_USE enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n,
                               uint32_t group_layers, engine_layers_fn layers_done, void *arg);
 
+enum engine_kv_dir { ENGINE_KV_OUT = 1 /* pool to host */, ENGINE_KV_IN /* host to pool */ };
+
+/* Copy the bytes of one block between the pool and host memory of wire_kv_block_bytes(info->kv) bytes,
+ * whole when it returns.  Thread: the stepping one.  ERR_BAD_STATE: no pool; ERR_INVALID: no such block;
+ * ERR_UNSUPPORTED: this backend's blocks cannot leave its device; ERR_DEVICE: as for engine_step. */
+MUST_USE enum err engine_kv_copy(struct engine *e, uint32_t block, void *host,
+                                 enum engine_kv_dir dir);
+
 void engine_close(struct engine *e); /* NULL is fine */
 
 /* Comma-separated names of the backends built in, for messages. */

@@ -21,8 +21,13 @@ struct engine_backend {
     /* Slots whose result is not ERR_OK on entry were refused and must be left alone. */
     enum err (*step)(struct engine *e, struct engine_slot *slots, uint32_t n, uint32_t group_layers,
                      engine_layers_fn layers_done, void *arg);
+    /* The block is in range.  NULL: blocks cannot be copied to the host. */
+    enum err (*kv_copy)(struct engine *e, uint32_t block, void *host, enum engine_kv_dir dir);
     void (*close)(struct engine *e); /* frees e */
 };
+
+/* kv_copy of a backend whose pool is host memory. */
+enum err engine_kv_copy_host(struct engine *e, uint32_t block, void *host, enum engine_kv_dir dir);
 
 struct engine {
     const struct engine_backend *backend;

@@ -358,8 +358,12 @@ static enum err cpu_open(const struct engine_config *config, struct err_msg *msg
     return open_with(config, cpu_kernels_best(), msg, out);
 }
 
-const struct engine_backend engine_backend_cpu = {
-    .name = "cpu", .open = cpu_open, .attached = NULL, .step = cpu_engine_step, .close = cpu_close};
+const struct engine_backend engine_backend_cpu = {.name = "cpu",
+                                                  .open = cpu_open,
+                                                  .attached = NULL,
+                                                  .step = cpu_engine_step,
+                                                  .kv_copy = engine_kv_copy_host,
+                                                  .close = cpu_close};
 
 /* One backend per instruction set, for cpu_engine_open_isa. */
 #define ISA_BACKEND(isa)                                                                \
@@ -368,8 +372,11 @@ const struct engine_backend engine_backend_cpu = {
     {                                                                                   \
         return open_with(config, cpu_kernels_get(isa), msg, out);                       \
     }                                                                                   \
-    static const struct engine_backend backend_##isa = {                                \
-        .name = "cpu", .open = open_##isa, .step = cpu_engine_step, .close = cpu_close};
+    static const struct engine_backend backend_##isa = {.name = "cpu",                  \
+                                                        .open = open_##isa,             \
+                                                        .step = cpu_engine_step,        \
+                                                        .kv_copy = engine_kv_copy_host, \
+                                                        .close = cpu_close};
 ISA_BACKEND(CPU_ISA_PORTABLE)
 ISA_BACKEND(CPU_ISA_AVX2)
 ISA_BACKEND(CPU_ISA_AVX512)

@@ -411,5 +411,6 @@ const struct engine_backend engine_backend_sim = {
     .open = sim_open,
     .attached = sim_attached,
     .step = sim_step,
+    .kv_copy = engine_kv_copy_host,
     .close = sim_close,
 };

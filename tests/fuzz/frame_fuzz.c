@@ -20,7 +20,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { FRAMES_MAX = 256, ROLE_FRAMES_MAX = 48 };
+enum { FRAMES_MAX = 256, ROLE_FRAMES_MAX = 48, SELF = 3 /* the decode worker's id */ };
 
 #define MUST(condition)                                                     \
     do {                                                                    \
@@ -97,6 +97,7 @@ static void open_roles(struct roles *r)
                               .engine = fake_engine(),
                               .kvt = fake_kvt(),
                               .n_blocks = FAKE_BLOCKS,
+                              .park_bytes = 16 << 20, /* half of them */
                               .to_scheduler = fake_to_scheduler,
                               .to_frontend = fake_to_frontend,
                               .on_broken = fake_on_broken};
@@ -152,6 +153,7 @@ static void close_roles(struct roles *r)
     decode_report(r->decode, &b);
     MUST(a.free_blocks == FAKE_BLOCKS && b.free_blocks == FAKE_BLOCKS);
     MUST(a.live_requests + b.live_requests + a.live_sends + b.live_grants == 0);
+    MUST(b.parked == 0 && b.blocks_parked == 0);
     MUST(fake_broken() == 0);
     prefill_destroy(r->prefill);
     decode_destroy(r->decode);
@@ -171,7 +173,9 @@ static void to_roles(struct roles *r, enum wire_type t, const ProtobufCMessage *
 {
     uint32_t before = prefill_live(r->prefill) + decode_live(r->decode) + fake_count(WIRE_RELEASED);
 
-    if (t == WIRE_PREFILL)
+    if (t == WIRE_PREFILL && ((const Baton__Prefill *)m)->decode_worker == SELF)
+        decode_on_prefill(r->decode, SELF, (const Baton__Prefill *)m);
+    else if (t == WIRE_PREFILL)
         prefill_on_prefill(r->prefill, (const Baton__Prefill *)m);
     else if (t == WIRE_RESERVE)
         decode_on_reserve(r->decode, (const Baton__Reserve *)m);

@@ -13,12 +13,13 @@
 #include "proto/wire_meta.h"
 #include "tests/unit/roles_fake.h"
 
-enum { PREFILL_WORKER = 4, FRONTEND = 3, MAX_BATCH = 2 };
+enum { PREFILL_WORKER = 4, FRONTEND = 3, MAX_BATCH = 2, SELF = 9 };
 
 static uv_loop_t loop;
 static struct decode *role;
+static uint32_t n_local; /* requests of the test that came as PREFILL: they are granted nothing */
 
-static int setup_with(uint32_t max_batch)
+static int setup_with(uint32_t max_batch, uint64_t park_blocks)
 {
     struct decode_config c = {.loop = &loop,
                               .n_blocks = FAKE_BLOCKS,
@@ -26,25 +27,33 @@ static int setup_with(uint32_t max_batch)
                               .to_frontend = fake_to_frontend,
                               .on_broken = fake_on_broken};
 
+    n_local = 0;
     fake_engine_reset(max_batch, 64);
     fake_kvt_reset();
     fake_msgs_reset();
     fake_loop_open(&loop);
     c.engine = fake_engine();
     c.kvt = fake_kvt();
+    c.park_bytes = park_blocks * wire_kv_block_bytes(&engine_info(c.engine)->kv);
     return decode_create(&c, &role) == ERR_OK ? 0 : -1;
 }
 
 static int setup(void **state)
 {
     (void)state;
-    return setup_with(64);
+    return setup_with(64, FAKE_BLOCKS);
 }
 
 static int setup_small(void **state)
 {
     (void)state;
-    return setup_with(MAX_BATCH);
+    return setup_with(MAX_BATCH, FAKE_BLOCKS);
+}
+
+static int setup_no_park(void **state)
+{
+    (void)state;
+    return setup_with(64, 0);
 }
 
 static void end_grants(void)
@@ -80,12 +89,31 @@ struct ask {
     bool penalty, no_tokens;
     bool logprobs;
     uint32_t stop_id;
+    uint32_t deadline_ms; /* 0: 10 s */
+    /* terms; none if tbt_ms is 0 */
+    uint32_t tier, tbt_ms;
+    int32_t due_ms;
 };
+
+static Baton__Terms *terms_of(const struct ask *a, Baton__Terms *t)
+{
+    baton__terms__init(t);
+    t->tier = a->tier;
+    t->tbt_ns = a->tbt_ms * CLOCK_NS_PER_MS;
+    t->first_deadline_ns = (int64_t)a->due_ms * (int64_t)CLOCK_NS_PER_MS;
+    return a->tbt_ms > 0 ? t : NULL;
+}
+
+static uint64_t deadline_of(const struct ask *a)
+{
+    return a->deadline_ms != 0 ? a->deadline_ms * CLOCK_NS_PER_MS : 10 * CLOCK_NS_PER_S;
+}
 
 static void reserve(struct ask a)
 {
     Baton__Reserve m = BATON__RESERVE__INIT;
     Baton__Sampling s;
+    Baton__Terms t;
     uint8_t tokens[4 * 200] = {0};
     uint8_t stop[4];
 
@@ -107,9 +135,36 @@ static void reserve(struct ask a)
     m.max_new = a.max_new;
     m.tokens.data = tokens;
     m.tokens.len = a.penalty && !a.no_tokens ? (size_t)a.n_tokens * 4 : 0;
-    m.deadline_ns = 10 * CLOCK_NS_PER_S;
+    m.deadline_ns = deadline_of(&a);
+    m.terms = terms_of(&a, &t);
     m.sampling = &s;
     decode_on_reserve(role, &m);
+}
+
+/* The same as a prompt to be computed here: tokens 5 6 3 4 5 ... */
+static void prefill(struct ask a)
+{
+    Baton__Prefill m = BATON__PREFILL__INIT;
+    Baton__Sampling s;
+    Baton__Terms t;
+    uint8_t tokens[4 * 200] = {0};
+
+    fake_sampling(&s);
+    for (uint32_t i = 0; i < 200; i++)
+        tokens[4 * i] = (uint8_t)(i < 2 ? 5 + i : 1 + i);
+    s.presence_penalty = a.penalty ? 0.5f : 0;
+    m.request = a.request;
+    m.epoch = a.epoch != 0 ? a.epoch : 1;
+    m.frontend = FRONTEND;
+    m.decode_worker = SELF;
+    m.n_prompt = a.n_prompt != 0 ? a.n_prompt : a.n_tokens;
+    m.max_new = a.max_new;
+    m.tokens = (ProtobufCBinaryData){(size_t)a.n_tokens * 4, tokens};
+    m.deadline_ns = deadline_of(&a);
+    m.terms = terms_of(&a, &t);
+    m.sampling = &s;
+    n_local++;
+    decode_on_prefill(role, SELF, &m);
 }
 
 static void cancel(uint64_t request)
@@ -154,6 +209,14 @@ static bool has_three_released(void)
 {
     return fake_count(WIRE_RELEASED) >= 3;
 }
+static bool has_two_granted(void)
+{
+    return fake_count(WIRE_GRANTED) >= 2;
+}
+static bool has_three_granted(void)
+{
+    return fake_count(WIRE_GRANTED) >= 3;
+}
 static bool is_broken(void)
 {
     return fake_broken() == 1;
@@ -182,6 +245,11 @@ static Baton__Report report(void)
     return m;
 }
 
+static bool one_is_parked(void)
+{
+    return report().parked == 1;
+}
+
 static bool nothing_live(void)
 {
     return decode_live(role) == 0;
@@ -195,7 +263,9 @@ static void check_at_rest(uint32_t n_released)
     fake_run_some(&loop);
     m = report();
     assert_int_equal(fake_count(WIRE_RELEASED), n_released);
-    assert_int_equal(fake_count(WIRE_GRANTED), n_released);
+    assert_int_equal(fake_count(WIRE_GRANTED), n_released - n_local);
+    assert_int_equal(m.parked, 0);
+    assert_int_equal(m.blocks_parked, 0);
     assert_int_equal(m.free_blocks, FAKE_BLOCKS);
     assert_int_equal(m.live_requests, 0);
     assert_int_equal(m.live_grants, 0);
@@ -225,7 +295,7 @@ static uint32_t check_stream(uint64_t request, uint32_t first)
     return index - first;
 }
 
-static void reservation_takes_all_blocks_and_grants_those_of_the_prompt(void **state)
+static void reservation_takes_the_blocks_of_the_prompt_and_no_more(void **state)
 {
     Baton__Report m;
 
@@ -241,7 +311,8 @@ static void reservation_takes_all_blocks_and_grants_those_of_the_prompt(void **s
         assert_int_equal(wire_u32_at(&granted(0)->blocks, i), fake_grant_at(0)->slots[i]);
     m = report();
     assert_int_equal(m.blocks_granted, 3);
-    assert_int_equal(m.blocks_owned, 5); /* 30 tokens need 8 */
+    assert_int_equal(m.blocks_owned, 0);
+    assert_int_equal(m.free_blocks, FAKE_BLOCKS - 3);
     assert_int_equal(m.waiting, 1);
     cancel(5);
     end_grants();
@@ -298,32 +369,417 @@ static void stop_token_ends_the_stream(void **state)
     check_at_rest(1);
 }
 
-static void reservation_that_does_not_fit_is_refused_and_takes_nothing(void **state)
+static void reservation_that_can_never_be_served_is_refused_at_once(void **state)
 {
     (void)state;
-    reserve((struct ask){.request = 1, .n_tokens = 10, .max_new = 90});
-    assert_true(granted(0)->ok);
-    reserve((struct ask){.request = 2, .n_tokens = 10, .max_new = 40});
-    assert_false(granted(1)->ok);
-    assert_non_null(strstr(granted(1)->error, "7 are free"));
-    assert_int_equal(released(0)->request, 2);
-    assert_int_equal(released(0)->err, ERR_LIMIT);
     reserve((struct ask){.request = 3, .n_tokens = 10, .max_new = 91}); /* beyond the context */
-    assert_int_equal(released(1)->err, ERR_INVALID);
+    assert_false(granted(0)->ok);
+    assert_int_equal(released(0)->err, ERR_INVALID);
     reserve((struct ask){.request = 4, .n_tokens = 4, .max_new = 4, .stop_id = FAKE_VOCAB});
-    assert_int_equal(released(2)->err, ERR_INVALID);
+    assert_int_equal(released(1)->err, ERR_INVALID);
     reserve(
         (struct ask){.request = 5, .n_tokens = 4, .max_new = 4, .penalty = true, .no_tokens = 1});
-    assert_int_equal(released(3)->err, ERR_INVALID);
+    assert_int_equal(released(2)->err, ERR_INVALID);
     reserve((struct ask){.request = 6, .n_tokens = 8, .n_prompt = 4, .max_new = 4});
-    assert_int_equal(released(4)->err, ERR_INVALID);
+    assert_int_equal(released(3)->err, ERR_INVALID);
     fake_kvt_refuse(ERR_NOT_FOUND);
     reserve((struct ask){.request = 7, .n_tokens = 4, .max_new = 4});
-    assert_int_equal(released(5)->err, ERR_NOT_FOUND);
-    assert_int_equal(report().free_blocks, 7);
+    assert_true(fake_run_until(&loop, nothing_live));
+    assert_int_equal(released(4)->err, ERR_NOT_FOUND);
+    assert_non_null(strstr(granted(4)->error, "could not be opened"));
+    check_at_rest(5);
+}
+
+static void reservation_without_room_waits_and_is_granted_when_blocks_come_free(void **state)
+{
+    (void)state;
+    reserve((struct ask){.request = 1, .n_tokens = 60, .max_new = 40});
+    reserve((struct ask){.request = 2, .n_tokens = 60, .max_new = 40});
+    reserve((struct ask){.request = 3, .n_tokens = 60, .max_new = 40});
+    fake_run_some(&loop);
+    assert_int_equal(fake_count(WIRE_GRANTED), 2);
+    assert_int_equal(fake_count(WIRE_RELEASED), 0);
+    assert_int_equal(report().waiting, 3);
+    cancel(1);
+    fake_grant_arrive(fake_grant_at(0), ERR_CANCELED, NULL, 0);
+    fake_run_some(&loop);
+    assert_int_equal(fake_count(WIRE_GRANTED), 2); /* quarantined blocks are not free */
+    fake_grant_safe(fake_grant_at(0));
+    assert_true(fake_run_until(&loop, has_three_granted));
+    assert_int_equal(granted(2)->request, 3);
+    assert_true(granted(2)->ok);
+    decode_cancel_all(role);
+    end_grants();
+    check_at_rest(3);
+}
+
+static void most_urgent_of_the_tightest_tier_gets_the_room_first(void **state)
+{
+    (void)state;
+    reserve((struct ask){.request = 1, .n_tokens = 100 - 8, .max_new = 8});
+    reserve((struct ask){
+        .request = 2, .n_tokens = 70, .max_new = 8, .tier = 2, .tbt_ms = 200, .due_ms = 50});
+    reserve((struct ask){
+        .request = 3, .n_tokens = 70, .max_new = 8, .tier = 0, .tbt_ms = 30, .due_ms = 250});
+    reserve((struct ask){
+        .request = 4, .n_tokens = 70, .max_new = 8, .tier = 0, .tbt_ms = 30, .due_ms = 100});
+    fake_run_some(&loop);
+    assert_int_equal(fake_count(WIRE_GRANTED), 1);
     cancel(1);
     end_grants();
-    check_at_rest(7);
+    assert_true(fake_run_until(&loop, has_two_granted));
+    assert_int_equal(granted(1)->request, 4);
+    cancel(4);
+    end_grants();
+    assert_true(fake_run_until(&loop, has_three_granted));
+    assert_int_equal(granted(2)->request, 3);
+    decode_cancel_all(role);
+    end_grants();
+    check_at_rest(4);
+}
+
+static void reservation_whose_time_passes_without_room_is_refused(void **state)
+{
+    (void)state;
+    reserve((struct ask){.request = 1, .n_tokens = 90, .max_new = 10});
+    reserve((struct ask){.request = 2, .n_tokens = 60, .max_new = 10, .deadline_ms = 80});
+    assert_int_equal(fake_count(WIRE_GRANTED), 1);
+    assert_true(fake_run_until(&loop, has_two_granted));
+    assert_false(granted(1)->ok);
+    assert_int_equal(released(0)->request, 2);
+    assert_int_equal(released(0)->err, ERR_LIMIT);
+    cancel(1);
+    end_grants();
+    check_at_rest(2);
+}
+
+static void cancel_of_one_that_waits_for_room_answers_and_releases_it(void **state)
+{
+    (void)state;
+    reserve((struct ask){.request = 1, .n_tokens = 90, .max_new = 10});
+    reserve((struct ask){.request = 2, .n_tokens = 60, .max_new = 10});
+    cancel(2);
+    cancel(2);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(released(0)->request, 2);
+    assert_int_equal(released(0)->err, ERR_CANCELED);
+    assert_false(granted(1)->ok);
+    /* Nothing waits any more: the next one gets the rest at once. */
+    fake_run_some(&loop);
+    reserve((struct ask){.request = 3, .n_tokens = 12, .max_new = 10});
+    assert_true(granted(2)->ok);
+    decode_cancel_all(role);
+    end_grants();
+    check_at_rest(3);
+}
+
+/* ---- growth and parking: the pool holds 128 tokens ---- */
+
+static void text_takes_one_block_more_whenever_it_needs_one(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 7, .max_new = 20};
+
+    (void)state;
+    fake_engine_hold_step(1);
+    reserve(a);
+    arrive(0, a);
+    assert_true(fake_run_until(&loop, fake_engine_in_step));
+    assert_int_equal(report().blocks_owned, 3); /* positions 0 .. 8 */
+    fake_engine_hold_step(5);
+    fake_run_some(&loop);
+    assert_true(fake_run_until(&loop, fake_engine_in_step));
+    assert_int_equal(report().blocks_owned, 4); /* 0 .. 12 */
+    fake_engine_hold_step(UINT32_MAX);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(check_stream(5, 1), 19);
+    check_at_rest(1);
+}
+
+static void looser_one_is_parked_for_a_tighter_one_and_goes_on_later(void **state)
+{
+    struct ask gold = {.request = 1, .n_tokens = 60, .max_new = 40, .tbt_ms = 1, .due_ms = -1};
+    struct ask bronze = {
+        .request = 2, .n_tokens = 60, .max_new = 40, .tier = 2, .tbt_ms = 200, .due_ms = 10000};
+    Baton__Report m;
+
+    (void)state;
+    reserve(bronze);
+    reserve(gold);
+    arrive(0, bronze);
+    arrive(1, gold);
+    assert_true(fake_run_until(&loop, has_two_released));
+    assert_int_equal(released(0)->request, 1); /* gold was not held back */
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(released(i)->err, ERR_OK);
+        assert_int_equal(check_stream(i + 1, 1), 39);
+    }
+    m = report();
+    assert_true(m.parks >= 1);
+    assert_int_equal(m.parks, m.resumes);
+    assert_int_equal(m.gave_up, 0);
+    check_at_rest(2);
+}
+
+/* Leaves request 2 parked: 3 holds the room it had, and its hand-over does not come. */
+static void park_one(void)
+{
+    struct ask bronze = {
+        .request = 2, .n_tokens = 60, .max_new = 40, .tier = 2, .tbt_ms = 200, .due_ms = 10000};
+
+    reserve((struct ask){.request = 1, .n_tokens = 60, .max_new = 40, .tbt_ms = 30, .due_ms = 50});
+    fake_engine_hold_step(0);
+    reserve(bronze);
+    arrive(1, bronze);
+    assert_true(fake_run_until(&loop, fake_engine_in_step));
+    reserve((struct ask){.request = 3, .n_tokens = 60, .max_new = 40, .tbt_ms = 30, .due_ms = 50});
+    fake_engine_hold_step(UINT32_MAX);
+    assert_true(fake_run_until(&loop, has_three_granted));
+    assert_true(fake_run_until(&loop, one_is_parked));
+    assert_true(report().blocks_parked >= 15);
+}
+
+static void parked_one_can_be_canceled(void **state)
+{
+    (void)state;
+    park_one();
+    cancel(2);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(released(0)->request, 2);
+    assert_int_equal(report().blocks_parked, 0);
+    decode_cancel_all(role);
+    end_grants();
+    check_at_rest(3);
+}
+
+static void role_can_go_while_one_is_parked(void **state)
+{
+    (void)state;
+    park_one();
+    /* teardown destroys the role, then ends the grants, and counts what stays allocated */
+}
+
+static void parked_one_comes_back_when_there_is_room(void **state)
+{
+    (void)state;
+    park_one();
+    cancel(3);
+    end_grants(); /* of 1 too: that one is lost */
+    assert_true(fake_run_until(&loop, has_three_released));
+    assert_int_equal(check_stream(2, 1), 39);
+    assert_int_equal(report().resumes, 1);
+    check_at_rest(3);
+}
+
+static void two_that_cannot_grow(struct ask *tight, struct ask *loose)
+{
+    *tight = (struct ask){.request = 1, .n_tokens = 60, .max_new = 40, .tbt_ms = 30, .due_ms = 50};
+    *loose = *tight;
+    loose->request = 2;
+    loose->tier = 2;
+    reserve(*loose);
+    reserve(*tight);
+    arrive(0, *loose);
+    arrive(1, *tight);
+}
+
+static void loosest_one_is_given_up_when_nobody_can_grow_or_be_parked(void **state)
+{
+    struct ask tight, loose;
+
+    (void)state;
+    two_that_cannot_grow(&tight, &loose);
+    assert_true(fake_run_until(&loop, has_two_released));
+    assert_int_equal(released(0)->request, 2);
+    assert_int_equal(released(0)->err, ERR_LIMIT); /* to be tried elsewhere */
+    assert_int_equal(released(1)->err, ERR_OK);
+    assert_int_equal(check_stream(1, 1), 39);
+    assert_int_equal(report().gave_up, 1);
+    check_at_rest(2);
+}
+
+static void engine_that_cannot_copy_blocks_parks_nobody(void **state)
+{
+    struct ask tight, loose;
+
+    (void)state;
+    fake_engine_fail_copy(ERR_UNSUPPORTED);
+    two_that_cannot_grow(&tight, &loose);
+    assert_true(fake_run_until(&loop, has_two_released));
+    assert_int_equal(released(0)->err, ERR_LIMIT);
+    assert_int_equal(released(1)->err, ERR_OK);
+    assert_int_equal(report().parks, 0);
+    check_at_rest(2);
+}
+
+static void block_that_does_not_come_back_ends_its_request_alone(void **state)
+{
+    (void)state;
+    park_one();
+    fake_engine_fail_copy(ERR_DEVICE);
+    cancel(3);
+    end_grants();
+    assert_true(fake_run_until(&loop, has_three_released));
+    assert_int_equal(report().resumes, 0);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(released(i)->err, released(i)->request == 2 ? ERR_DEVICE : ERR_CANCELED);
+    check_at_rest(3);
+}
+
+/* ---- prompts computed here ---- */
+
+static const Baton__PrefillDone *prompt_done(uint32_t i)
+{
+    return fake_nth(WIRE_PREFILL_DONE, i);
+}
+
+static void prompt_of_its_own_is_computed_then_decoded(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 80, .max_new = 6};
+    const Baton__PrefillProgress *p;
+
+    (void)state;
+    prefill(a);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(check_stream(5, 0), 6);
+    assert_int_equal(fake_engine_step_at(0).slots[0].n_tokens, 64); /* all that a step takes */
+    assert_false(fake_engine_step_at(0).slots[0].sample);
+    assert_int_equal(fake_engine_step_at(1).slots[0].position, 64);
+    assert_true(fake_engine_step_at(1).slots[0].sample);
+    assert_int_equal(prompt_done(0)->request, 5);
+    assert_false(prompt_done(0)->finished);
+    assert_true(prompt_done(0)->prefill_ns > 0);
+    p = fake_nth(WIRE_PREFILL_PROGRESS, fake_count(WIRE_PREFILL_PROGRESS) - 1);
+    assert_int_equal(p->tokens_done, 80);
+    assert_true(fake_where(WIRE_TOKENS, 0) < fake_where(WIRE_PREFILL_DONE, 0));
+    assert_int_equal(released(0)->err, ERR_OK);
+    assert_int_equal(released(0)->tokens, 6);
+    assert_int_equal(report().local_prefills, 1);
+    check_at_rest(1);
+}
+
+static void resumed_prompt_of_its_own_goes_on_with_the_next_index(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 13, .n_prompt = 10, .max_new = 6};
+
+    (void)state;
+    prefill(a);
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(check_stream(5, 3), 3);
+    check_at_rest(1);
+}
+
+static void first_token_of_its_own_prompt_may_be_the_last(void **state)
+{
+    (void)state;
+    prefill((struct ask){.request = 5, .n_tokens = 13, .max_new = 1});
+    assert_true(fake_run_until(&loop, has_released));
+    assert_true(prompt_done(0)->finished);
+    assert_int_equal(check_stream(5, 0), 1);
+    check_at_rest(1);
+}
+
+static void penalty_of_its_own_prompt_sees_generated_tokens_alone(void **state)
+{
+    /* 3 and 4 came before; 5 and 6 are of the prompt */
+    static const uint32_t want[] = {0, 1, 2, 5};
+
+    (void)state;
+    prefill((struct ask){.request = 5, .n_tokens = 4, .n_prompt = 2, .max_new = 6, .penalty = 1});
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(fake_count(WIRE_TOKENS), 4);
+    for (uint32_t i = 0; i < 4; i++)
+        assert_int_equal(((const Baton__Tokens *)fake_nth(WIRE_TOKENS, i))->token[0], want[i]);
+    check_at_rest(1);
+}
+
+/* A prompt is cut small beside a batch, so that nobody's next token gets late; the batch steps on. */
+static void prompt_is_computed_in_pieces_beside_the_batch(void **state)
+{
+    struct ask a = {.request = 4, .n_tokens = 10, .max_new = 80};
+    uint32_t beside = 0, largest = 0;
+
+    (void)state;
+    fake_engine_hold(true);
+    reserve(a);
+    arrive(0, a);
+    assert_true(fake_run_until(&loop, fake_engine_in_step));
+    prefill((struct ask){.request = 5, .n_tokens = 20, .max_new = 4});
+    fake_engine_hold(false);
+    assert_true(fake_run_until(&loop, has_two_released));
+    for (uint32_t i = 0; i < fake_engine_steps(); i++) {
+        struct fake_step s = fake_engine_step_at(i);
+
+        for (uint32_t k = 0; s.n == 2 && k < 2; k++) {
+            if (s.slots[k].n_tokens > largest)
+                largest = s.slots[k].n_tokens;
+        }
+        beside += s.n == 2;
+    }
+    assert_true(beside >= 3);
+    assert_in_range(largest, 2, 20);
+    assert_int_equal(check_stream(4, 1), 79);
+    assert_int_equal(check_stream(5, 0), 4);
+    check_at_rest(2);
+}
+
+static void prompt_without_room_waits_and_can_be_canceled_in_every_state(void **state)
+{
+    (void)state;
+    reserve((struct ask){.request = 1, .n_tokens = 90, .max_new = 10});
+    prefill((struct ask){.request = 2, .n_tokens = 60, .max_new = 10});
+    prefill((struct ask){.request = 3, .n_tokens = 60, .max_new = 10});
+    fake_run_some(&loop);
+    assert_int_equal(fake_engine_steps(), 0);
+    cancel(2); /* WAITING */
+    assert_true(fake_run_until(&loop, has_released));
+    fake_engine_hold(true);
+    cancel(1);
+    end_grants();
+    assert_true(fake_run_until(&loop, fake_engine_in_step));
+    cancel(3); /* COMPUTING */
+    fake_run_some(&loop);
+    assert_int_equal(fake_count(WIRE_RELEASED), 2);
+    fake_engine_hold(false);
+    assert_true(fake_run_until(&loop, has_three_released));
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(released(i)->err, ERR_CANCELED);
+    assert_int_equal(fake_count(WIRE_TOKENS), 0);
+    check_at_rest(3);
+}
+
+static void prompt_that_the_engine_refuses_ends_alone(void **state)
+{
+    (void)state;
+    fake_engine_fail(ERR_OK, ERR_INVALID);
+    prefill((struct ask){.request = 5, .n_tokens = 20, .max_new = 4});
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(released(0)->err, ERR_INVALID);
+    assert_int_equal(fake_count(WIRE_PREFILL_DONE), 0);
+    check_at_rest(1);
+}
+
+static void report_holds_samples_of_the_steps_since_the_last_one(void **state)
+{
+    struct ask a = {.request = 5, .n_tokens = 10, .max_new = 80};
+    Baton__Report m;
+
+    (void)state;
+    prefill(a);
+    assert_true(fake_run_until(&loop, has_released));
+    m = report();
+    assert_int_equal(m.steps, 80);
+    assert_int_equal(m.decode_steps, 79); /* the first computed the prompt */
+    assert_in_range(m.n_sample, 9, 16);
+    assert_int_equal(m.sample[0]->n, 10);
+    assert_int_equal(m.sample[0]->n2, 100);
+    for (size_t i = 1; i < m.n_sample; i++) {
+        assert_int_equal(m.sample[i]->b, 1);
+        assert_true(m.sample[i]->ctx > m.sample[i - 1]->ctx);
+        assert_true(m.sample[i]->ns > 0);
+    }
+    assert_true(m.sample[m.n_sample - 1]->ctx > 70); /* of the whole time */
+    assert_int_equal(report().n_sample, 0);
+    check_at_rest(1);
 }
 
 static void hand_over_of_something_else_is_not_decoded(void **state)
@@ -342,11 +798,13 @@ static void hand_over_of_something_else_is_not_decoded(void **state)
         reserve((struct ask){.request = 5, .n_tokens = 10, .max_new = 4});
         arrive_with(i, wrong[i]);
         assert_int_equal(handover(i)->err, ERR_CORRUPT);
+        assert_true(fake_run_until(&loop, nothing_live));
         assert_int_equal(released(i)->err, ERR_CORRUPT);
     }
     reserve((struct ask){.request = 5, .n_tokens = 10, .max_new = 4});
     fake_grant_arrive(fake_grant_at(n), ERR_OK, "short", 5);
     fake_grant_safe(fake_grant_at(n));
+    assert_true(fake_run_until(&loop, nothing_live));
     assert_int_equal(released(n)->err, ERR_CORRUPT);
     check_at_rest(n + 1);
     assert_int_equal(fake_engine_steps(), 0);
@@ -378,6 +836,8 @@ static void cancel_before_the_hand_over_waits_until_its_blocks_are_safe(void **s
     fake_grant_arrive(fake_grant_at(0), ERR_CANCELED, NULL, 0);
     assert_int_equal(fake_count(WIRE_RELEASED), 0);
     assert_int_equal(fake_count(WIRE_HANDOVER_DONE), 0);
+    fake_run_some(&loop);
+    assert_int_equal(fake_count(WIRE_RELEASED), 0);
     fake_grant_safe(fake_grant_at(0));
     assert_int_equal(released(0)->err, ERR_CANCELED);
     check_at_rest(1);
@@ -391,6 +851,7 @@ static void hand_over_that_wins_the_race_with_a_cancel_is_not_decoded(void **sta
     reserve(a);
     cancel(5);
     arrive(0, a); /* verified, but nobody wants it any more */
+    assert_true(fake_run_until(&loop, has_released));
     assert_int_equal(released(0)->err, ERR_CANCELED);
     check_at_rest(1);
     assert_int_equal(fake_engine_steps(), 0);
@@ -409,7 +870,7 @@ static void cancel_while_a_step_runs_waits_for_it_and_sends_nothing_more(void **
     cancel(5);
     fake_run_some(&loop);
     assert_int_equal(fake_count(WIRE_RELEASED), 0);
-    assert_int_equal(report().free_blocks, FAKE_BLOCKS - 8);
+    assert_int_equal(report().free_blocks, FAKE_BLOCKS - 3);
     fake_engine_hold(false);
     assert_true(fake_run_until(&loop, has_released));
     assert_int_equal(released(0)->err, ERR_CANCELED);
@@ -440,6 +901,7 @@ static void first_token_that_was_the_last_needs_no_step(void **state)
     (void)state;
     reserve(a);
     arrive(0, a);
+    assert_true(fake_run_until(&loop, has_released));
     assert_int_equal(released(0)->err, ERR_OK);
     assert_int_equal(released(0)->tokens, 0);
     check_at_rest(1);
@@ -637,43 +1099,68 @@ static void role_can_go_while_a_step_and_a_grant_are_open(void **state)
     /* teardown destroys the role, then ends the grants, and counts what stays allocated */
 }
 
-/* Any order of events: each request is granted once and released once, and no block is lost. */
+/* The request that a grant is for: the answers to RESERVE say it. */
+static uint64_t request_of_grant(const struct fake_grant *g)
+{
+    for (uint32_t i = 0; i < fake_count(WIRE_GRANTED); i++) {
+        if (granted(i)->transfer == g->c.transfer)
+            return granted(i)->request;
+    }
+    return 0;
+}
+
+static void random_grant_event(const struct ask *asks, uint32_t r)
+{
+    uint32_t i = r % fake_grants();
+    struct fake_grant *g = fake_grant_at(i);
+
+    if (g->safe)
+        return;
+    if (g->arrived)
+        fake_grant_safe(g);
+    else if (r % 7 == 0)
+        fake_grant_arrive(g, ERR_PEER_LOST, NULL, 0);
+    else
+        arrive(i, asks[request_of_grant(g)]);
+}
+
+/* Any order of events: each request is answered once and released once, and no block is lost. */
 static void random_events_leave_nothing_behind(void **state)
 {
-    static struct ask asks[256];
+    static struct ask asks[600];
     uint32_t seed = 4242, given = 0;
 
     (void)state;
-    for (uint32_t i = 0; i < 600 && fake_grants() < 200; i++) {
-        uint32_t r, g;
+    for (uint32_t i = 0; i < 1500 && fake_grants() < 200 && given < 500; i++) {
+        uint32_t r;
 
         seed = seed * 1664525u + 1013904223u;
         r = seed >> 16;
-        g = fake_grants() > 0 ? r % fake_grants() : 0;
-        switch ((r >> 8) % 5) {
+        switch ((r >> 8) % 6) {
         case 0:
         case 1:
-            given++;
-            asks[fake_grants()] = (struct ask){.request = given,
-                                               .n_tokens = 1 + r % 30,
-                                               .max_new = 1 + r % 20,
-                                               .penalty = r % 3 == 0,
-                                               .stop_id = r % 4 == 0 ? 104 : 0};
-            reserve(asks[fake_grants()]);
+            asks[++given] = (struct ask){.request = given,
+                                         .n_tokens = 1 + r % 50,
+                                         .max_new = 1 + r % 40,
+                                         .penalty = r % 3 == 0,
+                                         .stop_id = r % 4 == 0 ? 104 : 0,
+                                         .deadline_ms = r % 16 == 0 ? 1 : 0,
+                                         .tier = r % 3,
+                                         .tbt_ms = r % 5 * 10,
+                                         .due_ms = (int32_t)(r % 1000) - 200};
+            if (r % 4 == 0)
+                prefill(asks[given]);
+            else
+                reserve(asks[given]);
             break;
         case 2:
-            if (given > 0)
+            if (given > 0 && r % 3 == 0)
                 cancel(1 + r % given);
             break;
         case 3:
-            if (fake_grants() == 0 || fake_grant_at(g)->safe)
-                break;
-            if (fake_grant_at(g)->arrived)
-                fake_grant_safe(fake_grant_at(g));
-            else if (r % 3 == 0)
-                fake_grant_arrive(fake_grant_at(g), ERR_PEER_LOST, NULL, 0);
-            else
-                arrive(g, asks[g]);
+        case 4:
+            if (fake_grants() > 0)
+                random_grant_event(asks, r);
             break;
         default:
             uv_run(&loop, UV_RUN_NOWAIT);
@@ -682,8 +1169,10 @@ static void random_events_leave_nothing_behind(void **state)
         report();
     }
     decode_cancel_all(role);
-    end_grants();
-    fake_run_some(&loop);
+    for (int i = 0; i < 100 && decode_live(role) > 0; i++) {
+        end_grants();
+        fake_run_some(&loop);
+    }
     check_at_rest(given);
 }
 
@@ -748,11 +1237,32 @@ static void role_that_cannot_start_says_so_and_leaves_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(reservation_takes_all_blocks_and_grants_those_of_the_prompt),
+        TEST(reservation_takes_the_blocks_of_the_prompt_and_no_more),
         TEST(nothing_is_decoded_before_the_hand_over_is_verified),
         TEST(resumed_request_goes_on_with_the_next_index),
         TEST(stop_token_ends_the_stream),
-        TEST(reservation_that_does_not_fit_is_refused_and_takes_nothing),
+        TEST(reservation_that_can_never_be_served_is_refused_at_once),
+        TEST(reservation_without_room_waits_and_is_granted_when_blocks_come_free),
+        TEST(most_urgent_of_the_tightest_tier_gets_the_room_first),
+        TEST(reservation_whose_time_passes_without_room_is_refused),
+        TEST(cancel_of_one_that_waits_for_room_answers_and_releases_it),
+        TEST(text_takes_one_block_more_whenever_it_needs_one),
+        TEST(looser_one_is_parked_for_a_tighter_one_and_goes_on_later),
+        TEST(parked_one_can_be_canceled),
+        TEST(role_can_go_while_one_is_parked),
+        TEST(parked_one_comes_back_when_there_is_room),
+        cmocka_unit_test_setup_teardown(loosest_one_is_given_up_when_nobody_can_grow_or_be_parked,
+                                        setup_no_park, teardown),
+        TEST(engine_that_cannot_copy_blocks_parks_nobody),
+        TEST(block_that_does_not_come_back_ends_its_request_alone),
+        TEST(prompt_of_its_own_is_computed_then_decoded),
+        TEST(resumed_prompt_of_its_own_goes_on_with_the_next_index),
+        TEST(first_token_of_its_own_prompt_may_be_the_last),
+        TEST(penalty_of_its_own_prompt_sees_generated_tokens_alone),
+        TEST(prompt_is_computed_in_pieces_beside_the_batch),
+        TEST(prompt_without_room_waits_and_can_be_canceled_in_every_state),
+        TEST(prompt_that_the_engine_refuses_ends_alone),
+        TEST(report_holds_samples_of_the_steps_since_the_last_one),
         TEST(hand_over_of_something_else_is_not_decoded),
         TEST(failed_hand_over_keeps_its_blocks_until_nothing_can_write_to_them),
         TEST(cancel_before_the_hand_over_waits_until_its_blocks_are_safe),

@@ -21,7 +21,8 @@ static struct {
     bool hold, waiting, quick, short_of_memory;
     uint32_t hold_layers, hold_step;
     int32_t token;
-    enum err whole, slot;
+    enum err whole, slot, copy;
+    uint64_t tags[FAKE_BLOCKS];
     uint32_t n_steps;
     struct fake_step steps[512];
 } eng;
@@ -206,6 +207,29 @@ enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, ui
     }
     pthread_mutex_unlock(&lock);
     return whole;
+}
+
+/* Nobody looks at the bytes here; tests/unit/roles_test.c parks real ones. */
+enum err engine_kv_copy(struct engine *e, uint32_t block, void *host, enum engine_kv_dir dir)
+{
+    enum err err;
+
+    (void)e;
+    pthread_mutex_lock(&lock);
+    err = eng.copy;
+    if (err == ERR_OK && dir == ENGINE_KV_OUT)
+        memcpy(host, &eng.tags[block], sizeof(eng.tags[block]));
+    else if (err == ERR_OK)
+        memcpy(&eng.tags[block], host, sizeof(eng.tags[block]));
+    pthread_mutex_unlock(&lock);
+    return err;
+}
+
+void fake_engine_fail_copy(enum err err)
+{
+    pthread_mutex_lock(&lock);
+    eng.copy = err;
+    pthread_mutex_unlock(&lock);
 }
 
 /* ---- KV node ---- */

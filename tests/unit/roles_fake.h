@@ -38,6 +38,7 @@ void fake_engine_hold_step(
 bool fake_engine_in_step(void); /* one waits */
 void fake_engine_set_token(int32_t token);            /* < 0: by index */
 void fake_engine_fail(enum err whole, enum err slot); /* from the next step on */
+void fake_engine_fail_copy(enum err err);             /* of blocks to and from the host */
 uint32_t fake_engine_steps(void);
 struct fake_step fake_engine_step_at(uint32_t i);
 

@@ -1,0 +1,276 @@
+/* decode/decode_plan.c - see the header. */
+#include "decode/decode_plan.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+/* A prompt that the batch leaves no time for gets one block of tokens this often. */
+static const uint64_t prompt_turn_ns = 100 * CLOCK_NS_PER_MS;
+/* What sequences without a target may wait for a piece of somebody's prompt. */
+static const int64_t untimed_slack_ns = 100 * (int64_t)CLOCK_NS_PER_MS;
+static const uint64_t poll_ns = CLOCK_NS_PER_MS;
+
+/* ---- the list ---- */
+
+static enum err grow(struct decode_plan *p)
+{
+    uint32_t cap = p->cap > 0 ? p->cap * 2 : 64;
+    void *runs, *items, *scratch;
+
+    if (p->n < p->cap)
+        return ERR_OK;
+    if (cap > 65536)
+        return ERR_NOMEM;
+    runs = mem_try_realloc(p->runs, cap * sizeof(struct decode_run *));
+    if (runs != NULL)
+        p->runs = runs;
+    items = mem_try_realloc(p->items, cap * sizeof(*p->items));
+    if (items != NULL)
+        p->items = items;
+    scratch = mem_try_realloc(p->scratch, cap * sizeof(*p->scratch));
+    if (scratch != NULL)
+        p->scratch = scratch;
+    if (runs == NULL || items == NULL || scratch == NULL)
+        return ERR_NOMEM;
+    p->cap = cap;
+    return ERR_OK;
+}
+
+enum err decode_plan_add(struct decode_plan *p, struct decode_run *run)
+{
+    enum err err = grow(p);
+
+    if (err != ERR_OK)
+        return err;
+    run->at = p->n;
+    run->last_ns = run->turn_ns = clock_now_ns();
+    p->runs[p->n++] = run;
+    p->count[DECODE_RUN_OUT]++;
+    decode_plan_set_state(p, run, run->entered_as);
+    return ERR_OK;
+}
+
+void decode_plan_remove(struct decode_plan *p, struct decode_run *run)
+{
+    decode_plan_set_state(p, run, DECODE_RUN_OUT);
+    p->count[DECODE_RUN_OUT]--;
+    p->runs[run->at] = p->runs[--p->n];
+    p->runs[run->at]->at = run->at;
+}
+
+void decode_plan_set_state(struct decode_plan *p, struct decode_run *run, enum decode_run_state to)
+{
+    if (to == DECODE_RUN_PROMPT && p->count[DECODE_RUN_PROMPT] == 0)
+        p->prompt_ns = clock_now_ns();
+    p->count[run->state]--;
+    p->count[to]++;
+    run->state = to;
+}
+
+void decode_plan_free(struct decode_plan *p)
+{
+    mem_free(p->runs);
+    mem_free(p->items);
+    mem_free(p->scratch);
+}
+
+/* ---- one run as the rules see it ---- */
+
+uint32_t decode_plan_need(const struct decode_plan *p, const struct decode_run *run)
+{
+    uint32_t tokens = run->state == DECODE_RUN_RESIDENT || run->state == DECODE_RUN_PARKED
+                          ? run->position + 1
+                          : run->n_tokens;
+    uint32_t blocks = (tokens + p->block_tokens - 1) / p->block_tokens;
+
+    return blocks > run->n_blocks ? blocks - run->n_blocks : 0;
+}
+
+int64_t decode_plan_slack(const struct decode_run *run, uint64_t now)
+{
+    bool decodes = run->state == DECODE_RUN_RESIDENT || run->state == DECODE_RUN_PARKED;
+    uint64_t next = run->n_tokens - run->n_prompt; /* index of the prompt's token */
+
+    if (!run->has_terms || run->tbt_ns == 0)
+        return (int64_t)run->last_ns - (int64_t)now;
+    if (decodes)
+        next = (uint64_t)run->index + 1;
+    else if (!run->local)
+        next++; /* that one is sent by the prefill worker */
+    return run->due_ns + (int64_t)(next * run->tbt_ns) - (int64_t)now;
+}
+
+static enum sched_batch_state state_of(const struct decode_run *run)
+{
+    switch (run->state) {
+    case DECODE_RUN_RESIDENT:
+        return SCHED_BATCH_RESIDENT;
+    case DECODE_RUN_PARKED:
+        return SCHED_BATCH_PARKED;
+    case DECODE_RUN_WAITING:
+        return SCHED_BATCH_WAITING;
+    case DECODE_RUN_OUT:
+    case DECODE_RUN_ARRIVING:
+    case DECODE_RUN_PROMPT:
+        break;
+    }
+    return SCHED_BATCH_ARRIVING;
+}
+
+static void describe(const struct decode_plan *p, const struct decode_run *run, uint64_t now,
+                     struct sched_batch_item *item)
+{
+    bool decodes = run->state == DECODE_RUN_RESIDENT || run->state == DECODE_RUN_PARKED;
+
+    *item = (struct sched_batch_item){.state = state_of(run),
+                                      .tier = run->tier,
+                                      .context = decodes ? run->position : run->n_tokens,
+                                      .blocks = run->n_blocks,
+                                      .need = decode_plan_need(p, run),
+                                      .slack_ns = decode_plan_slack(run, now),
+                                      .tbt_ns = run->has_terms ? run->tbt_ns : 0,
+                                      .id = run->turn_ns};
+}
+
+/* ---- the step ---- */
+
+static struct sched_batch_pool pool_of(const struct decode_plan *p, struct decode_pool *pool)
+{
+    struct sched_batch_pool s = {.free_blocks = decode_pool_count(pool, ENGINE_BLOCK_FREE),
+                                 .max_batch = p->step_max,
+                                 .park_ns_per_block = decode_pool_park_ns(pool),
+                                 .park_room_blocks = decode_pool_park_room(pool),
+                                 .decode = &p->fit.decode};
+
+    if (p->count[DECODE_RUN_PROMPT] > 0 && s.max_batch > 1)
+        s.max_batch--; /* a slot for a prompt */
+    return s;
+}
+
+/* From sums alone: does everybody step, and nobody moves? */
+static bool plain(const struct decode_plan *p, const struct sched_batch_pool *pool,
+                  uint32_t *headroom)
+{
+    double context = 0;
+    uint64_t tbt = 0;
+    uint32_t growth = 0;
+
+    for (uint32_t i = 0; i < p->n; i++) {
+        const struct decode_run *run = p->runs[i];
+
+        if (run->state != DECODE_RUN_RESIDENT)
+            continue;
+        context += run->position;
+        growth += decode_plan_need(p, run);
+        if (run->has_terms && run->tbt_ns > 0 && (tbt == 0 || run->tbt_ns < tbt))
+            tbt = run->tbt_ns;
+    }
+    *headroom = growth;
+    return sched_batch_plain(p->count[DECODE_RUN_RESIDENT], context, growth,
+                             p->count[DECODE_RUN_WAITING] + p->count[DECODE_RUN_PARKED], tbt, pool);
+}
+
+void decode_plan_decide(struct decode_plan *p, struct decode_pool *pool, uint64_t now,
+                        uint32_t *headroom)
+{
+    struct sched_batch_pool s = pool_of(p, pool);
+
+    if (plain(p, &s, headroom)) {
+        for (uint32_t i = 0; i < p->n; i++)
+            p->runs[i]->what =
+                p->runs[i]->state == DECODE_RUN_RESIDENT ? SCHED_DO_STEP : SCHED_DO_NOTHING;
+        return;
+    }
+    for (uint32_t i = 0; i < p->n; i++)
+        describe(p, p->runs[i], now, &p->items[i]);
+    sched_batch_plan(p->items, p->n, &s, p->scratch);
+    for (uint32_t i = 0; i < p->n; i++)
+        p->runs[i]->what = p->items[i].what;
+}
+
+/* ---- prompts ---- */
+
+static int64_t least_slack(const struct decode_plan *p, uint64_t now)
+{
+    int64_t least = INT64_MAX;
+
+    for (uint32_t i = 0; i < p->n; i++) {
+        const struct decode_run *run = p->runs[i];
+        int64_t slack = untimed_slack_ns;
+
+        if (run->state != DECODE_RUN_RESIDENT)
+            continue;
+        if (run->has_terms && run->tbt_ns > 0)
+            slack = decode_plan_slack(run, now);
+        if (slack <= 0) /* late already: a prompt that stands still for ever would not mend it */
+            slack = (int64_t)run->tbt_ns / 2;
+        if (slack < least)
+            least = slack;
+    }
+    return least;
+}
+
+struct decode_run *decode_plan_prompt(struct decode_plan *p, const struct sched_step *beside,
+                                      uint64_t now, uint32_t *chunk)
+{
+    struct decode_run *first = NULL;
+    uint32_t left;
+
+    for (uint32_t i = 0; p->count[DECODE_RUN_PROMPT] > 0 && i < p->n; i++) {
+        struct decode_run *run = p->runs[i];
+        int64_t slack = decode_plan_slack(run, now);
+
+        if (run->state != DECODE_RUN_PROMPT || run->what == SCHED_DO_STEP)
+            continue;
+        if (first == NULL || slack < decode_plan_slack(first, now) ||
+            (slack == decode_plan_slack(first, now) && run->turn_ns < first->turn_ns))
+            first = run;
+    }
+    if (first == NULL)
+        return NULL;
+    left = first->n_tokens - first->done;
+    *chunk = sched_batch_chunk(&p->fit.prefill, &p->fit.decode, beside->b, beside->ctx, first->done,
+                               left, least_slack(p, now), p->block_tokens);
+    if (*chunk == 0 && now - p->prompt_ns >= prompt_turn_ns)
+        *chunk = left < p->block_tokens ? left : p->block_tokens;
+    return first;
+}
+
+/* ---- nobody moves ---- */
+
+struct decode_run *decode_plan_victim(const struct decode_plan *p, struct decode_pool *pool,
+                                      uint64_t now)
+{
+    uint32_t room = decode_pool_count(pool, ENGINE_BLOCK_FREE);
+    struct decode_run *victim = NULL;
+
+    for (uint32_t i = 0; i < p->n; i++) {
+        struct decode_run *run = p->runs[i];
+
+        if (run->state != DECODE_RUN_RESIDENT)
+            continue;
+        if (decode_plan_need(p, run) <= room)
+            return NULL; /* it was left out of one step, no more */
+        if (victim == NULL || run->tier > victim->tier ||
+            (run->tier == victim->tier &&
+             decode_plan_slack(run, now) > decode_plan_slack(victim, now)))
+            victim = run;
+    }
+    return victim;
+}
+
+uint64_t decode_plan_wait(struct decode_plan *p, struct decode_pool *pool)
+{
+    struct sched_batch_pool s = pool_of(p, pool);
+    uint64_t now = clock_now_ns();
+    int64_t wait;
+
+    if (p->count[DECODE_RUN_RESIDENT] > 0 || p->count[DECODE_RUN_PROMPT] > 0)
+        return poll_ns;
+    if (p->count[DECODE_RUN_WAITING] + p->count[DECODE_RUN_PARKED] == 0)
+        return UINT64_MAX;
+    for (uint32_t i = 0; i < p->n; i++)
+        describe(p, p->runs[i], now, &p->items[i]);
+    wait = sched_batch_wake(p->items, p->n, &s);
+    return wait < (int64_t)poll_ns ? poll_ns : (uint64_t)wait;
+}
