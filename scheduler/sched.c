@@ -1,16 +1,18 @@
 /* scheduler/sched.c - create, apply, look: the entry points of sched.h.
  *
- * Each event is checked, then room is made for everything its handler may append or create, and only
- * then is anything changed: so ERR_NOMEM always means "as before".  Placement comes after the handler; if
- * it runs out of memory the event still counts and placement is tried again a moment later. */
+ * Each event is checked, then room is made for everything its handler may
+ * append or create, and only then is anything changed: so ERR_NOMEM always
+ * means "as before".  Placement comes after the handler; if it runs out of
+ * memory the event still counts and placement is tried again a moment later. */
 #include "scheduler/sched.h"
 
 #include <string.h>
 
 #include "base/mem.h"
-#include "scheduler/sched_old.h"
+#include "scheduler/sched_core.h"
 
-enum { ACTIONS_PER_MOVE = 3 }; /* CANCEL to both sides, and RESUME or FAIL */
+enum { ACTIONS_PER_MOVE = 4 }; /* CANCEL to both sides, and RESUME or FAIL; RESERVE */
+enum { RECORDS_MAX = 10000000 };
 #define PLACE_RETRY SCHED_MS
 #define WAIT_MIN SCHED_MS
 #define WAIT_MAX (30 * 24 * 3600 * SCHED_SECOND)
@@ -55,40 +57,8 @@ void sched_config_defaults(struct sched_config *c)
         .handover_timeout_ns = 10 * SCHED_SECOND,
         .decode_timeout_ns = 30 * SCHED_SECOND,
         .release_timeout_ns = 5 * SCHED_SECOND,
+        .local_prefill = true,
     };
-}
-
-const char *sched_reason_name(enum sched_reason r)
-{
-    switch (r) {
-    case SCHED_REASON_NONE:
-        return "none";
-    case SCHED_REASON_QUEUE_FULL:
-        return "queue_full";
-    case SCHED_REASON_TOO_LARGE:
-        return "too_large";
-    case SCHED_REASON_STOPPING:
-        return "stopping";
-    case SCHED_REASON_QUEUE_TIMEOUT:
-        return "queue_timeout";
-    case SCHED_REASON_REQUEST_TIMEOUT:
-        return "request_timeout";
-    case SCHED_REASON_ATTEMPTS:
-        return "attempts";
-    case SCHED_REASON_TTFT:
-        return "ttft";
-    case SCHED_REASON_TBT:
-        return "tbt";
-    case SCHED_REASON_PRICE:
-        return "price";
-    case SCHED_REASON_QUOTA:
-        return "quota";
-    case SCHED_REASON_SHARE:
-        return "share";
-    case SCHED_REASON_DISPLACED:
-        return "displaced";
-    }
-    return "?";
 }
 
 /* ---- create, destroy ---- */
@@ -101,9 +71,33 @@ static enum err check_wait(const char *name, uint64_t ns, struct err_msg *msg)
                    (unsigned long long)ns);
 }
 
+static enum err check_share(const char *tier, const char *name, double v, double low, double high,
+                            struct err_msg *msg)
+{
+    if (v >= low && v <= high)
+        return ERR_OK;
+    return err_set(msg, ERR_INVALID, "tiers: %s of %s is not in %g .. %g", name, tier, low, high);
+}
+
+static enum err check_shares(const struct sched_tier *t, struct err_msg *msg)
+{
+    enum err err = check_share(t->name, "ttft_factor", t->ttft_factor, 0, 1000, msg);
+
+    if (err == ERR_OK)
+        err = check_share(t->name, "percentile", t->percentile, 0, 0.9999, msg);
+    if (err == ERR_OK)
+        err = check_share(t->name, "weight", t->weight, 0, 1e6, msg);
+    if (err == ERR_OK)
+        err = check_share(t->name, "reserved", t->reserved, 0, 0.999, msg);
+    if (err == ERR_OK && (t->on_miss < SCHED_MISS_REFUSE || t->on_miss > SCHED_MISS_DOWNGRADE))
+        err = err_set(msg, ERR_INVALID, "tiers: on_miss of %s is unknown", t->name);
+    return err;
+}
+
 static enum err check_tiers(const struct sched_config *c, struct err_msg *msg)
 {
     enum err err = ERR_OK;
+    double reserved = 0;
 
     if (c->n_tiers < 1 || c->n_tiers > SCHED_TIERS_MAX)
         return err_set(msg, ERR_INVALID, "tiers: %u given, must be 1 .. %d", c->n_tiers,
@@ -121,7 +115,12 @@ static enum err check_tiers(const struct sched_config *c, struct err_msg *msg)
         err = check_wait("tier ttft", t->ttft_ns, msg);
         if (err == ERR_OK)
             err = check_wait("tier tbt", t->tbt_ns, msg);
+        if (err == ERR_OK)
+            err = check_shares(t, msg);
+        reserved += t->reserved;
     }
+    if (err == ERR_OK && !(reserved < 1))
+        err = err_set(msg, ERR_INVALID, "tiers: the reserved shares must sum up to less than 1");
     return err;
 }
 
@@ -147,6 +146,11 @@ static enum err check_config(const struct sched_config *c, struct err_msg *msg)
         return err_set(msg, ERR_INVALID, "prefill_window_tokens: must be at least 1");
     if (c->max_attempts < 1 || c->max_attempts > 1000)
         return err_set(msg, ERR_INVALID, "max_attempts: %u is not in 1 .. 1000", c->max_attempts);
+    if (memchr(c->policy, '\0', sizeof(c->policy)) == NULL || sched_policy_find(c->policy) == NULL)
+        return err_set(msg, ERR_INVALID, "policy: %.*s is none of %s", SCHED_NAME_MAX - 1,
+                       c->policy, sched_policy_names());
+    if (c->records > RECORDS_MAX)
+        return err_set(msg, ERR_INVALID, "records: %u is more than %d", c->records, RECORDS_MAX);
     for (size_t i = 0; i < sizeof(waits) / sizeof(waits[0]) && err == ERR_OK; i++)
         err = check_wait(waits[i].name, waits[i].ns, msg);
     return err;
@@ -163,9 +167,53 @@ enum err sched_create(const struct sched_config *c, struct err_msg *msg, struct 
     if (s == NULL)
         return err_set(msg, ERR_NOMEM, "scheduler: out of memory");
     s->cfg = *c;
+    s->policy = s->placing = sched_policy_find(c->policy);
+    s->next_tick = s->next_plan = SCHED_NEVER;
     sched_queue_init(s);
+    err = sched_predictor_init(s);
+    if (err == ERR_OK)
+        err = sched_tenants_create(&s->tenants);
+    if (err == ERR_OK)
+        err = sched_record_init(s);
+    if (err == ERR_OK && s->policy->create != NULL)
+        err = s->policy->create(s);
+    if (err != ERR_OK) {
+        s->policy = NULL;
+        sched_destroy(s);
+        return err_set(msg, err, "scheduler: out of memory");
+    }
     *out = s;
     return ERR_OK;
+}
+
+static void free_request(struct sched_request *r)
+{
+    struct sched_attempt *a = r->attempts, *next;
+
+    for (; a != NULL; a = next) {
+        next = a->next;
+        mem_free(a);
+    }
+    mem_free(r);
+}
+
+static void free_workers(struct sched *s)
+{
+    for (int role = 1; role <= 2; role++) {
+        struct sched_worker *w = s->first_worker[role], *next;
+
+        for (; w != NULL; w = next) {
+            next = w->next;
+            if (s->policy->worker != NULL)
+                s->policy->worker(s, w, SCHED_EV_WORKER_LEAVE);
+            mem_free(w);
+        }
+        mem_free(s->pool[role].v);
+    }
+    for (struct sched_shape *h = s->shapes, *next; h != NULL; h = next) {
+        next = h->next;
+        mem_free(h);
+    }
 }
 
 void sched_destroy(struct sched *s)
@@ -175,31 +223,28 @@ void sched_destroy(struct sched *s)
 
     if (s == NULL)
         return;
-    while ((r = map_next(&s->requests, &at)) != NULL) {
-        struct sched_attempt *a = r->attempts, *next;
-
-        for (; a != NULL; a = next) {
-            next = a->next;
-            mem_free(a);
-        }
-        mem_free(r);
-    }
-    for (int role = 1; role <= 2; role++) {
-        struct sched_worker *w = s->first_worker[role], *next;
-
-        for (; w != NULL; w = next) {
-            next = w->next;
-            mem_free(w);
-        }
-    }
-    for (struct sched_shape *h = s->shapes, *next; h != NULL; h = next) {
-        next = h->next;
-        mem_free(h);
-    }
+    while ((r = map_next(&s->requests, &at)) != NULL)
+        free_request(r);
+    free_workers(s);
+    if (s->policy != NULL && s->policy->destroy != NULL)
+        s->policy->destroy(s);
+    sched_predictor_free(s);
+    sched_record_free(s);
+    sched_tenants_free(s->tenants);
     map_free(&s->requests);
     map_free(&s->workers);
     mem_free(s->timers.v);
     mem_free(s);
+}
+
+enum err sched_set_tenant(struct sched *s, const struct sched_tenant *t, struct err_msg *msg)
+{
+    enum err err = sched_tenants_set(s->tenants, t);
+
+    if (err == ERR_INVALID)
+        return err_set(msg, err, "tenant %u: the id must not be 0, weight and quota not negative",
+                       t->id);
+    return err == ERR_OK ? err : err_set(msg, err, "tenant %u: out of memory", t->id);
 }
 
 /* ---- actions ---- */
@@ -259,12 +304,13 @@ static bool valid(const struct sched *s, const struct sched_event *e)
     case SCHED_EV_ARRIVE:
         return e->request != 0 && e->u.arrive.tier < s->cfg.n_tiers && e->u.arrive.n_prompt >= 1 &&
                e->u.arrive.max_new >= 1 && e->u.arrive.arrived_ns <= s->now &&
+               e->u.arrive.n_prefix <= SCHED_PREFIX_MAX &&
                map_get(&s->requests, e->request) == NULL;
     case SCHED_EV_WORKER_JOIN:
         return e->worker != 0 && sched_ledger_worker(s, e->worker) == NULL &&
                (e->u.join.role == SCHED_ROLE_PREFILL || e->u.join.role == SCHED_ROLE_DECODE) &&
                e->u.join.n_blocks >= 1 && e->u.join.block_tokens >= 1 && e->u.join.max_batch >= 1 &&
-               e->u.join.max_context >= 1;
+               e->u.join.max_context >= 1 && e->u.join.klass < s->n_klass;
     case SCHED_EV_WORKER_LEAVE:
     case SCHED_EV_WORKER_DRAIN:
     case SCHED_EV_WORKER_REPORT:
@@ -288,17 +334,20 @@ static bool valid(const struct sched *s, const struct sched_event *e)
     return false;
 }
 
-static void reject(struct sched_actions *out, const struct sched_event *e, enum sched_reason reason,
-                   uint64_t retry_after_ns)
+static void reject(struct sched *s, struct sched_actions *out, const struct sched_event *e,
+                   const struct sched_refused *why)
 {
     struct sched_action *act = sched_act(out, SCHED_ACT_REJECT, NULL);
 
     act->request = e->request;
-    act->reason = reason;
-    act->retry_after_ns = retry_after_ns;
+    act->reason = why->reason;
+    act->refusal = why->refusal;
+    act->retry_after_ns = sched_queue_jitter(s, e->request, why->retry_after_ns);
+    sched_record_reject(s, e, why);
 }
 
-/* One prompt longer than the bound is let in when nobody waits: it may well start at once. */
+/* One prompt longer than the bound is let in when nobody waits: it may well
+ * start at once. */
 static bool queue_full(const struct sched *s, const struct sched_event *e)
 {
     uint64_t tokens = s->stats.queued_tokens;
@@ -315,15 +364,22 @@ static struct sched_request *request_make(struct sched *s, const struct sched_ev
 
     if (r == NULL)
         return NULL;
-    *r = (struct sched_request){.id = e->request,
-                                .state = SCHED_REQ_NEW,
-                                .tier = e->u.arrive.tier,
-                                .priority = e->u.arrive.priority,
-                                .n_prompt = e->u.arrive.n_prompt,
-                                .max_new = e->u.arrive.max_new,
-                                .epoch = 1,
-                                .arrived_ns = e->u.arrive.arrived_ns};
-    r->deadline_ns = sched_after(r->arrived_ns, s->cfg.tiers[r->tier].ttft_ns);
+    r->id = e->request;
+    r->state = SCHED_REQ_NEW;
+    r->tier = r->tier_asked = e->u.arrive.tier;
+    r->priority = e->u.arrive.priority;
+    r->n_prompt = e->u.arrive.n_prompt;
+    r->max_new = e->u.arrive.max_new;
+    r->true_new = e->u.arrive.true_new;
+    r->tenant = e->u.arrive.tenant;
+    r->length_key = e->u.arrive.length_key;
+    r->own_ttft_ns = e->u.arrive.ttft_ns;
+    r->own_tbt_ns = e->u.arrive.tbt_ns;
+    r->n_prefix = e->u.arrive.n_prefix;
+    for (uint32_t i = 0; i < r->n_prefix; i++)
+        r->prefix[i] = e->u.arrive.prefix[i];
+    r->epoch = 1;
+    r->arrived_ns = e->u.arrive.arrived_ns;
     r->give_up_ns = sched_after(r->arrived_ns, s->cfg.request_timeout_ns);
     r->grant_deadline_ns = SCHED_NEVER;
     sched_node_init(&r->node, r->id);
@@ -331,27 +387,50 @@ static struct sched_request *request_make(struct sched *s, const struct sched_ev
     return r;
 }
 
-/* The admission seam: what is decided here from bounds and shapes, a predictor decides from deadlines. */
+/* What is decided before the policy is asked: bounds and shapes. */
 static bool admit(struct sched *s, const struct sched_event *e, struct sched_actions *out)
 {
     struct sched_need need = {.prefill_tokens = e->u.arrive.n_prompt,
                               .total_tokens = (uint64_t)e->u.arrive.n_prompt + e->u.arrive.max_new,
                               .decode = e->u.arrive.max_new > 1};
+    struct sched_refused why = {0};
 
-    if (s->stopping)
-        reject(out, e, SCHED_REASON_STOPPING, 0);
-    else if (sched_ledger_known(s, &need) && !sched_ledger_could_fit(s, &need))
-        reject(out, e, SCHED_REASON_TOO_LARGE, 0);
-    else if (queue_full(s, e))
-        reject(out, e, SCHED_REASON_QUEUE_FULL, sched_queue_retry_after(s));
-    else
+    if (s->stopping) {
+        why.reason = SCHED_REASON_STOPPING;
+    } else if (!sched_ledger_could_fit(s, &need)) {
+        why.reason = SCHED_REASON_TOO_LARGE;
+    } else if (queue_full(s, e)) {
+        why.reason = SCHED_REASON_QUEUE_FULL;
+        why.refusal.resource = SCHED_RES_QUEUE;
+        why.retry_after_ns = sched_queue_retry_after(s);
+    } else {
         return true;
+    }
+    reject(s, out, e, &why);
     return false;
+}
+
+/* Its tenant pays for what it is expected to use; what it really used is settled at the end. */
+static enum err charge(struct sched *s, struct sched_request *r, struct sched_refused *why)
+{
+    double tokens = r->cast.mean > 0 ? (double)r->cast.mean : (double)r->max_new;
+    enum err err;
+
+    r->cost = r->n_prompt + 2 * tokens;
+    err = sched_tenants_take(s->tenants, r->tenant, s->now, r->cost, &why->retry_after_ns);
+    why->refusal.resource = SCHED_RES_TENANT;
+    if (why->retry_after_ns == UINT64_MAX)
+        why->retry_after_ns = 0; /* more than its bucket ever holds */
+    else if (why->retry_after_ns == 0)
+        why->retry_after_ns = SCHED_SECOND; /* when one of its requests ends */
+    return err;
 }
 
 static enum err on_arrive(struct sched *s, const struct sched_event *e, struct sched_actions *out)
 {
+    struct sched_refused why = {.reason = SCHED_REASON_QUOTA};
     struct sched_request *r;
+    enum err err;
 
     if (!admit(s, e, out))
         return ERR_OK;
@@ -364,8 +443,20 @@ static enum err on_arrive(struct sched *s, const struct sched_event *e, struct s
         mem_free(r);
         return ERR_NOMEM;
     }
+    sched_predictor_arrive(s, r);
+    err = charge(s, r, &why);
+    if (err != ERR_OK) {
+        map_del(&s->requests, r->id);
+        mem_free(r);
+        if (err == ERR_LIMIT)
+            reject(s, out, e, &why);
+        return err == ERR_LIMIT ? ERR_OK : err;
+    }
     s->timers.owners++;
+    s->tier_stats[r->tier].arrived++;
     sched_request_arrive(s, r);
+    if (s->policy->tick != NULL && (s->next_tick == SCHED_NEVER || s->next_tick <= s->now))
+        s->next_tick = sched_after(s->now, SCHED_TICK);
     return ERR_OK;
 }
 
@@ -376,7 +467,7 @@ static enum err on_join(struct sched *s, const struct sched_event *e, struct sch
     struct sched_worker *w;
     enum err err;
 
-    if (!sched_actions_reserve(out, s->open_workers[other]))
+    if (!sched_actions_reserve(out, s->pool[other].n))
         return ERR_NOMEM;
     err = sched_ledger_join(s, e, &w);
     if (err != ERR_OK)
@@ -390,15 +481,37 @@ static enum err on_join(struct sched *s, const struct sched_event *e, struct sch
         act->worker = prefill ? w->id : p->id;
         act->peer = prefill ? p->id : w->id;
     }
+    if (s->policy->worker != NULL)
+        s->policy->worker(s, w, SCHED_EV_WORKER_JOIN);
     if (!SCHED_PLANTED(18))
         sched_queue_recall_unfit(s);
-    s->wake = !SCHED_PLANTED(10);
+    s->wake = true;
     return ERR_OK;
+}
+
+static void on_report(struct sched_worker *w, const struct sched_event *e)
+{
+    w->reported_free = e->u.report.free_blocks;
+    w->reported_waiting = e->u.report.waiting;
+    w->reported_running = e->u.report.running;
+    w->reported_parked = e->u.report.parked;
+    w->step_ns = e->u.report.step_ns;
+    if (e->u.report.steps > w->steps)
+        w->steps = e->u.report.steps;
+    w->context = e->u.report.context;
+}
+
+static void on_drain(struct sched *s, struct sched_worker *w)
+{
+    sched_ledger_drain(s, w);
+    if (!SCHED_PLANTED(10))
+        sched_queue_unbind_all(s, w);
+    s->wake = true;
 }
 
 static enum err on_worker(struct sched *s, const struct sched_event *e, struct sched_actions *out)
 {
-    struct sched_worker *w = sched_ledger_worker(s, e->worker);
+    struct sched_worker *w = sched_ledger_worker(s, e->worker), *peer;
 
     if (w == NULL) {
         s->stats.ignored_events++;
@@ -408,16 +521,33 @@ static enum err on_worker(struct sched *s, const struct sched_event *e, struct s
         if (!sched_actions_reserve(out, (size_t)w->n_sides * ACTIONS_PER_MOVE))
             return ERR_NOMEM;
         sched_event_leave(s, w, out);
-    } else if (e->kind == SCHED_EV_WORKER_DRAIN) {
-        sched_ledger_drain(s, w);
-        s->wake = true; /* what fits only there now waits apart */
-    } else {
-        w->reported_free = e->u.report.free_blocks;
-        w->reported_waiting = e->u.report.waiting;
-        w->reported_running = e->u.report.running;
-        w->step_ns = e->u.report.step_ns;
+        return ERR_OK; /* the policy was told before it was gone */
     }
+    if (e->kind == SCHED_EV_LINK) {
+        peer = sched_ledger_worker(s, e->u.link.peer);
+        if (peer != NULL && peer->shape->role != w->shape->role)
+            return sched_predictor_link(s, w, peer, e);
+        s->stats.ignored_events++;
+        return ERR_OK;
+    }
+    if (e->kind == SCHED_EV_WORKER_DRAIN)
+        on_drain(s, w);
+    else if (e->kind == SCHED_EV_STEP)
+        sched_predictor_step(s, w, e);
+    else
+        on_report(w, e);
+    if (s->policy->worker != NULL)
+        s->policy->worker(s, w, e->kind);
     return ERR_OK;
+}
+
+static void on_tick(struct sched *s)
+{
+    if (s->now < s->next_tick || s->stats.requests == 0)
+        return;
+    s->next_tick = sched_after(s->now, SCHED_TICK);
+    s->policy->tick(s);
+    s->wake = true;
 }
 
 /* Fires all that are due; where memory runs out the rest stays due. */
@@ -425,8 +555,7 @@ static enum err on_timer(struct sched *s, struct sched_actions *out)
 {
     size_t fired = 0;
 
-    if (s->place_pending)
-        s->wake = true;
+    on_tick(s);
     for (; s->timers.n > 0 && s->timers.v[0]->at <= s->now; fired++) {
         struct sched_timer *t = s->timers.v[0];
 
@@ -450,10 +579,9 @@ static enum err dispatch(struct sched *s, const struct sched_event *e, struct sc
     case SCHED_EV_WORKER_LEAVE:
     case SCHED_EV_WORKER_DRAIN:
     case SCHED_EV_WORKER_REPORT:
-        return on_worker(s, e, out);
     case SCHED_EV_STEP:
     case SCHED_EV_LINK:
-        return ERR_OK;
+        return on_worker(s, e, out);
     case SCHED_EV_TIMER:
         return on_timer(s, out);
     case SCHED_EV_RELEASED:
@@ -494,8 +622,7 @@ enum err sched_apply(struct sched *s, const struct sched_event *e, uint64_t now_
         s->now = before;
         return err;
     }
-    if (s->wake)
-        sched_place_queue(s, out);
+    sched_place_all(s, out);
     return ERR_OK;
 }
 
@@ -504,66 +631,7 @@ uint64_t sched_next_timer(const struct sched *s)
     uint64_t at = s->timers.n > 0 ? s->timers.v[0]->at : SCHED_NEVER;
     uint64_t retry = s->place_pending ? sched_after(s->now, PLACE_RETRY) : SCHED_NEVER;
 
+    if (s->stats.requests > 0 && s->next_tick < at)
+        at = s->next_tick;
     return at < retry ? at : retry;
-}
-
-/* ---- looking ---- */
-
-void sched_get_stats(const struct sched *s, struct sched_stats *out)
-{
-    *out = s->stats;
-}
-
-enum err sched_get_worker(const struct sched *s, uint32_t worker, struct sched_worker_view *out)
-{
-    const struct sched_worker *w = sched_ledger_worker(s, worker);
-
-    if (w == NULL)
-        return ERR_NOT_FOUND;
-    *out = (struct sched_worker_view){.worker = w->id,
-                                      .role = w->shape->role,
-                                      .draining = w->draining,
-                                      .n_blocks = w->shape->n_blocks,
-                                      .claimed_blocks = w->claimed_blocks,
-                                      .requests = w->claims,
-                                      .outstanding_tokens = w->outstanding};
-    return ERR_OK;
-}
-
-enum err sched_get_request(const struct sched *s, uint64_t request, enum sched_state *state,
-                           uint32_t *epoch, uint32_t *prefill_worker, uint32_t *decode_worker)
-{
-    const struct sched_request *r = map_get(&s->requests, request);
-    const struct sched_attempt *a;
-
-    if (r == NULL || r->state == SCHED_REQ_ENDED)
-        return ERR_NOT_FOUND;
-    a = r->current;
-    *state = (enum sched_state)r->state;
-    *epoch = r->epoch;
-    *prefill_worker = a == NULL ? 0 : a->side[SCHED_SIDE_PREFILL].worker_id;
-    *decode_worker = a == NULL ? 0 : a->side[SCHED_SIDE_DECODE].worker_id;
-    return ERR_OK;
-}
-
-enum err sched_worker_requests(const struct sched *s, uint32_t worker, uint64_t **ids, size_t *n)
-{
-    const struct sched_worker *w = sched_ledger_worker(s, worker);
-    uint64_t *v;
-    size_t bytes, count = 0;
-
-    if (w == NULL)
-        return ERR_NOT_FOUND;
-    if (!mem_mul(w->n_sides, sizeof(*v), &bytes))
-        return ERR_NOMEM;
-    v = mem_try_alloc(bytes);
-    if (v == NULL)
-        return ERR_NOMEM;
-    for (const struct sched_side *side = w->first; side != NULL; side = side->next) {
-        if (side->attempt->current)
-            v[count++] = side->attempt->request->id;
-    }
-    *ids = v;
-    *n = count;
-    return ERR_OK;
 }

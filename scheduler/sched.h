@@ -245,7 +245,7 @@ MUST_USE enum err sched_create(const struct sched_config *c, struct err_msg *msg
 void sched_destroy(struct sched *s);
 
 /* Before the first worker of it joins.  A name that is there gives its id again, laws unchanged.
- * ERR_INVALID, ERR_NOMEM, ERR_FULL: SCHED_CLASSES_MAX. */
+ * ERR_INVALID, ERR_NOMEM, ERR_LIMIT: SCHED_CLASSES_MAX. */
 MUST_USE enum err sched_add_class(struct sched *s, const struct sched_class *c, struct err_msg *msg,
                                   uint32_t *id);
 /* Add or replace.  A tenant nobody described has weight 1 and no quota.  ERR_INVALID, ERR_NOMEM. */

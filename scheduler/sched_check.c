@@ -1,16 +1,17 @@
-/* scheduler/sched_check.c - walk everything and hold it against everything else.
+/* scheduler/sched_check.c - walk everything and hold it against everything
+ * else.
  *
- * Sums are recomputed from the objects they sum up; each link is followed from both ends.  Not on any
- * hot path: the cost is linear in all there is. */
+ * Sums are recomputed from the objects they sum up; each link is followed from
+ * both ends.  Not on any hot path: the cost is linear in all there is. */
 #include <inttypes.h>
 
-#include "scheduler/sched_old.h"
+#include "scheduler/sched_core.h"
 
 #define FAIL(msg, ...) return err_set(msg, ERR_BAD_STATE, __VA_ARGS__)
 
 struct sums {
     struct sched_stats stats;
-    uint32_t in_tree, unfit, attempts, owners, sides, armed;
+    uint32_t waits[SCHED_WAITS_WORKER + 1], in_edf, mates, attempts, owners, sides, armed;
 };
 
 static bool timer_armed(const struct sched *s, const struct sched_timer *t)
@@ -38,6 +39,9 @@ static enum err check_attempt(const struct sched *s, const struct sched_request 
             FAIL(msg, "request %" PRIu64 ": side %d listed %d", r->id, i, side->listed);
         if (side->listed && sched_ledger_worker(s, side->worker_id) != side->worker)
             FAIL(msg, "request %" PRIu64 ": worker %u is gone", r->id, side->worker_id);
+        if (side->claimed && !side->told && !a->current)
+            FAIL(msg, "request %" PRIu64 ": worker %u keeps a claim it never heard of", r->id,
+                 side->worker_id);
         holds |= side->claimed;
         sum->stats.claims += side->claimed;
         sum->sides += side->listed;
@@ -50,20 +54,41 @@ static enum err check_attempt(const struct sched *s, const struct sched_request 
     return ERR_OK;
 }
 
-static enum err check_waiting(const struct sched_request *r, struct sums *sum, struct err_msg *msg)
+static enum err check_bound(const struct sched *s, const struct sched_request *r,
+                            struct err_msg *msg)
 {
-    bool queued = r->state == SCHED_STATE_QUEUED;
+    struct sched_need need = sched_request_need(r);
+    const struct sched_worker *w = r->home, *d = r->mate;
+
+    if (w == NULL || w->draining || !r->node.linked || !r->item.linked)
+        FAIL(msg, "request %" PRIu64 " is bound to a worker that is closed", r->id);
+    if (sched_ledger_worker(s, w->id) != w || (d != NULL && sched_ledger_worker(s, d->id) != d))
+        FAIL(msg, "request %" PRIu64 " is bound to a worker that is gone", r->id);
+    if ((d == NULL && need.decode) || (d != NULL && d->draining))
+        FAIL(msg, "request %" PRIu64 " is promised a decode worker that is closed", r->id);
+    return ERR_OK;
+}
+
+static enum err check_waiting(const struct sched *s, const struct sched_request *r,
+                              struct sums *sum, struct err_msg *msg)
+{
+    bool queued = r->state == SCHED_STATE_QUEUED, bound = r->waits_in == SCHED_WAITS_BOUND;
 
     if (queued != (r->waits_in != SCHED_WAITS_NOWHERE) ||
-        r->node.linked != (r->waits_in == SCHED_WAITS_TREE))
+        r->node.linked != (bound || r->waits_in == SCHED_WAITS_HELD))
         FAIL(msg, "request %" PRIu64 " in state %d waits in %d", r->id, r->state, r->waits_in);
-    sum->in_tree += r->waits_in == SCHED_WAITS_TREE;
-    sum->unfit += r->waits_in == SCHED_WAITS_WORKER;
+    if (r->item.linked != (r->home != NULL) ||
+        r->item.linked != (bound || r->state == SCHED_STATE_PREFILLING))
+        FAIL(msg, "request %" PRIu64 " in state %d: in a worker's queue %d", r->id, r->state,
+             r->item.linked);
+    sum->waits[r->waits_in]++;
+    sum->in_edf += r->item.linked;
+    sum->mates += bound && r->mate != NULL;
     if (queued) {
         sum->stats.queued[r->tier]++;
         sum->stats.queued_tokens += r->n_prompt;
     }
-    return ERR_OK;
+    return bound ? check_bound(s, r, msg) : ERR_OK;
 }
 
 static enum err check_live(const struct sched *s, const struct sched_request *r, struct sums *sum,
@@ -81,6 +106,11 @@ static enum err check_live(const struct sched *s, const struct sched_request *r,
              sched_state_name((enum sched_state)r->state));
     if (r->waits_in == SCHED_WAITS_BACKOFF && at > r->not_before_ns)
         FAIL(msg, "request %" PRIu64 ": nobody ends its back-off", r->id);
+    if (r->waits_in == SCHED_WAITS_HELD && at > r->hold_until_ns)
+        FAIL(msg, "request %" PRIu64 ": nobody asks for it again", r->id);
+    if (!queued && r->state_deadline_ns == SCHED_NEVER)
+        FAIL(msg, "request %" PRIu64 " may stay in %s for ever", r->id,
+             sched_state_name((enum sched_state)r->state));
     if (!queued && at > r->grant_deadline_ns)
         FAIL(msg, "request %" PRIu64 ": nobody watches for its grant", r->id);
     if (r->state == SCHED_STATE_DECODING && !r->current->verified && !r->current->finished)
@@ -91,7 +121,7 @@ static enum err check_live(const struct sched *s, const struct sched_request *r,
         const struct sched_side *side = r->current->side;
         bool prefill = r->state == SCHED_STATE_PREFILLING;
 
-        if ((prefill && side[0].worker == NULL) ||
+        if ((prefill && sched_attempt_prefill(r->current)->worker == NULL) ||
             (side[1].worker_id != 0 && side[1].worker == NULL))
             FAIL(msg, "request %" PRIu64 " waits for a worker that left", r->id);
     }
@@ -110,7 +140,7 @@ static enum err check_requests(const struct sched *s, struct sums *sum, struct e
         for (const struct sched_attempt *a = r->attempts; a != NULL && err == ERR_OK; a = a->next)
             err = check_attempt(s, r, a, sum, msg);
         if (err == ERR_OK)
-            err = check_waiting(r, sum, msg);
+            err = check_waiting(s, r, sum, msg);
         if (err == ERR_OK && r->state != SCHED_REQ_ENDED)
             err = check_live(s, r, sum, msg);
         if (err == ERR_OK && r->state == SCHED_REQ_ENDED &&
@@ -120,19 +150,21 @@ static enum err check_requests(const struct sched *s, struct sums *sum, struct e
     return err;
 }
 
-static enum err check_worker(const struct sched_worker *w, struct err_msg *msg)
+static enum err check_sides(const struct sched_worker *w, struct err_msg *msg)
 {
     uint64_t blocks = 0, outstanding = 0;
-    uint32_t claims = 0, sides = 0;
+    uint32_t claims = 0, sides = 0, decoding = 0;
 
     for (const struct sched_side *side = w->first; side != NULL; side = side->next) {
-        const struct sched_attempt *a = side->attempt;
+        struct sched_attempt *a = side->attempt;
 
         sides++;
         claims += side->claimed;
         blocks += side->claimed ? side->blocks : 0;
-        if (side == &a->side[SCHED_SIDE_PREFILL] && a->current)
+        if (a->current && side == sched_attempt_prefill(a))
             outstanding += a->given - a->done;
+        decoding +=
+            a->current && a->request->state == SCHED_STATE_DECODING && a->request->mate == w;
         if (side->worker != w || !side->listed)
             FAIL(msg, "worker %u lists a side that is not its own", w->id);
     }
@@ -142,11 +174,53 @@ static enum err check_worker(const struct sched_worker *w, struct err_msg *msg)
     if (outstanding != w->outstanding)
         FAIL(msg, "worker %u: %" PRIu64 " tokens outstanding, counted %" PRIu64, w->id, outstanding,
              w->outstanding);
-    if (w->claimed_blocks > w->shape->n_blocks ||
-        (w->shape->role == SCHED_ROLE_DECODE && w->claims > w->shape->max_batch))
+    if (decoding != w->decoding)
+        FAIL(msg, "worker %u: %u decode, counted %u", w->id, decoding, w->decoding);
+    if (w->shape->role == SCHED_ROLE_PREFILL && w->claimed_blocks > w->shape->n_blocks)
         FAIL(msg, "worker %u has promised more than it has", w->id);
-    if (w->node.linked != sched_ledger_may_index(w))
+    return ERR_OK;
+}
+
+static enum err check_queue(const struct sched *s, const struct sched_worker *w, struct sums *sum,
+                            struct err_msg *msg)
+{
+    const struct sched_request *r = sched_queue_first_waiting(w);
+    uint32_t in_edf = 0, mates = 0, blocks = 0;
+
+    if (!sched_edf_valid(&w->edf) || !sched_tree_valid(&w->waiting))
+        FAIL(msg, "worker %u: its queue is out of order", w->id);
+    for (const struct sched_edf_item *i = sched_edf_first(&w->edf); i != NULL;
+         i = sched_edf_next(i), in_edf++) {
+        if (SCHED_OWNER(i, struct sched_request, item)->home != w || !(i->work > 0))
+            FAIL(msg, "worker %u: its queue holds what is not its own", w->id);
+    }
+    for (const struct sched_request *m = w->mates; m != NULL; m = m->mate_next, mates++)
+        blocks += m->mate_blocks;
+    if (mates != w->promised || blocks != w->promised_blocks)
+        FAIL(msg, "worker %u: %u promised, counted %u", w->id, mates, w->promised);
+    sum->in_edf -= in_edf;
+    sum->mates -= mates;
+    sum->waits[SCHED_WAITS_BOUND] -= w->waiting.count;
+    /* Work must not wait for an event that nobody promised. */
+    if (r != NULL && !s->place_pending && sched_place_may_dispatch(s, w, r))
+        FAIL(msg, "request %" PRIu64 " waits although worker %u could take it", r->id, w->id);
+    return ERR_OK;
+}
+
+static enum err check_worker(const struct sched *s, const struct sched_worker *w, struct sums *sum,
+                             struct err_msg *msg)
+{
+    enum err err = check_sides(w, msg);
+    double load = sched_ledger_load(w);
+
+    if (err == ERR_OK)
+        err = check_queue(s, w, sum, msg);
+    if (err != ERR_OK)
+        return err;
+    if (w->node.linked == w->draining)
         FAIL(msg, "worker %u: in the index %d", w->id, w->node.linked);
+    if (w->node.linked && (load < w->load || load > w->load))
+        FAIL(msg, "worker %u stands in the index with load %g, has %g", w->id, w->load, load);
     return ERR_OK;
 }
 
@@ -160,14 +234,14 @@ static enum err check_workers(const struct sched *s, struct sums *sum, struct er
 
         for (const struct sched_worker *w = s->first_worker[role]; w != NULL && err == ERR_OK;
              w = w->next) {
-            err = check_worker(w, msg);
+            err = check_worker(s, w, sum, msg);
             sum->stats.workers[role]++;
             open += !w->draining;
             sides += w->n_sides;
             indexed += w->node.linked;
         }
-        if (err == ERR_OK && open != s->open_workers[role])
-            FAIL(msg, "role %d: %u workers open, counted %u", role, open, s->open_workers[role]);
+        if (err == ERR_OK && open != s->pool[role].n)
+            FAIL(msg, "role %d: %u workers open, counted %u", role, open, s->pool[role].n);
     }
     if (err != ERR_OK)
         return err;
@@ -185,15 +259,24 @@ static enum err check_workers(const struct sched *s, struct sums *sum, struct er
 
 static enum err check_sums(const struct sched *s, const struct sums *sum, struct err_msg *msg)
 {
-    uint32_t unfit = 0, queued = 0;
+    uint32_t unfit = 0, queued = 0, placing = 0;
 
     for (const struct sched_request *r = s->unfit_first; r != NULL; r = r->next) {
         struct sched_need need = sched_request_need(r);
 
-        if (sched_ledger_known(s, &need) && sched_ledger_could_fit(s, &need))
+        if (sched_ledger_ready(s, &need))
             FAIL(msg, "request %" PRIu64 " waits for a worker that is here", r->id);
         unfit++;
     }
+    for (const struct sched_request *r = s->place_first; r != NULL; r = r->next)
+        placing++;
+    if (unfit != sum->waits[SCHED_WAITS_WORKER] || placing != sum->waits[SCHED_WAITS_PLACE] ||
+        s->held.count != sum->waits[SCHED_WAITS_HELD])
+        FAIL(msg, "the lists of those that wait do not match");
+    if (sum->in_edf != 0 || sum->mates != 0 || sum->waits[SCHED_WAITS_BOUND] != 0)
+        FAIL(msg, "the queues of the workers do not hold what is bound to them");
+    if (placing > 0 && !s->place_pending)
+        FAIL(msg, "%u requests wait to be placed and nobody does it", placing);
     for (int i = 0; i < SCHED_TIERS_MAX; i++) {
         queued += sum->stats.queued[i];
         if (sum->stats.queued[i] != s->stats.queued[i] ||
@@ -210,36 +293,10 @@ static enum err check_sums(const struct sched *s, const struct sums *sum, struct
     if (sum->stats.workers[1] != s->stats.workers[1] ||
         sum->stats.workers[2] != s->stats.workers[2])
         FAIL(msg, "the number of workers is wrong");
-    if (sum->in_tree != s->queue.count || sum->unfit != unfit || sum->attempts != s->attempts)
-        FAIL(msg, "%u in the queue, tree has %u", sum->in_tree, s->queue.count);
+    if (sum->attempts != s->attempts)
+        FAIL(msg, "%u attempts, counted %u", sum->attempts, s->attempts);
     if (sum->owners != s->timers.owners || sum->armed != s->timers.n)
         FAIL(msg, "%u timers armed, heap has %u", sum->armed, s->timers.n);
-    return ERR_OK;
-}
-
-static enum err check_kept(const struct sched *s, struct err_msg *msg)
-{
-    const struct sched_worker *w = sched_ledger_worker(s, s->kept_worker);
-    bool waits = false;
-
-    for (const struct sched_request *r = sched_queue_first(s); r != NULL; r = sched_queue_next(r))
-        waits |= r == s->kept_for;
-    if ((s->kept_for == NULL) != (s->kept_worker == 0) || (s->kept_for != NULL && !waits))
-        FAIL(msg, "worker %u is kept for a request that does not wait", s->kept_worker);
-    if (s->kept_worker != 0 && (w == NULL || w->draining))
-        FAIL(msg, "worker %u is kept and gone", s->kept_worker);
-    return ERR_OK;
-}
-
-/* Work must not wait for an event that nobody promised. */
-static enum err check_work_conserving(const struct sched *s, struct err_msg *msg)
-{
-    const struct sched_request *head = sched_queue_first(s);
-    struct sched_pair pair;
-
-    if (head != NULL && !s->place_pending && s->open_workers[SCHED_ROLE_PREFILL] > 0 &&
-        sched_place_find(s, head, &pair) == SCHED_PLACE_OK)
-        FAIL(msg, "request %" PRIu64 " waits although it fits", head->id);
     return ERR_OK;
 }
 
@@ -252,16 +309,15 @@ enum err sched_check(const struct sched *s, struct err_msg *msg)
         FAIL(msg, "%u moves that the table of states does not allow", s->illegal_moves);
     if (!sched_timers_valid(&s->timers))
         FAIL(msg, "the timer heap is out of order");
-    if (!sched_tree_valid(&s->queue))
-        FAIL(msg, "the queue is out of order");
+    if (!sched_tree_valid(&s->held))
+        FAIL(msg, "the held requests are out of order");
     err = check_requests(s, &sum, msg);
     if (err == ERR_OK)
         err = check_workers(s, &sum, msg);
     if (err == ERR_OK)
         err = check_sums(s, &sum, msg);
-    if (err == ERR_OK)
-        err = check_kept(s, msg);
-    if (err == ERR_OK)
-        err = check_work_conserving(s, msg);
+    if (err == ERR_OK && s->policy->tick != NULL && s->stats.requests > 0 &&
+        s->next_tick == SCHED_NEVER)
+        FAIL(msg, "requests live and the policy is not woken");
     return err;
 }

@@ -1,18 +1,23 @@
-/* scheduler/sched_impl.h - private to scheduler/: the objects behind sched.h and who changes them.
+/* scheduler/sched_impl.h - private to scheduler/: the objects behind sched.h
+ * and who changes them.
  *
  *   request  --attempts-->  attempt  --side[2]-->  worker
  *
- * A request is live from ARRIVE to its end; what is left of it then (state SCHED_REQ_ENDED) is only the
- * holder of attempts whose workers have not said RELEASED.  An attempt is current while its request
- * runs on it, and stays afterwards as long as one side is claimed.  A side is on its worker's list
- * while it is claimed or its attempt is current: so a worker that leaves finds all that depended on it.
+ * A request is live from ARRIVE to its end; what is left of it then (state
+ * SCHED_REQ_ENDED) is only the holder of attempts whose workers have not said
+ * RELEASED.  An attempt is current while its request runs on it, and stays
+ * afterwards as long as one side is claimed.  A side is on its worker's list
+ * while it is claimed or its attempt is current: so a worker that leaves finds
+ * all that depended on it.
  *
- * Queues: a bound request is in two sets of its worker `home`: `waiting` until it is dispatched, and
- * `edf` until its prompt is computed.  So edf holds all the prefill work that the worker has before it,
- * dispatched or not, with what is left of each.
+ * Queues: a bound request is in two sets of its worker `home`: `waiting` until
+ * it is dispatched, and `edf` until its prompt is computed.  So edf holds all
+ * the prefill work that the worker has before it, dispatched or not, with what
+ * is left of each.
  *
- * Allocation: a request is allocated at ARRIVE, an attempt when it is dispatched, and both reserve their
- * place in the timer heap then; every later step works with what is there and cannot fail.
+ * Allocation: a request is allocated at ARRIVE, an attempt when it is
+ * dispatched, and both reserve their place in the timer heap then; every later
+ * step works with what is there and cannot fail.
  *
  * Order: nothing here depends on addresses or on map iteration. */
 #ifndef SCHEDULER_SCHED_IMPL_H
@@ -25,16 +30,19 @@
 #include "scheduler/sched_length.h"
 #include "scheduler/sched_policy.h"
 #include "scheduler/sched_predict.h"
+#include "scheduler/sched_tenant.h"
 #include "scheduler/sched_timer.h"
 #include "scheduler/sched_tree.h"
 #include "scheduler/sched_view.h"
 
-/* Builds of the same sources with one planted bug each; tests/sim shows that the simulator sees them
- * all.  0 in everything that ships, so the compiler drops the branches. */
-#ifndef SCHED_MUTANT
-#define SCHED_MUTANT 0
+/* A build of the same sources with planted bugs, one of them at a time; tests/sim shows that the simulator
+ * sees them all.  Nothing that ships has them. */
+#ifdef SCHED_MUTANTS
+extern int sched_mutant;
+#define SCHED_PLANTED(n) (sched_mutant == (n))
+#else
+#define SCHED_PLANTED(n) (0)
 #endif
-#define SCHED_PLANTED(n) (SCHED_MUTANT == (n))
 
 #define SCHED_OWNER(p, type, field) ((type *)(void *)((char *)(p)-offsetof(type, field)))
 
@@ -42,13 +50,13 @@ enum {
     SCHED_PER_SHAPE = 4,   /* least loaded workers of one shape that placement compares */
     SCHED_CANDIDATES = 16, /* of all shapes, without those that hold a prefix */
     SCHED_CANDIDATES_MAX = SCHED_CANDIDATES + SCHED_PREFIX_MAX,
-    SCHED_ASK_MAX =
-        2, /* held requests asked again per event that made room: so many of the first */
-    SCHED_EVICTED_MAX = 8, /* so often one request may be displaced */
-    SCHED_FORGIVE_TOKENS =
-        16, /* an attempt that delivered so many is not blamed for a lost worker */
-    SCHED_DRAIN_SECONDS = 10, /* window of the measured drain rate */
-    SCHED_STEP_TOKENS = 512   /* join.max_step_tokens when it is 0 */
+    SCHED_ASK_MAX = 2,         /* held requests asked again per event that made room: so
+                        many of the first */
+    SCHED_EVICTED_MAX = 8,     /* so often one request may be displaced */
+    SCHED_FORGIVE_TOKENS = 16, /* an attempt that delivered so many is not blamed
+                                for a lost worker */
+    SCHED_DRAIN_SECONDS = 10,  /* window of the measured drain rate */
+    SCHED_STEP_TOKENS = 512    /* join.max_step_tokens when it is 0 */
 };
 #define SCHED_MS ((uint64_t)1000000)
 #define SCHED_SECOND (1000 * SCHED_MS)
@@ -56,7 +64,8 @@ enum {
 #define SCHED_BACKOFF_MAX SCHED_SECOND
 #define SCHED_FINISH_GRACE (500 * SCHED_MS)
 #define SCHED_TICK (100 * SCHED_MS)
-/* What a prompt token is taken for while nothing is known of a class: queues still compare by length. */
+/* What a prompt token is taken for while nothing is known of a class: queues
+ * still compare by length. */
 #define SCHED_NOMINAL_NS 20000.0
 
 static inline uint64_t sched_after(uint64_t now, uint64_t wait)
@@ -64,7 +73,9 @@ static inline uint64_t sched_after(uint64_t now, uint64_t wait)
     return wait > SCHED_NEVER - now ? SCHED_NEVER : now + wait;
 }
 
-/* ---- the objects ------------------------------------------------------------------------------- */
+/* ---- the objects
+ * -------------------------------------------------------------------------------
+ */
 
 enum { SCHED_SIDE_PREFILL = 0, SCHED_SIDE_DECODE = 1 };
 /* Private states beside enum sched_state. */
@@ -74,9 +85,10 @@ enum sched_waits_in {
     SCHED_WAITS_NOWHERE = 0, /* not QUEUED */
     SCHED_WAITS_PLACE,       /* the policy is asked after the present event */
     SCHED_WAITS_BOUND,       /* in the queue of `home` */
-    SCHED_WAITS_HELD, /* the policy keeps it aside: until hold_until_ns, asked when room appears */
-    SCHED_WAITS_BACKOFF, /* after a failed attempt: until not_before_ns */
-    SCHED_WAITS_WORKER   /* no worker here could hold it: until one joins */
+    SCHED_WAITS_HELD,        /* the policy keeps it aside: until hold_until_ns, asked
+                          when room appears */
+    SCHED_WAITS_BACKOFF,     /* after a failed attempt: until not_before_ns */
+    SCHED_WAITS_WORKER       /* no worker here could hold it: until one joins */
 };
 
 struct sched_side {
@@ -95,8 +107,9 @@ struct sched_attempt {
     struct sched_attempt *next; /* of the request, newest first */
     struct sched_side side[2];  /* local: side[DECODE] alone */
     struct sched_timer timer;   /* armed while it waits for RELEASED */
-    uint64_t given, done; /* prompt tokens: outstanding on the computing worker is given - done */
-    uint32_t cached;      /* of the given, not to be computed */
+    uint64_t given, done;       /* prompt tokens: outstanding on the computing worker is
+                           given - done */
+    uint32_t cached;            /* of the given, not to be computed */
     uint32_t epoch;
     uint32_t base; /* tokens delivered before this attempt */
     bool current;
@@ -109,7 +122,8 @@ struct sched_attempt {
 
 struct sched_request {
     uint64_t id;
-    int state; /* enum sched_state or SCHED_REQ_*; written by request_set_state alone */
+    int state;                 /* enum sched_state or SCHED_REQ_*; written by request_set_state
+                alone */
     uint32_t tier_asked, tier; /* at arrival; served at */
     int32_t priority;
     uint32_t n_prompt, max_new, delivered;
@@ -120,9 +134,9 @@ struct sched_request {
     struct sched_prefix prefix[SCHED_PREFIX_MAX];
     uint64_t arrived_ns;
     uint64_t own_ttft_ns, own_tbt_ns; /* asked for; 0: the tier's */
-    uint64_t
-        isolated_ns; /* its uncached prompt alone on an idle worker, predicted at arrival; 0: unknown */
-    uint64_t deadline_ns, tbt_ns; /* of the first token, absolute; of each after it */
+    uint64_t isolated_ns;             /* its uncached prompt alone on an idle worker,
+                           predicted at arrival; 0: unknown */
+    uint64_t deadline_ns, tbt_ns;     /* of the first token, absolute; of each after it */
     struct sched_length_cast cast;
 
     uint32_t epoch; /* of the current attempt, or of the next one while QUEUED */
@@ -140,6 +154,7 @@ struct sched_request {
     struct sched_node node;            /* HELD: sched.held; BOUND: home->waiting */
     struct sched_request *prev, *next; /* WORKER, PLACE */
     struct sched_request *mate_prev, *mate_next; /* BOUND: of mate */
+    uint32_t mate_blocks;                        /* BOUND: expected there */
     struct sched_timer timer;
     struct sched_attempt *attempts, *current;
 
@@ -149,7 +164,10 @@ struct sched_request {
     uint64_t bound_ns, dispatched_ns, first_ns,
         decoding_ns; /* when; of the last attempt; 0: not yet */
     uint64_t granted_ns;
-    uint64_t steps_joined;      /* decode worker's step counter when it began to decode there */
+    uint32_t cached; /* prompt tokens that were not to be computed */
+    int64_t late_ns;
+    uint64_t steps_joined;      /* decode worker's step counter when it began to decode
+                            there */
     enum sched_outcome outcome; /* from the end on */
     enum sched_reason reason;
     enum sched_cause cause;
@@ -158,7 +176,8 @@ struct sched_request {
     struct sched_baton_request baton;
 };
 
-/* Workers that differ in nothing that decides whether a request could ever fit, or how fast it is. */
+/* Workers that differ in nothing that decides whether a request could ever fit,
+ * or how fast it is. */
 struct sched_shape {
     struct sched_shape *next;
     enum sched_role role;
@@ -175,17 +194,20 @@ struct sched_worker {
     struct sched_shape *shape;
     struct sched_klass *klass;
     bool draining, flipping, can_flip;
-    bool can_prefill; /* prefill worker, or a decode worker that can compute prompts */
+    bool can_prefill; /* prefill worker, or a decode worker that can compute
+                       prompts */
     uint32_t max_step_tokens;
     uint32_t claimed_blocks, claims; /* decode: expectations, may be more than there is */
     uint64_t outstanding;            /* prompt tokens dispatched to it and not yet computed */
     uint32_t pool_pos;               /* in sched.pool[role] while open */
 
     /* its prefill work */
-    struct sched_edf edf;      /* bound, dispatched or not, prompt not computed */
-    struct sched_tree waiting; /* bound, not dispatched */
-    uint64_t since_ns; /* the work in edf is counted from here: last progress, or when it came */
-    struct sched_request *mates; /* decode: bound elsewhere and promised to it */
+    struct sched_edf edf;               /* bound, dispatched or not, prompt not computed */
+    struct sched_tree waiting;          /* bound, not dispatched */
+    uint64_t since_ns;                  /* the work in edf is counted from here: last progress, or
+                        when it came */
+    uint32_t promised, promised_blocks; /* decode: to those */
+    struct sched_request *mates;        /* decode: bound elsewhere and promised to it */
 
     /* what it reported */
     uint32_t reported_free, reported_waiting, reported_running, reported_parked;
@@ -232,7 +254,8 @@ struct sched {
     bool place_pending;         /* placement ran out of memory: try again soon */
 
     struct sched_timers timers;
-    uint64_t next_tick;
+    uint64_t next_tick; /* of the policy; counts while a request is live */
+    uint64_t next_plan; /* of the planner */
     struct sched_shape *shapes;
     struct sched_worker *first_worker[3], *last_worker[3];
     struct {
@@ -248,6 +271,10 @@ struct sched {
     uint64_t placed_second; /* the second that the newest bucket counts */
     uint32_t rr[3];         /* round robin: the worker taken last, by role */
     char fallback[160];
+    struct sched_record *records; /* ring of cfg.records */
+    uint64_t next_record;
+    struct sched_length *lengths;
+    struct sched_tenants *tenants;
     struct sched_tier_stats tier_stats[SCHED_TIERS_MAX];
     struct sched_score score[SCHED_TIERS_MAX + 1][SCHED_STAGES];
 };

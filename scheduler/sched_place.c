@@ -1,141 +1,253 @@
-/* scheduler/sched_place.c - where the next request goes.
+/* scheduler/sched_place.c - after each event: ask the policy where requests go,
+ * give workers what is first in their queues, let idle ones take over, ask held
+ * ones again.
  *
- * place() is the seam: a pure function from what a request needs and how candidates are loaded to one
- * (prefill worker, decode worker) pair.  Today it compares load; a predictor replaces pair_less() with
- * predicted finish against the deadlines and changes nothing around it.
+ * What a worker has been given and has not computed is bounded by the prefill
+ * window, so that what comes later and is more urgent overtakes here, not
+ * behind a long line in the worker.  An idle worker takes any one request.
+ * Where the policy preempts, only what goes before a request counts: the worker
+ * computes the smallest key first and changes over between chunks.
  *
- * Who goes first when not all can go:
- *   no prefill worker has room: nobody passes the first in order, so a long prompt is not starved by
- *     short ones; the wait is one window of prefill work.
- *   no decode worker has room for the first: requests behind it may be placed where they fit.  When
- *     SCHED_BYPASS_MAX of them have taken decode room before it, the worker with most room is kept for
- *     it: nobody behind it gets a place there until it has one, there or elsewhere.  Requests that
- *     need no decode worker pass freely.
- *   no worker here could ever hold it: it waits apart for one that can, until its queue timeout. */
-#include "scheduler/sched_old.h"
+ * No blocks on the prefill worker for the first in its queue: nobody passes it,
+ * so a long prompt is not starved by short ones. */
+#include "scheduler/sched_core.h"
 
-/* Is (pa, da) a better pair than (pb, db)?  Both sides were checked for room. */
-static bool pair_less(const struct sched_candidate *pa, const struct sched_candidate *da,
-                      const struct sched_candidate *pb, const struct sched_candidate *db)
+enum { PLACE_MAX = 512 }; /* placements after one event; the rest a moment later */
+
+/* ---- the policy's answer ---- */
+
+/* A policy that offers what is not there is a bug of ours: sched_check() names
+ * it, and nothing breaks. */
+static bool offer_holds(const struct sched *s, const struct sched_offer *o,
+                        const struct sched_need *need)
 {
-    int avoid_a = pa->avoid + da->avoid, avoid_b = pb->avoid + db->avoid;
+    const struct sched_worker *p = o->prefill, *d = o->decode;
 
-    if (avoid_a != avoid_b)
-        return avoid_a < avoid_b;
-    if (pa->outstanding != pb->outstanding)
-        return pa->outstanding < pb->outstanding;
-    if (da->free_tokens != db->free_tokens)
-        return da->free_tokens > db->free_tokens;
-    if (pa->free_tokens != pb->free_tokens)
-        return pa->free_tokens > pb->free_tokens;
-    if (da->requests != db->requests)
-        return da->requests < db->requests;
-    if (pa->worker != pb->worker)
-        return pa->worker < pb->worker;
-    return da->worker < db->worker;
-}
-
-/* n_p and n_d >= 1; where no decode worker is needed, d is one empty candidate. */
-static struct sched_pair place(const struct sched_candidate *p, uint32_t n_p,
-                               const struct sched_candidate *d, uint32_t n_d)
-{
-    uint32_t best_p = 0, best_d = 0;
-
-    for (uint32_t i = 0; i < n_p; i++) {
-        for (uint32_t j = 0; j < n_d; j++) {
-            if (pair_less(&p[i], &d[j], &p[best_p], &d[best_d])) {
-                best_p = i;
-                best_d = j;
-            }
-        }
-    }
-    return (struct sched_pair){p[best_p].worker, d[best_d].worker};
-}
-
-enum sched_place_result sched_place_find(const struct sched *s, const struct sched_request *r,
-                                         struct sched_pair *out)
-{
-    struct sched_candidate p[SCHED_CANDIDATES], d[SCHED_CANDIDATES];
-    struct sched_need need = sched_request_need(r);
-    uint32_t n_p, n_d = 1;
-
-    if (!sched_ledger_could_fit(s, &need))
-        return SCHED_PLACE_UNFIT;
-    if (s->kept_for != NULL && sched_queue_before(s->kept_for, r))
-        need.closed = s->kept_worker;
-    n_p = sched_ledger_candidates(s, SCHED_ROLE_PREFILL, &need, p);
-    if (n_p == 0)
-        return SCHED_PLACE_NO_PREFILL;
-    if (need.decode)
-        n_d = sched_ledger_candidates(s, SCHED_ROLE_DECODE, &need, d);
-    else
-        d[0] = (struct sched_candidate){0};
-    if (n_d == 0)
-        return SCHED_PLACE_NO_DECODE;
-    *out = place(p, n_p, d, n_d);
-    return SCHED_PLACE_OK;
-}
-
-/* The first in order that was passed too often has the claim to a worker of its own. */
-static void keep_worker(struct sched *s, struct sched_request *r)
-{
-    struct sched_need need = sched_request_need(r);
-
-    if (s->kept_for == r || r->bypassed < SCHED_BYPASS_MAX)
-        return;
-    s->kept_worker = sched_ledger_roomiest(s, &need);
-    s->kept_for = s->kept_worker == 0 ? NULL : r;
-}
-
-/* false: stop here. */
-static bool place_one(struct sched *s, struct sched_request *r, struct sched_request **blocked,
-                      struct sched_actions *out)
-{
-    bool decode = sched_request_need(r).decode;
-    struct sched_pair pair;
-
-    if (*blocked != NULL && decode && (*blocked)->bypassed >= SCHED_BYPASS_MAX &&
-        s->kept_for != *blocked)
-        return true; /* every decode worker is full: what comes free first is the first's */
-    switch (sched_place_find(s, r, &pair)) {
-    case SCHED_PLACE_OK:
-        if (!sched_request_start(s, r, pair, out)) {
-            s->place_pending = true;
-            return false;
-        }
-        if (*blocked != NULL && decode)
-            (*blocked)->bypassed++;
-        return true;
-    case SCHED_PLACE_NO_PREFILL:
+    if (p == NULL || p->draining || (d != NULL && d->draining) || o->tier >= s->cfg.n_tiers)
         return false;
-    case SCHED_PLACE_NO_DECODE:
-        if (*blocked == NULL) {
-            *blocked = r;
-            keep_worker(s, r);
-        }
-        return true;
-    case SCHED_PLACE_UNFIT:
+    if (p->shape->role == SCHED_ROLE_DECODE)
+        return d == p && sched_worker_local(s, p, need);
+    return sched_worker_fits(p, need) &&
+           (need->decode
+                ? d != NULL && d->shape->role == SCHED_ROLE_DECODE && sched_worker_fits(d, need)
+                : d == NULL);
+}
+
+static void hold(struct sched *s, struct sched_request *r, const struct sched_offer *o)
+{
+    uint64_t soon = sched_after(s->now, SCHED_MS);
+
+    r->hold_until_ns = o->hold_until_ns > soon ? o->hold_until_ns : soon;
+    r->refusal = o->refusal;
+    if (r->waits_in != SCHED_WAITS_HELD) {
+        sched_queue_take(s, r);
+        sched_queue_put(s, r, SCHED_WAITS_HELD);
+    }
+    sched_request_arm(s, r);
+}
+
+static void place_one(struct sched *s, struct sched_request *r, struct sched_actions *out)
+{
+    struct sched_need need = sched_request_need(r);
+    struct sched_offer o = {.verdict = SCHED_HOLD,
+                            .tier = r->tier,
+                            .late_ns = SCHED_NEVER,
+                            .hold_until_ns = sched_after(s->now, SCHED_SECOND)};
+
+    if (!sched_ledger_ready(s, &need)) {
         sched_queue_take(s, r);
         sched_queue_put(s, r, SCHED_WAITS_WORKER);
-        return true;
+        sched_request_arm(s, r);
+        return;
+    }
+    s->placing->place(s, r, &o);
+    if (o.verdict == SCHED_BIND && !offer_holds(s, &o, &need)) {
+        s->illegal_moves++;
+        o.verdict = SCHED_HOLD;
+    }
+    if (o.verdict == SCHED_REFUSE && r->admitted)
+        o.verdict = SCHED_HOLD; /* it was promised to be served */
+    if (o.verdict == SCHED_HOLD) {
+        hold(s, r, &o);
+        return;
+    }
+    sched_queue_take(s, r);
+    if (o.verdict == SCHED_REFUSE) {
+        sched_request_refuse(s, r, &o, out);
+        return;
+    }
+    if (o.tier != r->tier)
+        sched_request_retier(s, r, o.tier, out);
+    sched_queue_bind(s, r, &o);
+    sched_request_arm(s, r);
+}
+
+/* ---- dispatch ---- */
+
+static uint64_t outstanding_of(const struct sched_request *r)
+{
+    return r->current == NULL ? 0 : r->current->given - r->current->done;
+}
+
+static bool window_open(const struct sched *s, const struct sched_worker *w,
+                        const struct sched_request *r)
+{
+    uint64_t tokens = (uint64_t)r->n_prompt + r->delivered, ahead = 0;
+
+    if (!s->policy->preempts)
+        return w->outstanding == 0 || w->outstanding + tokens <= s->cfg.prefill_window_tokens;
+    /* r is the first that waits: all that go before it have been dispatched */
+    for (const struct sched_edf_item *i = sched_edf_first(&w->edf); i != NULL && i != &r->item;
+         i = sched_edf_next(i)) {
+        ahead += outstanding_of(SCHED_OWNER(i, struct sched_request, item));
+        if (ahead + tokens > s->cfg.prefill_window_tokens)
+            return ahead == 0;
     }
     return true;
 }
 
-void sched_place_queue(struct sched *s, struct sched_actions *out)
+bool sched_place_may_dispatch(const struct sched *s, const struct sched_worker *w,
+                              const struct sched_request *r)
 {
-    struct sched_request *r = sched_queue_first(s), *next, *blocked = NULL;
-    uint32_t behind = 0;
+    return sched_ledger_room(w, (uint64_t)r->n_prompt + r->delivered) && window_open(s, w, r);
+}
 
-    s->wake = false;
+/* The most loaded worker of a shape that has something waiting. */
+static struct sched_worker *busiest(const struct sched_shape *h)
+{
+    struct sched_node *at = sched_tree_last(&h->index);
+
+    for (int i = 0; i < SCHED_PER_SHAPE && at != NULL; i++, at = sched_tree_prev(at)) {
+        struct sched_worker *w = SCHED_OWNER(at, struct sched_worker, node);
+
+        if (w->waiting.count > 0)
+            return w;
+    }
+    return NULL;
+}
+
+/* When the first waiting one of w would be done there. */
+static double done_there(const struct sched *s, const struct sched_worker *w,
+                         const struct sched_request *r)
+{
+    return sched_worker_start(s, w) + sched_edf_before(&w->edf, r->item.key, r->id) + r->item.work;
+}
+
+/* w is idle: does somebody wait elsewhere who would be done sooner here? */
+static void take_over(struct sched *s, struct sched_worker *w)
+{
+    struct sched_request *best = NULL;
+    double gain = 0, best_work = 0;
+
+    for (const struct sched_shape *h = s->shapes; h != NULL; h = h->next) {
+        struct sched_worker *from = h->role == SCHED_ROLE_PREFILL ? busiest(h) : NULL;
+        struct sched_request *r = from == NULL ? NULL : sched_queue_first_waiting(from);
+        struct sched_need need;
+        double work, g;
+
+        if (r == NULL || r->avoid[0] == w->id)
+            continue;
+        need = sched_request_need(r);
+        if (!sched_worker_fits(w, &need) || !sched_ledger_room(w, need.prefill_tokens))
+            continue;
+        work = sched_work_ns(s, r, w, NULL);
+        g = done_there(s, from, r) - ((double)s->now + work);
+        if (g > gain) {
+            best = r;
+            gain = g;
+            best_work = work;
+        }
+    }
+    if (best != NULL)
+        sched_queue_move(s, best, w, best_work);
+}
+
+/* false: out of memory. */
+static bool feed(struct sched *s, struct sched_worker *w, struct sched_actions *out)
+{
+    struct sched_request *r;
+
+    if (w->draining)
+        return true;
+    if (s->policy->steals && w->shape->role == SCHED_ROLE_PREFILL && sched_edf_count(&w->edf) == 0)
+        take_over(s, w);
+    while ((r = sched_queue_first_waiting(w)) != NULL && sched_place_may_dispatch(s, w, r)) {
+        if (!sched_request_dispatch(s, r, out))
+            return false;
+    }
+    return true;
+}
+
+/* ---- held requests ---- */
+
+static void ask(struct sched *s, struct sched_request *r, struct sched_actions *out, uint32_t *no)
+{
+    place_one(s, r, out);
+    *no += r->waits_in == SCHED_WAITS_HELD;
+}
+
+/* The first in order until some of them have said no; then one more, in turn,
+ * so that nobody waits behind others that cannot be served. */
+static bool ask_held(struct sched *s, struct sched_actions *out)
+{
+    struct sched_request *r = sched_queue_first_held(s), *next;
+    uint32_t no = 0;
+
+    for (; r != NULL && no < SCHED_ASK_MAX; r = next) {
+        next = sched_queue_next_held(r);
+        if (!sched_actions_reserve(out, SCHED_ACTIONS_PER_PLACE))
+            return false;
+        ask(s, r, out, &no);
+    }
+    if (r == NULL)
+        return true;
+    next = map_get(&s->requests, s->held_cursor);
+    if (next != NULL && next->waits_in == SCHED_WAITS_HELD && sched_queue_next_held(next) != NULL &&
+        sched_queue_before(r, next))
+        r = sched_queue_next_held(next);
+    if (!sched_actions_reserve(out, SCHED_ACTIONS_PER_PLACE))
+        return false;
+    s->held_cursor = r->id;
+    ask(s, r, out, &no);
+    return true;
+}
+
+/* ---- after an event ---- */
+
+/* One step; false: nothing is left to do, or no memory for it. */
+static bool place_some(struct sched *s, struct sched_actions *out)
+{
+    struct sched_worker *w = s->dirty;
+    bool ok = true;
+
+    if (s->place_first != NULL) {
+        ok = sched_actions_reserve(out, SCHED_ACTIONS_PER_PLACE);
+        if (ok)
+            place_one(s, s->place_first, out);
+    } else if (w != NULL) {
+        s->dirty = w->next_dirty;
+        w->dirty = false;
+        ok = feed(s, w, out);
+        if (!ok)
+            sched_ledger_dirty(s, w);
+    } else if (s->wake) {
+        s->wake = false;
+        ok = ask_held(s, out);
+        s->wake |= !ok;
+    } else {
+        return false;
+    }
+    s->place_pending = !ok;
+    return ok;
+}
+
+void sched_place_all(struct sched *s, struct sched_actions *out)
+{
     s->place_pending = false;
-    if (s->open_workers[SCHED_ROLE_PREFILL] == 0)
-        return;
-    for (; r != NULL && behind < SCHED_SCAN_MAX; r = next) {
-        next = sched_queue_next(r);
-        if (!place_one(s, r, &blocked, out))
+    for (int n = 0; place_some(s, out); n++) {
+        if (n >= PLACE_MAX) {
+            s->place_pending = true;
             return;
-        if (blocked != NULL)
-            behind++;
+        }
     }
 }

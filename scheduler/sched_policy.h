@@ -40,8 +40,12 @@ struct sched_offer {
 };
 
 enum sched_fact {
-    SCHED_FACT_BOUND = 1, /* r has been bound as offered */
-    SCHED_FACT_UNBOUND, /* it left the queue before it was dispatched: evicted, canceled, worker gone */
+    /* r has been bound: to r->home, decode on r->mate.  As offered, or by the heuristic that places while
+     * predictions are lost, or moved to an idle worker. */
+    SCHED_FACT_BOUND = 1,
+    /* It left the queue before it was dispatched: evicted, canceled, moved, worker gone; home and mate are
+     * still what they were. */
+    SCHED_FACT_UNBOUND,
     SCHED_FACT_DISPATCHED,   /* sent to the worker */
     SCHED_FACT_PREFILLED,    /* first token */
     SCHED_FACT_DECODING,     /* verified by the decode worker */
@@ -58,7 +62,8 @@ struct sched_policy {
         preempts; /* dispatch an earlier key past a full window: prompts are interrupted between chunks */
     bool
         steals; /* an idle prefill worker takes over what waits for another and would be done sooner here */
-    bool clairvoyant;                    /* may use true_new and exact laws */
+    bool baseline;    /* places by itself even while predictions are lost; else "edf" does then */
+    bool clairvoyant; /* may use true_new and exact laws */
     enum err (*create)(struct sched *s); /* may be NULL; ERR_NOMEM */
     void (*destroy)(struct sched *s);    /* may be NULL */
     /* May evict others with sched_queue_evict.  Every worker in the offer is open and could hold it. */

@@ -1,15 +1,19 @@
-/* scheduler/sched_queue.c - the order of waiting requests, and the measured rate at which they leave.
+/* scheduler/sched_queue.c - who waits, where, and in which order; the measured
+ * rate at which they leave.
  *
- * Order: tier rank, priority, deadline of the first token, arrival, id.  The first difference decides,
- * so a stricter tier always goes first; what bounds the wait of the others is the queue timeout until
- * admission exists.
- *
- * A request waits in one of three places: the tree; a back-off after a failed attempt, woken by its
- * timer; or the list of those that no present worker could ever hold, woken by a join.  The last two are
- * kept out of the tree so that they hold up nobody and cost nothing per decision. */
+ * A waiting request is in exactly one place (enum sched_waits_in):
+ *   PLACE    the list of those the policy is asked about after the present
+ * event BOUND    the queue of one worker, in order of the key the policy gave,
+ * then id HELD     kept aside by the policy, in order of tier, priority,
+ * deadline, arrival, id BACKOFF  nowhere: its timer wakes it after the pause
+ * that follows a failed attempt WORKER   the list of those that no present
+ * worker could hold; a join wakes them all The last two are in no tree, so that
+ * they hold up nobody and cost nothing per decision. */
 #include <assert.h>
 
-#include "scheduler/sched_old.h"
+#include "scheduler/sched_core.h"
+
+/* ---- order ---- */
 
 static const struct sched_request *request_of(const struct sched_node *n)
 {
@@ -29,64 +33,263 @@ bool sched_queue_before(const struct sched_request *a, const struct sched_reques
     return a->id < b->id;
 }
 
-static bool request_less(const struct sched_node *a, const struct sched_node *b)
+static bool held_less(const struct sched_node *a, const struct sched_node *b)
 {
     return sched_queue_before(request_of(a), request_of(b));
 }
 
+static bool waiting_less(const struct sched_node *na, const struct sched_node *nb)
+{
+    const struct sched_request *a = request_of(na), *b = request_of(nb);
+
+    if (a->item.key != b->item.key)
+        return a->item.key < b->item.key;
+    return a->id < b->id;
+}
+
 void sched_queue_init(struct sched *s)
 {
-    s->queue.less = request_less;
+    s->held.less = held_less;
+}
+
+void sched_worker_init_queue(struct sched_worker *w)
+{
+    w->waiting.less = waiting_less;
+    w->edf = (struct sched_edf){.stretch = 1};
+}
+
+/* ---- the two lists ---- */
+
+static struct sched_request **first_of(struct sched *s, enum sched_waits_in where)
+{
+    return where == SCHED_WAITS_PLACE ? &s->place_first : &s->unfit_first;
+}
+
+static struct sched_request **last_of(struct sched *s, enum sched_waits_in where)
+{
+    return where == SCHED_WAITS_PLACE ? &s->place_last : &s->unfit_last;
+}
+
+static void list_add(struct sched *s, struct sched_request *r, enum sched_waits_in where)
+{
+    struct sched_request **last = last_of(s, where);
+
+    r->prev = *last;
+    r->next = NULL;
+    if (r->prev != NULL)
+        r->prev->next = r;
+    else
+        *first_of(s, where) = r;
+    *last = r;
+}
+
+static void list_remove(struct sched *s, struct sched_request *r, enum sched_waits_in where)
+{
+    if (r->prev != NULL)
+        r->prev->next = r->next;
+    else
+        *first_of(s, where) = r->next;
+    if (r->next != NULL)
+        r->next->prev = r->prev;
+    else
+        *last_of(s, where) = r->prev;
+    r->prev = r->next = NULL;
 }
 
 void sched_queue_put(struct sched *s, struct sched_request *r, enum sched_waits_in where)
 {
-    assert(r->waits_in == SCHED_WAITS_NOWHERE);
+    assert(r->waits_in == SCHED_WAITS_NOWHERE && where != SCHED_WAITS_BOUND);
     r->waits_in = where;
-    if (where == SCHED_WAITS_TREE) {
-        sched_tree_insert(&s->queue, &r->node);
-    } else if (where == SCHED_WAITS_WORKER) {
-        r->prev = s->unfit_last;
-        r->next = NULL;
-        if (r->prev != NULL)
-            r->prev->next = r;
-        else
-            s->unfit_first = r;
-        s->unfit_last = r;
-    }
+    if (where == SCHED_WAITS_HELD)
+        sched_tree_insert(&s->held, &r->node);
+    else if (where == SCHED_WAITS_PLACE || where == SCHED_WAITS_WORKER)
+        list_add(s, r, where);
+}
+
+/* ---- the queue of a worker ---- */
+
+static void mate_add(struct sched_request *r)
+{
+    struct sched_worker *d = r->mate;
+
+    if (d == NULL)
+        return;
+    r->mate_prev = NULL;
+    r->mate_next = d->mates;
+    if (d->mates != NULL)
+        d->mates->mate_prev = r;
+    d->mates = r;
+    r->mate_blocks = sched_ledger_expected(d, r);
+    d->promised_blocks += r->mate_blocks;
+    d->promised++;
+    sched_ledger_reindex(d);
+}
+
+static void mate_remove(struct sched_request *r)
+{
+    struct sched_worker *d = r->mate;
+
+    if (d == NULL)
+        return;
+    d->promised_blocks -= r->mate_blocks;
+    d->promised--;
+    if (r->mate_prev != NULL)
+        r->mate_prev->mate_next = r->mate_next;
+    else
+        d->mates = r->mate_next;
+    if (r->mate_next != NULL)
+        r->mate_next->mate_prev = r->mate_prev;
+    r->mate_prev = r->mate_next = NULL;
+    sched_ledger_reindex(d);
+}
+
+static void bind_to(struct sched *s, struct sched_request *r, struct sched_worker *w)
+{
+    if (sched_edf_count(&w->edf) == 0)
+        w->since_ns = s->now;
+    r->home = w;
+    r->waits_in = SCHED_WAITS_BOUND;
+    r->bound_ns = s->now;
+    sched_edf_insert(&w->edf, &r->item);
+    sched_tree_insert(&w->waiting, &r->node);
+    mate_add(r);
+    sched_ledger_reindex(w);
+    sched_ledger_dirty(s, w);
+    sched_tell(s, r, SCHED_FACT_BOUND);
+}
+
+void sched_queue_bind(struct sched *s, struct sched_request *r, const struct sched_offer *offer)
+{
+    assert(r->waits_in == SCHED_WAITS_NOWHERE && r->home == NULL);
+    r->mate = offer->decode;
+    r->item.key = offer->key;
+    r->item.id = r->id;
+    r->item.deadline_ns = offer->late_ns;
+    r->item.work = offer->work_ns > 0 ? offer->work_ns : 1;
+    r->item.density = r->admitted || r->evicted >= SCHED_EVICTED_MAX ? 0 : offer->density;
+    r->forecast = offer->forecast;
+    r->high = offer->high;
+    r->chosen = offer->chosen;
+    r->runner_up = offer->runner_up;
+    bind_to(s, r, offer->prefill);
+}
+
+static void unbind(struct sched *s, struct sched_request *r)
+{
+    struct sched_worker *w = r->home;
+
+    sched_tree_remove(&w->waiting, &r->node);
+    sched_edf_remove(&w->edf, &r->item);
+    mate_remove(r);
+    sched_tell(s, r, SCHED_FACT_UNBOUND);
+    r->home = r->mate = NULL;
+    sched_ledger_reindex(w);
+    sched_ledger_dirty(s, w);
+    s->wake = true; /* those behind it may have waited for its time alone */
 }
 
 void sched_queue_take(struct sched *s, struct sched_request *r)
 {
-    if (r->waits_in == SCHED_WAITS_TREE) {
-        sched_tree_remove(&s->queue, &r->node);
-    } else if (r->waits_in == SCHED_WAITS_WORKER) {
-        if (r->prev != NULL)
-            r->prev->next = r->next;
-        else
-            s->unfit_first = r->next;
-        if (r->next != NULL)
-            r->next->prev = r->prev;
-        else
-            s->unfit_last = r->prev;
-        r->prev = r->next = NULL;
-    }
+    enum sched_waits_in where = r->waits_in;
+
     r->waits_in = SCHED_WAITS_NOWHERE;
-    if (s->kept_for == r && !SCHED_PLANTED(23)) {
-        s->kept_for = NULL;
-        s->kept_worker = 0;
-        s->wake = true;
-    }
+    if (where == SCHED_WAITS_BOUND)
+        unbind(s, r);
+    else if (where == SCHED_WAITS_HELD)
+        sched_tree_remove(&s->held, &r->node);
+    else if (where == SCHED_WAITS_PLACE || where == SCHED_WAITS_WORKER)
+        list_remove(s, r, where);
 }
 
-struct sched_request *sched_queue_first(const struct sched *s)
+void sched_queue_move(struct sched *s, struct sched_request *r, struct sched_worker *to,
+                      double work)
 {
-    struct sched_node *n = sched_tree_first(&s->queue);
+    struct sched_worker *d = r->mate;
+
+    sched_queue_take(s, r);
+    r->mate = d;
+    r->item.work = work;
+    bind_to(s, r, to);
+}
+
+void sched_queue_dispatched(struct sched *s, struct sched_request *r)
+{
+    struct sched_worker *w = r->home;
+
+    sched_tree_remove(&w->waiting, &r->node);
+    mate_remove(r);
+    r->waits_in = SCHED_WAITS_NOWHERE;
+    if (w->outstanding == 0 && sched_edf_first(&w->edf) == &r->item)
+        w->since_ns = s->now; /* it was idle until now */
+    sched_edf_change(&w->edf, &r->item, r->item.deadline_ns, r->item.work, 0);
+    sched_ledger_reindex(w);
+}
+
+void sched_queue_done(struct sched *s, struct sched_request *r)
+{
+    struct sched_worker *w = r->home;
+
+    if (w == NULL)
+        return;
+    sched_edf_remove(&w->edf, &r->item);
+    r->home = NULL;
+    w->since_ns = s->now;
+    sched_ledger_reindex(w);
+    if (!SCHED_PLANTED(23))
+        sched_ledger_dirty(s, w);
+}
+
+void sched_queue_work(struct sched *s, struct sched_request *r, double work)
+{
+    struct sched_worker *w = r->home;
+
+    if (w == NULL)
+        return;
+    sched_edf_change(&w->edf, &r->item, r->item.deadline_ns, work > 1 ? work : 1, 0);
+    w->since_ns = s->now;
+    sched_ledger_reindex(w);
+    if (!SCHED_PLANTED(23))
+        sched_ledger_dirty(s, w);
+}
+
+struct sched_request *sched_queue_first_waiting(const struct sched_worker *w)
+{
+    struct sched_node *n = sched_tree_first(&w->waiting);
 
     return n == NULL ? NULL : SCHED_OWNER(n, struct sched_request, node);
 }
 
-struct sched_request *sched_queue_next(const struct sched_request *r)
+void sched_queue_evict(struct sched *s, struct sched_request *victim)
+{
+    if (victim->waits_in != SCHED_WAITS_BOUND)
+        return;
+    sched_queue_take(s, victim);
+    victim->evicted++;
+    sched_queue_put(s, victim, SCHED_WAITS_PLACE);
+}
+
+/* Whose worker drains or leaves did nothing for it: it is placed again like a
+ * new one. */
+void sched_queue_unbind_all(struct sched *s, struct sched_worker *w)
+{
+    struct sched_request *r;
+
+    while ((r = sched_queue_first_waiting(w)) != NULL || (r = w->mates) != NULL) {
+        sched_queue_take(s, r);
+        sched_queue_put(s, r, SCHED_WAITS_PLACE);
+    }
+}
+
+/* ---- the others ---- */
+
+struct sched_request *sched_queue_first_held(const struct sched *s)
+{
+    struct sched_node *n = sched_tree_first(&s->held);
+
+    return n == NULL ? NULL : SCHED_OWNER(n, struct sched_request, node);
+}
+
+struct sched_request *sched_queue_next_held(const struct sched_request *r)
 {
     struct sched_node *n = sched_tree_next(&r->node);
 
@@ -95,11 +298,10 @@ struct sched_request *sched_queue_next(const struct sched_request *r)
 
 void sched_queue_reconsider(struct sched *s, struct sched_request *r)
 {
-    s->wake = true;
-    if (r->waits_in != SCHED_WAITS_WORKER)
+    if (r->waits_in == SCHED_WAITS_PLACE || r->waits_in == SCHED_WAITS_BACKOFF)
         return;
     sched_queue_take(s, r);
-    sched_queue_put(s, r, SCHED_WAITS_TREE);
+    sched_queue_put(s, r, SCHED_WAITS_PLACE);
 }
 
 void sched_queue_recall_unfit(struct sched *s)
@@ -108,20 +310,11 @@ void sched_queue_recall_unfit(struct sched *s)
         struct sched_request *r = s->unfit_first;
 
         sched_queue_take(s, r);
-        sched_queue_put(s, r, SCHED_WAITS_TREE);
+        sched_queue_put(s, r, SCHED_WAITS_PLACE);
     }
 }
 
-/* 4 bits of tier, 8 of priority (clamped), 52 of deadline in microseconds (142 years): coarser than the
- * order here, which is fine for the few requests that a worker has at a time. */
-uint64_t sched_queue_order(const struct sched_request *r)
-{
-    const uint64_t us_max = ((uint64_t)1 << 52) - 1;
-    int32_t p = r->priority < -128 ? -128 : r->priority > 127 ? 127 : r->priority;
-    uint64_t us = r->deadline_ns / 1000;
-
-    return (uint64_t)r->tier << 60 | (uint64_t)(p + 128) << 52 | (us < us_max ? us : us_max);
-}
+/* ---- how fast the queue drains ---- */
 
 /* Empty the buckets of the seconds that have passed since the last call. */
 static void drain_advance(struct sched *s)
@@ -141,8 +334,8 @@ void sched_queue_count_placed(struct sched *s)
     s->placed[s->placed_second % SCHED_DRAIN_SECONDS]++;
 }
 
-/* How long the present queue would take at the rate measured over the last seconds.  This is what was
- * seen, not what will come: a forecast per request is the predictor's. */
+/* How long the present queue would take at the rate measured over the last
+ * seconds. */
 uint64_t sched_queue_retry_after(struct sched *s)
 {
     const uint64_t most = 60 * SCHED_SECOND;
@@ -155,4 +348,16 @@ uint64_t sched_queue_retry_after(struct sched *s)
         return most;
     wait = (uint64_t)s->n_queued * (SCHED_DRAIN_SECONDS * SCHED_SECOND / placed);
     return wait < SCHED_SECOND ? SCHED_SECOND : wait > most ? most : wait;
+}
+
+/* Up to a quarter more, by request: those refused together do not come back
+ * together. */
+uint64_t sched_queue_jitter(const struct sched *s, uint64_t request, uint64_t wait_ns)
+{
+    uint64_t x = request ^ (s->cfg.seed + 0x9e3779b97f4a7c15u);
+
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    x ^= x >> 31;
+    return sched_after(wait_ns, wait_ns / 4096 * (x % 1024));
 }

@@ -1,7 +1,8 @@
-/* scheduler/sched_timer.c - a binary heap of deadlines; each timer knows its place, so moving and
- * removing one is O(log n).
+/* scheduler/sched_timer.c - a binary heap of deadlines; each timer knows its
+ * place, so moving and removing one is O(log n).
  *
- * The array grows when an owner is made, never when a timer is armed: arming cannot fail. */
+ * The array grows when an owner is made, never when a timer is armed: arming
+ * cannot fail. */
 #include "scheduler/sched_timer.h"
 
 #include <stddef.h>

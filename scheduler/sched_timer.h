@@ -1,5 +1,6 @@
-/* scheduler/sched_timer.h - private to scheduler/: a heap of embedded timers, O(log n) each.
- * Thread: the owner's.  Ownership: timers belong to their objects, the array to the heap. */
+/* scheduler/sched_timer.h - private to scheduler/: a heap of embedded timers,
+ * O(log n) each. Thread: the owner's.  Ownership: timers belong to their
+ * objects, the array to the heap. */
 #ifndef SCHEDULER_SCHED_TIMER_H
 #define SCHEDULER_SCHED_TIMER_H
 
@@ -20,7 +21,8 @@ struct sched_timers {
     uint32_t owners; /* objects that may arm one: cap is never below */
 };
 void sched_timer_init(struct sched_timer *t, enum sched_timer_kind kind);
-/* Room for one more owner; then owners++ is the caller's.  false: out of memory, nothing changed. */
+/* Room for one more owner; then owners++ is the caller's.  false: out of
+ * memory, nothing changed. */
 bool sched_timers_reserve(struct sched_timers *h);
 void sched_timer_set(struct sched_timers *h, struct sched_timer *t, uint64_t at);
 bool sched_timers_valid(const struct sched_timers *h);

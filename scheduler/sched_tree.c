@@ -1,7 +1,8 @@
-/* scheduler/sched_tree.c - a treap: a search tree by less(), a heap by weight; expected O(log n).
+/* scheduler/sched_tree.c - a treap: a search tree by less(), a heap by weight;
+ * expected O(log n).
  *
- * The weight comes from the owner's id, so the shape is the same in every run; it bears on the cost
- * alone, never on the order. */
+ * The weight comes from the owner's id, so the shape is the same in every run;
+ * it bears on the cost alone, never on the order. */
 #include "scheduler/sched_tree.h"
 
 #include <stddef.h>
@@ -98,6 +99,29 @@ struct sched_node *sched_tree_next(const struct sched_node *n)
     for (next = n->parent; next != NULL && next->right == n; next = next->parent)
         n = next;
     return next;
+}
+
+struct sched_node *sched_tree_last(const struct sched_tree *t)
+{
+    struct sched_node *n = t->root;
+
+    while (n != NULL && n->right != NULL)
+        n = n->right;
+    return n;
+}
+
+struct sched_node *sched_tree_prev(const struct sched_node *n)
+{
+    struct sched_node *prev = n->left;
+
+    if (prev != NULL) {
+        while (prev->right != NULL)
+            prev = prev->right;
+        return prev;
+    }
+    for (prev = n->parent; prev != NULL && prev->left == n; prev = prev->parent)
+        n = prev;
+    return prev;
 }
 
 bool sched_tree_valid(const struct sched_tree *t)

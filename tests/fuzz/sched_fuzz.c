@@ -62,6 +62,12 @@ static void fill_arrive(struct sched_event *e, const uint8_t *d, uint64_t now)
     e->u.arrive.n_prompt = d[4] == 255 ? UINT32_MAX : d[4];
     e->u.arrive.max_new = d[5] == 255 ? UINT32_MAX : d[5];
     e->u.arrive.arrived_ns = now - (d[3] >> 4) * MS;
+    e->u.arrive.tenant = d[2] % 3;
+    e->u.arrive.length_key = d[5] % 5;
+    e->u.arrive.n_prefix = d[0] % 3;
+    for (uint32_t i = 0; i < e->u.arrive.n_prefix; i++)
+        e->u.arrive.prefix[i] = (struct sched_prefix){
+            .worker = (d[3] + i) % 5, .tokens = (uint32_t)d[4 + i] << i * 8, .bytes_per_s = d[2]};
 }
 
 static void fill_join(struct sched_event *e, const uint8_t *d)
@@ -71,11 +77,22 @@ static void fill_join(struct sched_event *e, const uint8_t *d)
     e->u.join.block_tokens = 1u << d[5] % 6;
     e->u.join.max_batch = 1 + d[2] % 4;
     e->u.join.max_context = d[2] > 200 ? 100 : 600;
+    e->u.join.can_prefill = d[1] & 4;
+    e->u.join.can_flip = d[1] & 8;
+    e->u.join.klass = d[1] >> 4 & 1;
+    e->u.join.max_step_tokens = d[1] & 32 ? 0 : 16;
+}
+
+static void fill_step(struct sched_event *e, const uint8_t *d)
+{
+    e->u.step.did =
+        (struct sched_step){.n = d[1], .n2 = d[1] * d[1], .b = d[2], .ctx = d[2] * d[4]};
+    e->u.step.ns = d[5] == 255 ? UINT64_MAX : d[5] * MS / 4;
 }
 
 static struct sched_event event_of(const uint8_t *d, uint64_t now)
 {
-    struct sched_event e = {.kind = (enum sched_event_kind)(d[0] % 17),
+    struct sched_event e = {.kind = (enum sched_event_kind)(d[0] % 18),
                             .request = d[1] % IDS,
                             .epoch = d[2] % 4,
                             .worker = d[3] % 8};
@@ -84,6 +101,13 @@ static struct sched_event event_of(const uint8_t *d, uint64_t now)
         fill_arrive(&e, d, now);
     else if (e.kind == SCHED_EV_WORKER_JOIN)
         fill_join(&e, d);
+    else if (e.kind == SCHED_EV_STEP)
+        fill_step(&e, d);
+    else if (e.kind == SCHED_EV_LINK)
+        e.u.link.peer = d[4] % 8, e.u.link.bytes_per_s = d[5] * 1e6;
+    else if (e.kind == SCHED_EV_FINISH && d[4] > 100)
+        e.u.finish.first_token_ns = now - d[4], e.u.finish.last_token_ns = now,
+        e.u.finish.tokens = d[5], e.u.finish.late_ns = (int8_t)d[4] * (int64_t)MS;
     else if (e.kind == SCHED_EV_GRANTED)
         e.u.granted.ok = d[4] & 1;
     else if (e.kind == SCHED_EV_PREFILL_PROGRESS)
@@ -97,13 +121,30 @@ static struct sched_event event_of(const uint8_t *d, uint64_t now)
     else if (e.kind == SCHED_EV_HANDOVER_DONE) {
         e.u.handover.err = d[4] & 1 ? ERR_CORRUPT : ERR_OK;
         e.u.handover.from_decode = d[4] & 2;
+        e.u.handover.bytes = (uint64_t)d[4] << 8;
+        e.u.handover.wire_ns = (uint64_t)d[5] << 10;
     }
     return e;
 }
 
+static void choose_policy(char *out, size_t size, uint8_t shape)
+{
+    const char *at = sched_policy_names();
+
+    for (int n = shape % 13; n > 0 && strchr(at, ',') != NULL; n--)
+        at = strchr(at, ',') + 2;
+    snprintf(out, size, "%.*s", (int)strcspn(at, ","), at);
+}
+
 static void open_run(struct run *r, uint8_t shape)
 {
+    static const struct sched_class fast = {.name = "fast",
+                                            .prefill = {.c = {1e6, 1e4, 0.1, 0}},
+                                            .decode = {.c = {5e6, 1e4, 10, 0}},
+                                            .kv_bytes_per_token = 1000};
+    static const struct sched_tenant tenant = {.id = 1, .tokens_per_s = 500, .max_live = 4};
     struct sched_config c;
+    uint32_t klass = 0;
 
     sched_config_defaults(&c);
     c.max_queued = 1 + shape % 8;
@@ -111,7 +152,11 @@ static void open_run(struct run *r, uint8_t shape)
     c.prefill_window_tokens = 1 + (shape >> 5) * 64u;
     c.queue_timeout_ns = c.request_timeout_ns = 5000 * MS;
     c.grant_timeout_ns = c.release_timeout_ns = 100 * MS;
+    choose_policy(c.policy, sizeof(c.policy), shape);
     demand(sched_create(&c, NULL, &r->s) == ERR_OK, "the scheduler cannot be made");
+    if (shape & 1)
+        demand(sched_add_class(r->s, &fast, NULL, &klass) == ERR_OK && klass == 1, "no class");
+    demand(sched_set_tenant(r->s, &tenant, NULL) == ERR_OK, "no tenant");
 }
 
 static void close_run(struct run *r)

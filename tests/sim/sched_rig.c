@@ -4,8 +4,15 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <string.h>
 
 #include <cmocka.h>
+
+void rig_config(struct sched_config *cfg)
+{
+    sched_config_defaults(cfg);
+    memcpy(cfg->policy, "distserve", sizeof("distserve"));
+}
 
 void rig_open(struct rig *r, const struct sched_config *cfg)
 {
@@ -13,7 +20,7 @@ void rig_open(struct rig *r, const struct sched_config *cfg)
     if (cfg != NULL)
         r->cfg = *cfg;
     else
-        sched_config_defaults(&r->cfg);
+        rig_config(&r->cfg);
     assert_int_equal(sched_create(&r->cfg, NULL, &r->s), ERR_OK);
 }
 
@@ -43,6 +50,21 @@ void rig_join(struct rig *r, uint32_t id, enum sched_role role, uint32_t n_block
     e.u.join.block_tokens = 16;
     e.u.join.max_batch = max_batch;
     e.u.join.max_context = 4096;
+    rig_apply(r, &e);
+}
+
+void rig_join_can(struct rig *r, uint32_t id, enum sched_role role, uint32_t klass,
+                  bool can_prefill)
+{
+    struct sched_event e = {.kind = SCHED_EV_WORKER_JOIN, .worker = id};
+
+    e.u.join.role = role;
+    e.u.join.n_blocks = 1000;
+    e.u.join.block_tokens = 16;
+    e.u.join.max_batch = 64;
+    e.u.join.max_context = 16384;
+    e.u.join.klass = klass;
+    e.u.join.can_prefill = can_prefill;
     rig_apply(r, &e);
 }
 

@@ -15,13 +15,18 @@ struct rig {
     uint64_t now;
 };
 
+/* The defaults with the policy "distserve": first come first served, no timer of its own. */
+void rig_config(struct sched_config *cfg);
 /* Each ends the test that runs when something is wrong. */
-void rig_open(struct rig *r, const struct sched_config *cfg); /* NULL: the defaults */
+void rig_open(struct rig *r, const struct sched_config *cfg); /* NULL: rig_config */
 void rig_close(struct rig *r);
 void rig_apply(struct rig *r, const struct sched_event *e);
 
 void rig_join(struct rig *r, uint32_t id, enum sched_role role, uint32_t n_blocks,
               uint32_t max_batch);
+/* 1000 blocks of 16 tokens, a context of 16384, of that class. */
+void rig_join_can(struct rig *r, uint32_t id, enum sched_role role, uint32_t klass,
+                  bool can_prefill);
 void rig_leave(struct rig *r, uint32_t id);
 void rig_drain(struct rig *r, uint32_t id);
 void rig_arrive(struct rig *r, uint64_t id, uint32_t tier, uint32_t n_prompt, uint32_t max_new);

@@ -298,6 +298,8 @@ static void step(struct sim *m)
         struct sim_item item = pop(m);
 
         m->now = item.at > m->now ? item.at : m->now;
+        if (sim_fault(m, SIM_CLOCK_JUMP))
+            m->now += sim_pick(m, 3000) * SIM_MS;
         if (item.kind == SIM_EVENT) {
             apply(m, &item.event);
         } else if (item.kind == SIM_COMMAND) {
@@ -324,10 +326,25 @@ static void choose_faults(struct sim *m)
         [SIM_HANDOVER_HANG] = 60, [SIM_DECODE_FAIL] = 60,  [SIM_DECODE_HANG] = 60,
         [SIM_LOSE_CANCEL] = 200,  [SIM_DOUBLE] = 200,      [SIM_REORDER] = 200,
         [SIM_LATE_TIMER] = 300,   [SIM_LATE_TOKENS] = 900, [SIM_LATE_FINISH] = 500,
-        [SIM_AFTER_LEAVE] = 500,  [SIM_LATE_ERROR] = 300};
+        [SIM_AFTER_LEAVE] = 500,  [SIM_LATE_ERROR] = 300,  [SIM_PARK] = 300,
+        [SIM_CLOCK_JUMP] = 4};
 
     for (int f = 0; f < SIM_FAULTS; f++)
         m->rate[f] = sim_pick(m, 2) ? 1 + sim_pick(m, most[f]) : 0;
+}
+
+static void choose_policy(struct sim *m)
+{
+    char names[512];
+    const char *at = names;
+    uint32_t n = 1;
+
+    snprintf(names, sizeof(names), "%s", sched_policy_names());
+    for (const char *c = names; *c != '\0'; c++)
+        n += *c == ',';
+    for (n = sim_pick(m, n); n > 0; n--)
+        at = strchr(at, ',') + 2;
+    snprintf(m->cfg.policy, sizeof(m->cfg.policy), "%.*s", (int)strcspn(at, ","), at);
 }
 
 static void open_world(struct sim *m)
@@ -350,6 +367,10 @@ static void open_world(struct sim *m)
     c->release_timeout_ns = sim_between(m, 50, 500) * SIM_MS;
     m->arrivals = sim_between(m, 10, SIM_REQUESTS);
     m->horizon = m->now + sim_between(m, 300, 2500) * SIM_MS;
+    c->seed = sim_random(m);
+    c->records = sim_between(m, 1, 40);
+    c->local_prefill = sim_pick(m, 2);
+    choose_policy(m);
     choose_faults(m);
     if (sched_create(c, NULL, &m->s) != ERR_OK) {
         sim_violation(m, "the scheduler cannot be made");

@@ -30,13 +30,15 @@ enum sim_fault {
     SIM_LATE_TOKENS, /* the front end tells its count only when it has to */
     SIM_LATE_FINISH, /* FINISH is slow */
     SIM_AFTER_LEAVE, /* messages of a dead worker still come */
+    SIM_PARK,        /* a decode worker puts a stream aside for a while */
+    SIM_CLOCK_JUMP,  /* the process stood still, or the machine slept */
     SIM_FAULTS
 };
 
 struct sim_worker {
     enum sched_role role;
     uint32_t n_blocks, max_batch;
-    bool alive, joined, draining;
+    bool alive, joined, draining, can_prefill;
     uint64_t last_in, last_out; /* its two streams are in order unless SIM_REORDER */
 };
 
@@ -50,6 +52,9 @@ struct sim_hold {
     uint32_t next; /* index of the next token, counted from 1 */
     uint32_t base;
     bool used;
+    bool granted; /* decode: has its blocks; else on the worker's wait list */
+    bool hangs;   /* never answers */
+    uint64_t since, patience;
 };
 
 /* What the scheduler has promised, as the oracle counts it. */
@@ -57,6 +62,7 @@ struct sim_claim {
     uint64_t request;
     uint32_t epoch, worker, blocks;
     bool told;    /* CANCEL was said */
+    bool silent;  /* the worker has not heard of it: it ends with its attempt, without a word */
     bool excused; /* the worker stops by itself */
     bool used;
 };
@@ -66,6 +72,7 @@ struct sim_attempt {
     bool active;
     uint32_t epoch, prefill, decode;
     bool granted, prefilled, verified, finished;
+    bool local;
 };
 
 enum sim_expect { SIM_KEEP = 0, SIM_CHANGE, SIM_END, SIM_MAY };
@@ -84,7 +91,8 @@ struct sim_request {
     bool was_known;
     struct sim_attempt at;
     enum sim_expect expect;
-    bool counts; /* a change now would be a failed attempt, not a lost worker */
+    bool dispatched; /* once: it may not be refused any more */
+    bool counts;     /* a change now would be a failed attempt, not a lost worker */
     uint32_t fails, resumes;
     uint64_t order;
 };

@@ -34,39 +34,53 @@ static struct sim_claim *claim_of(struct sim *m, uint64_t request, uint32_t epoc
     return NULL;
 }
 
-static void claim_add(struct sim *m, const struct sched_action *a, uint32_t tokens)
+static void claim_add(struct sim *m, const struct sched_action *a, uint32_t worker, uint32_t tokens,
+                      bool silent)
 {
+    struct sim_claim *c = claim_of(m, a->request, a->epoch, worker);
     uint32_t i = 0;
 
-    if (claim_of(m, a->request, a->epoch, a->worker) != NULL)
-        sim_violation(m, "request %" PRIu64 " is given to worker %u twice", a->request, a->worker);
+    if (c != NULL && c->silent && !silent) { /* what was promised is asked for now */
+        c->silent = false;
+        return;
+    }
+    if (c != NULL)
+        sim_violation(m, "request %" PRIu64 " is given to worker %u twice", a->request, worker);
     while (i < m->n_claim && m->claim[i].used)
         i++;
     if (i == m->n_claim)
         m->n_claim += m->n_claim < SIM_HOLDS - 1;
     m->claim[i] = (struct sim_claim){.request = a->request,
                                      .epoch = a->epoch,
-                                     .worker = a->worker,
+                                     .worker = worker,
                                      .blocks = (tokens + SIM_BLOCK - 1) / SIM_BLOCK,
+                                     .silent = silent,
                                      .used = true};
 }
 
 /* A claim of an attempt that is over must have been called back, unless its worker stops by itself. */
 static void check_claims(struct sim *m)
 {
-    uint32_t blocks[SIM_WORKERS + 1] = {0}, total = 0;
+    uint32_t blocks[SIM_WORKERS + 1] = {0}, claims[SIM_WORKERS + 1] = {0}, total = 0;
     struct sched_stats st;
 
     for (uint32_t i = 0; i < m->n_claim; i++) {
-        const struct sim_claim *c = &m->claim[i];
+        struct sim_claim *c = &m->claim[i];
         const struct sim_request *r;
+        bool over;
 
         if (!c->used)
             continue;
-        total++;
-        blocks[c->worker] += c->blocks;
         r = sim_request_of(m, c->request);
-        if ((!r->known || !r->at.active || r->at.epoch != c->epoch) && !c->told && !c->excused)
+        over = !r->known || !r->at.active || r->at.epoch != c->epoch;
+        if (over && c->silent) {
+            c->used = false;
+            continue;
+        }
+        total++;
+        claims[c->worker]++;
+        blocks[c->worker] += c->blocks;
+        if (over && !c->told && !c->excused)
             sim_violation(m, "request %" PRIu64 " epoch %u is over and worker %u was not told",
                           c->request, c->epoch, c->worker);
     }
@@ -76,8 +90,10 @@ static void check_claims(struct sim *m)
     for (uint32_t w = 1; w <= m->n_worker; w++) {
         struct sched_worker_view v;
 
-        if (m->worker[w].joined &&
-            (sched_get_worker(m->s, w, &v) != ERR_OK || v.claimed_blocks != blocks[w]))
+        if (!m->worker[w].joined)
+            continue;
+        if (sched_get_worker(m->s, w, &v) != ERR_OK || v.requests != claims[w] ||
+            (m->worker[w].role == SCHED_ROLE_PREFILL && v.claimed_blocks != blocks[w]))
             sim_violation(m, "worker %u: the ledger and what is owed differ by blocks", w);
     }
 }
@@ -120,7 +136,10 @@ static void before_granted(struct sim *m, struct sim_request *r, const struct sc
 {
     struct sim_attempt *a = &r->at;
 
-    if (!current(m, r, e, true) || a->granted || a->finished || a->verified)
+    struct sim_claim *c = claim_of(m, e->request, e->epoch, e->worker);
+
+    if (!current(m, r, e, true) || a->local || a->granted || a->finished || a->verified ||
+        c == NULL || c->silent)
         return;
     if (e->u.granted.ok)
         a->granted = true;
@@ -133,7 +152,10 @@ static void before_prefilled(struct sim *m, struct sim_request *r, const struct 
     if (!current(m, r, e, false) || r->at.prefilled)
         return;
     r->at.prefilled = true;
-    if (e->u.prefilled.finished || r->at.decode == 0) {
+    if (r->at.local) {
+        r->at.verified = true;
+        r->at.finished = e->u.prefilled.finished;
+    } else if (e->u.prefilled.finished || r->at.decode == 0) {
         struct sim_claim *c = claim_of(m, r->id, r->at.epoch, r->at.decode);
 
         r->at.finished = true;
@@ -147,7 +169,7 @@ static void before_handover(struct sim *m, struct sim_request *r, const struct s
     struct sim_attempt *a = &r->at;
 
     if (!current(m, r, e, e->u.handover.from_decode) || a->decode == 0 || a->verified ||
-        a->finished)
+        a->finished || a->local)
         return;
     if (e->u.handover.err != ERR_OK)
         failed(r);
@@ -160,12 +182,12 @@ static void before_released(struct sim *m, struct sim_request *r, const struct s
     struct sim_claim *c = claim_of(m, e->request, e->epoch, e->worker);
     bool ok = e->u.released.err == ERR_OK;
 
-    if (c == NULL)
+    if (c == NULL || c->silent)
         return;
     c->used = false;
     if (!r->known || !r->at.active || r->at.epoch != e->epoch || r->at.finished)
         return;
-    if (e->worker == r->at.prefill) {
+    if (e->worker == r->at.prefill && !r->at.local) {
         if (!decoding(r) && (!r->at.prefilled || !ok))
             failed(r);
     } else if (ok && r->at.verified) {
@@ -252,23 +274,36 @@ static void after_place(struct sim *m, const struct sched_action *a, struct sim_
     const struct sim_worker *w = &m->worker[a->worker];
     bool prefill = a->kind == SCHED_ACT_PREFILL;
 
-    if (!w->joined || w->draining)
+    if (!w->joined || (w->draining && (prefill || !r->at.active)))
         sim_violation(m, "request %" PRIu64 " is placed on worker %u, which is gone or draining",
                       a->request, a->worker);
+    if (!prefill) {
+        bool late = r->at.active && r->at.epoch == a->epoch && r->at.decode == a->worker;
+
+        if (!r->known || (r->at.active && !late))
+            sim_violation(m, "request %" PRIu64 " is reserved for and does not run", a->request);
+        claim_add(m, a, a->worker, r->n_prompt + r->max_new, false);
+        return;
+    }
     if (!r->known || r->at.active)
         sim_violation(m, "request %" PRIu64 " is placed and does not wait", a->request);
-    claim_add(m, a, r->n_prompt + (prefill ? r->delivered : r->max_new));
-    if (!prefill)
-        return;
-    if (a->peer != 0 &&
-        (claim_of(m, a->request, a->epoch, a->peer) == NULL || !m->introduced[a->worker][a->peer]))
-        sim_violation(m, "request %" PRIu64 ": worker %u was not reserved or introduced",
-                      a->request, a->peer);
+    claim_add(m, a, a->worker, r->n_prompt + r->delivered, false);
+    if (a->peer != 0 && a->peer != a->worker) {
+        if (!m->introduced[a->worker][a->peer])
+            sim_violation(m, "request %" PRIu64 ": worker %u was not introduced", a->request,
+                          a->peer);
+        if (claim_of(m, a->request, a->epoch, a->peer) == NULL)
+            claim_add(m, a, a->peer, 0, true);
+    }
     if (r->order != 0 && r->order != a->order)
         sim_violation(m, "request %" PRIu64 " lost its place in the order", a->request);
     r->order = a->order;
-    r->at = (struct sim_attempt){
-        .active = true, .epoch = a->epoch, .prefill = a->worker, .decode = a->peer};
+    r->dispatched = true;
+    r->at = (struct sim_attempt){.active = true,
+                                 .epoch = a->epoch,
+                                 .prefill = a->worker,
+                                 .decode = a->peer,
+                                 .local = a->worker == a->peer};
 }
 
 static void after_resume(struct sim *m, const struct sched_action *a, struct sim_request *r)
@@ -295,8 +330,8 @@ static void after_final(struct sim *m, const struct sched_action *a, struct sim_
 
     if (!r->known)
         sim_violation(m, "request %" PRIu64 " ends twice", a->request);
-    if (reject != !r->was_known)
-        sim_violation(m, "request %" PRIu64 " is rejected after it waited", a->request);
+    if (reject ? r->dispatched : !r->was_known)
+        sim_violation(m, "request %" PRIu64 " is refused after it was admitted", a->request);
     r->known = r->at.active = false;
     r->expect = SIM_END;
     if (r->over)
@@ -320,7 +355,7 @@ void sim_oracle_action(struct sim *m, const struct sched_action *a)
         break;
     case SCHED_ACT_CANCEL:
         c = claim_of(m, a->request, a->epoch, a->worker);
-        if (c == NULL)
+        if (c == NULL || c->silent)
             sim_violation(m, "worker %u is told to drop what it does not hold", a->worker);
         else
             c->told = true;
@@ -338,6 +373,9 @@ void sim_oracle_action(struct sim *m, const struct sched_action *a)
         after_final(m, a, r);
         break;
     case SCHED_ACT_TIER:
+        r->tier = a->terms.tier;
+        r->order = 0;
+        break;
     case SCHED_ACT_FLIP:
     case SCHED_ACT_SCALE:
         break;

@@ -21,23 +21,25 @@ static struct sim_hold *hold_of(struct sim *m, uint32_t worker, uint64_t request
     return NULL;
 }
 
+static uint32_t blocks_held(const struct sim *m, uint32_t worker)
+{
+    uint32_t blocks = 0;
+
+    for (uint32_t i = 0; i < m->n_hold; i++) {
+        if (m->hold[i].used && m->hold[i].worker == worker && m->hold[i].granted)
+            blocks += m->hold[i].blocks;
+    }
+    return blocks;
+}
+
 static struct sim_hold *hold_make(struct sim *m, uint32_t worker, const struct sched_action *a,
                                   uint32_t tokens)
 {
     const struct sim_worker *w = &m->worker[worker];
-    uint32_t blocks = blocks_of(tokens), n = 1, slot = m->n_hold;
+    uint32_t slot = 0;
 
-    for (uint32_t i = 0; i < m->n_hold; i++) {
-        if (m->hold[i].used && m->hold[i].worker == worker) {
-            blocks += m->hold[i].blocks;
-            n++;
-        } else if (!m->hold[i].used) {
-            slot = i;
-        }
-    }
-    if (blocks > w->n_blocks || (w->role == SCHED_ROLE_DECODE && n > w->max_batch))
-        sim_violation(m, "worker %u was given %u blocks in %u requests, it has %u and %u", worker,
-                      blocks, n, w->n_blocks, w->max_batch);
+    while (slot < m->n_hold && m->hold[slot].used)
+        slot++;
     if (slot == m->n_hold)
         m->n_hold += m->n_hold < SIM_HOLDS - 1;
     m->hold[slot] = (struct sim_hold){.worker = worker,
@@ -45,7 +47,12 @@ static struct sim_hold *hold_make(struct sim *m, uint32_t worker, const struct s
                                       .epoch = a->epoch,
                                       .blocks = blocks_of(tokens),
                                       .peer = a->peer,
+                                      .since = m->seq++,
+                                      .granted = w->role == SCHED_ROLE_PREFILL || a->peer == worker,
                                       .used = true};
+    if (w->role == SCHED_ROLE_PREFILL && blocks_held(m, worker) > w->n_blocks)
+        sim_violation(m, "worker %u was given %u blocks, it has %u", worker, blocks_held(m, worker),
+                      w->n_blocks);
     return &m->hold[slot];
 }
 
@@ -77,6 +84,29 @@ static struct sched_event say(enum sched_event_kind kind, const struct sim_hold 
         .kind = kind, .request = h->request, .epoch = h->epoch, .worker = h->worker};
 }
 
+/* A decode worker with room gives it to those on its wait list, first come first served. */
+static void grant_waiting(struct sim *m, uint32_t worker)
+{
+    for (;;) {
+        struct sim_hold *first = NULL;
+        struct sched_event e;
+
+        for (uint32_t i = 0; i < m->n_hold; i++) {
+            struct sim_hold *h = &m->hold[i];
+
+            if (h->used && h->worker == worker && !h->granted && !h->hangs &&
+                (first == NULL || h->since < first->since))
+                first = h;
+        }
+        if (first == NULL || blocks_held(m, worker) + first->blocks > m->worker[worker].n_blocks)
+            return;
+        first->granted = true;
+        e = say(SCHED_EV_GRANTED, first);
+        e.u.granted.ok = true;
+        sim_send(m, worker, &e);
+    }
+}
+
 static void say_released(struct sim *m, struct sim_hold *h, enum err err)
 {
     struct sched_event e = say(SCHED_EV_RELEASED, h);
@@ -84,6 +114,7 @@ static void say_released(struct sim *m, struct sim_hold *h, enum err err)
     e.u.released.err = err;
     h->used = false;
     sim_send(m, e.worker, &e);
+    grant_waiting(m, e.worker);
 }
 
 static void say_handover(struct sim *m, const struct sim_hold *h, bool from_decode, enum err err)
@@ -164,12 +195,13 @@ static void on_reserve(struct sim *m, uint32_t worker, const struct sched_action
     struct sim_hold *h = hold_make(m, worker, a, r->n_prompt + r->max_new);
     struct sched_event e = say(SCHED_EV_GRANTED, h);
 
-    if (sim_fault(m, SIM_GRANT_HANG))
-        return;
-    e.u.granted.ok = !sim_fault(m, SIM_REFUSE);
-    sim_send(m, worker, &e);
-    if (!e.u.granted.ok)
+    h->hangs = sim_fault(m, SIM_GRANT_HANG);
+    if (sim_fault(m, SIM_REFUSE)) {
+        sim_send(m, worker, &e);
         say_released(m, h, ERR_NOMEM);
+        return;
+    }
+    grant_waiting(m, worker);
 }
 
 /* base is what the front end had delivered when the scheduler said PREFILL. */
@@ -239,13 +271,19 @@ static void on_first(struct sim *m, struct sim_hold *h)
     const struct sim_request *r = sim_request_of(m, h->request);
     struct sched_event e = say(SCHED_EV_PREFILL_DONE, h);
 
-    e.u.prefilled.finished = h->base + 1 >= r->stop_at || h->peer == 0;
+    e.u.prefilled.finished = h->base + 1 >= r->stop_at || h->peer == 0 || h->base + 1 >= r->max_new;
     sim_send(m, h->worker, &e);
     take_token(m, h->request, h->epoch, h->base + 1);
-    if (e.u.prefilled.finished)
+    if (e.u.prefilled.finished) {
         say_released(m, h, ERR_OK);
-    else if (!sim_fault(m, SIM_HANDOVER_HANG))
+    } else if (h->peer == h->worker) { /* it goes on by itself */
+        h->next = h->base + 2;
+        if (!sim_fault(m, SIM_DECODE_HANG))
+            later(m, h, SIM_DECODE, 0, 5);
+    } else if (!sim_fault(m, SIM_HANDOVER_HANG)) {
+        h->patience = m->now + 20 * SIM_MS;
         later(m, h, SIM_HANDOVER, 0, 10);
+    }
 }
 
 static void on_handover(struct sim *m, struct sim_hold *h)
@@ -253,6 +291,14 @@ static void on_handover(struct sim *m, struct sim_hold *h)
     struct sim_hold *d = hold_of(m, h->peer, h->request, h->epoch);
     enum err late;
 
+    if (d != NULL && !d->granted && m->worker[h->peer].alive) { /* waits for its blocks */
+        later(m, h, SIM_HANDOVER, 0, 10);
+        return;
+    }
+    if (d == NULL && m->worker[h->peer].alive && m->now < h->patience) {
+        later(m, h, SIM_HANDOVER, 0, 5); /* RESERVE is on its way to the other */
+        return;
+    }
     if (d == NULL || !m->worker[h->peer].alive || sim_fault(m, SIM_SEND_FAIL)) {
         say_handover(m, h, false, ERR_PEER_LOST);
         say_released(m, h, ERR_PEER_LOST);
@@ -285,7 +331,7 @@ static void on_decode(struct sim *m, struct sim_hold *h)
     if (h->next > r->stop_at)
         say_released(m, h, ERR_OK);
     else
-        later(m, h, SIM_DECODE, 0, 20);
+        later(m, h, SIM_DECODE, 0, sim_fault(m, SIM_PARK) ? 400 : 20);
 }
 
 void sim_task(struct sim *m, const struct sim_item *item)
@@ -325,12 +371,15 @@ void sim_join(struct sim *m, enum sched_role role)
     *w = (struct sim_worker){.role = role,
                              .n_blocks = 12 + 8 * sim_pick(m, 3),
                              .max_batch = 2 + 2 * sim_pick(m, 2),
+                             .can_prefill = role == SCHED_ROLE_DECODE && sim_pick(m, 2) == 0,
                              .alive = true};
     e.u.join.role = role;
     e.u.join.n_blocks = w->n_blocks;
     e.u.join.block_tokens = SIM_BLOCK;
     e.u.join.max_batch = w->max_batch;
     e.u.join.max_context = 300;
+    e.u.join.can_prefill = w->can_prefill;
+    e.u.join.max_step_tokens = 64;
     sim_soon(m, &e);
 }
 

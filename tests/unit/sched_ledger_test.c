@@ -10,23 +10,41 @@
 
 enum { P = 1, D = 2 };
 
-static void decode_slots_and_blocks_are_never_promised_twice(void **state)
+static void prefill_blocks_are_never_promised_twice(void **state)
 {
     struct rig r;
-    uint64_t id = 0;
+
+    (void)state;
+    rig_open(&r, NULL);
+    rig_join(&r, P, SCHED_ROLE_PREFILL, 5, 8);
+    rig_join(&r, D, SCHED_ROLE_DECODE, 100, 3);
+    for (uint64_t id = 1; id <= 3; id++)
+        rig_arrive(&r, id, 0, 32, 16);
+    assert_int_equal(rig_worker(&r, P).claimed_blocks, 4); /* 1 block is left, 2 are needed */
+    assert_int_equal(rig_worker(&r, P).queued, 1);
+    assert_int_equal(rig_state(&r, 3), SCHED_STATE_QUEUED);
+    rig_arrive(&r, 4, 0, 8, 16); /* it would fit, and does not pass */
+    assert_int_equal(rig_state(&r, 4), SCHED_STATE_QUEUED);
+    rig_close(&r);
+}
+
+static void decode_claims_are_what_is_expected_and_no_bound(void **state)
+{
+    struct rig r;
 
     (void)state;
     rig_open(&r, NULL);
     rig_join(&r, P, SCHED_ROLE_PREFILL, 4000, 8);
-    rig_join(&r, D, SCHED_ROLE_DECODE, 100, 3);
-    for (; id < 5; id++)
-        rig_arrive(&r, id + 1, 0, 16, 16);
-    assert_int_equal(rig_worker(&r, D).requests, 3); /* slots */
-    rig_join(&r, 3, SCHED_ROLE_DECODE, 5, 8);
-    assert_int_equal(rig_worker(&r, 3).requests, 2);
+    rig_join(&r, D, SCHED_ROLE_DECODE, 4, 2);
+    for (uint64_t id = 1; id <= 5; id++) {
+        rig_arrive(&r, id, 0, 16, 16);
+        assert_int_equal(rig_count(&r, SCHED_ACT_RESERVE), 1); /* it has a wait list of its own */
+    }
+    assert_int_equal(rig_worker(&r, D).requests, 5);
+    assert_true(rig_worker(&r, D).claimed_blocks > 4);
+    rig_join(&r, 3, SCHED_ROLE_DECODE, 4, 2);
     rig_arrive(&r, 6, 0, 16, 16);
-    assert_int_equal(rig_worker(&r, 3).claimed_blocks, 4); /* 1 block is left, 2 are needed */
-    assert_int_equal(rig_state(&r, 6), SCHED_STATE_QUEUED);
+    assert_int_equal(rig_decode_of(&r, 6), 3); /* and yet load is spread */
     rig_close(&r);
 }
 
@@ -36,16 +54,45 @@ static void request_waits_for_released_blocks_not_for_canceled_ones(void **state
 
     (void)state;
     rig_open(&r, NULL);
-    rig_join(&r, P, SCHED_ROLE_PREFILL, 4000, 8);
-    rig_join(&r, D, SCHED_ROLE_DECODE, 2, 8);
-    rig_arrive(&r, 1, 0, 16, 16);
-    rig_arrive(&r, 2, 0, 16, 16);
+    rig_join(&r, P, SCHED_ROLE_PREFILL, 2, 8);
+    rig_join(&r, D, SCHED_ROLE_DECODE, 100, 8);
+    rig_arrive(&r, 1, 0, 32, 16);
+    rig_arrive(&r, 2, 0, 32, 16);
     rig_cancel(&r, 1);
-    assert_int_equal(rig_state(&r, 2), SCHED_STATE_QUEUED); /* a transfer may still write there */
-    rig_released(&r, 1, 1, P, ERR_CANCELED);
-    assert_int_equal(rig_state(&r, 2), SCHED_STATE_QUEUED);
+    assert_int_equal(rig_state(&r, 2), SCHED_STATE_QUEUED); /* a transfer may still read there */
     rig_released(&r, 1, 1, D, ERR_CANCELED);
+    assert_int_equal(rig_state(&r, 2), SCHED_STATE_QUEUED);
+    rig_released(&r, 1, 1, P, ERR_CANCELED);
     assert_int_equal(rig_state(&r, 2), SCHED_STATE_PREFILLING);
+    rig_close(&r);
+}
+
+static void what_is_bound_to_a_worker_that_drains_or_is_lost_goes_elsewhere(void **state)
+{
+    struct sched_config cfg;
+    struct rig r;
+
+    (void)state;
+    rig_config(&cfg);
+    cfg.prefill_window_tokens = 100;
+    rig_open(&r, &cfg);
+    rig_join(&r, P, SCHED_ROLE_PREFILL, 1000, 8);
+    rig_join(&r, D, SCHED_ROLE_DECODE, 1000, 8);
+    for (uint64_t id = 1; id <= 5; id++)
+        rig_arrive(&r, id, 0, 100, 10);
+    assert_int_equal(rig_worker(&r, P).queued, 4);
+    rig_join(&r, 3, SCHED_ROLE_PREFILL, 1000, 8);
+    rig_join(&r, 4, SCHED_ROLE_DECODE, 1000, 8);
+    rig_drain(&r, P);
+    assert_int_equal(rig_count(&r, SCHED_ACT_RESUME), 0); /* nothing was run for them */
+    assert_int_equal(rig_worker(&r, P).queued, 0);
+    assert_int_equal(rig_worker(&r, 3).queued, 3);
+    assert_int_equal(rig_worker(&r, 3).requests, 1);
+    rig_leave(&r, 4); /* promised to some of them */
+    assert_int_equal(rig_worker(&r, 3).queued, 3);
+    for (uint64_t id = 2; id <= 5; id++)
+        assert_true(rig_state(&r, id) != 0 && rig_decode_of(&r, id) != 4);
+    assert_int_equal(rig_state(&r, 1), SCHED_STATE_PREFILLING);
     rig_close(&r);
 }
 
@@ -167,8 +214,10 @@ static void short_context_workers_are_passed_over(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(decode_slots_and_blocks_are_never_promised_twice),
+        cmocka_unit_test(prefill_blocks_are_never_promised_twice),
+        cmocka_unit_test(decode_claims_are_what_is_expected_and_no_bound),
         cmocka_unit_test(request_waits_for_released_blocks_not_for_canceled_ones),
+        cmocka_unit_test(what_is_bound_to_a_worker_that_drains_or_is_lost_goes_elsewhere),
         cmocka_unit_test(claims_of_a_worker_end_when_it_leaves),
         cmocka_unit_test(each_pair_is_introduced_once_whoever_comes_first),
         cmocka_unit_test(draining_worker_keeps_what_it_has_and_gets_nothing_new),

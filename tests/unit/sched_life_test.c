@@ -202,7 +202,7 @@ static void attempts_are_bounded(void **state)
     uint32_t epoch = 0;
 
     (void)state;
-    sched_config_defaults(&cfg);
+    rig_config(&cfg);
     cfg.max_attempts = 3;
     open_two_pairs(&r, &cfg);
     rig_arrive(&r, REQ, 0, 40, 10);
@@ -338,9 +338,11 @@ static void each_waiting_state_ends_by_its_deadline(void **state)
     const struct {
         int in;
         uint64_t wait_ms;
-    } rows[] = {{SCHED_STATE_PREFILLING, 5000}, /* no grant */
+    } rows[] = {/* no grant: 10 tokens of 30 ms behind the deadline of 500 ms, and 5 s */
+                {SCHED_STATE_PREFILLING, 5800},
                 {SCHED_STATE_HANDOVER, 10000},
-                {SCHED_STATE_DECODING, 30000}};
+                /* the next token is due in 500 ms */
+                {SCHED_STATE_DECODING, 30500}};
 
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -406,7 +408,7 @@ static void request_timeout_ends_even_a_stream_that_gets_on(void **state)
     struct rig r;
 
     (void)state;
-    sched_config_defaults(&cfg);
+    rig_config(&cfg);
     cfg.request_timeout_ns = 100000 * RIG_MS;
     open_pair(&r, &cfg);
     rig_arrive(&r, REQ, 0, 40, 900);

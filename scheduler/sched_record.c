@@ -1,0 +1,193 @@
+/* scheduler/sched_record.c - what became of each request: outcome, times of its
+ * stages, the cause of a miss, the counts of its tier, and the ring of records.
+ *
+ * What the client saw (FINISH) counts; where the front end does not say, the
+ * messages of the workers do. */
+#include "base/mem.h"
+#include "scheduler/sched_core.h"
+
+enum { RECORDS_DEFAULT = 1024 };
+
+enum err sched_record_init(struct sched *s)
+{
+    if (s->cfg.records == 0)
+        s->cfg.records = RECORDS_DEFAULT;
+    s->records = mem_try_calloc(s->cfg.records, sizeof(*s->records));
+    return s->records == NULL ? ERR_NOMEM : ERR_OK;
+}
+
+void sched_record_free(struct sched *s)
+{
+    mem_free(s->records);
+}
+
+static uint64_t since(uint64_t from, uint64_t to)
+{
+    return from == 0 || to < from ? 0 : to - from;
+}
+
+/* ---- times ---- */
+
+/* The waits are told apart by the grant: until then the decode worker had no
+ * room, after it the KV moves. */
+static void stage_times(const struct sched *s, struct sched_request *r)
+{
+    struct sched_times *t = &r->actual;
+
+    if (r->dispatched_ns != 0)
+        t->queue += since(r->arrived_ns, r->dispatched_ns);
+    if (t->prefill == 0 && r->first_ns != 0)
+        t->prefill = since(r->dispatched_ns, r->first_ns);
+    if (r->first_ns != 0 && t->ttft == 0)
+        t->ttft = since(r->arrived_ns, r->first_ns);
+    if (r->granted_ns > r->first_ns && r->first_ns != 0)
+        t->decode_wait = since(r->first_ns, r->granted_ns);
+    if (r->decoding_ns != 0 && r->mate != NULL)
+        t->handover = since(r->first_ns + t->decode_wait, r->decoding_ns);
+    t->total = since(r->arrived_ns, s->now);
+}
+
+static uint64_t over(uint64_t actual, uint64_t forecast)
+{
+    return actual > forecast ? actual - forecast : 0;
+}
+
+static enum sched_cause cause_of(const struct sched_request *r, uint32_t tokens)
+{
+    const struct sched_times *a = &r->actual, *f = &r->forecast;
+    const struct {
+        enum sched_cause cause;
+        uint64_t cost;
+    } stages[] = {{SCHED_CAUSE_QUEUE, over(a->queue, f->queue)},
+                  {SCHED_CAUSE_PREFILL, over(a->prefill, f->prefill)},
+                  {SCHED_CAUSE_HANDOVER, over(a->handover, f->handover)},
+                  {SCHED_CAUSE_DECODE_WAIT, over(a->decode_wait, f->decode_wait)},
+                  {SCHED_CAUSE_DECODE, over(a->step, f->step) * tokens}};
+    enum sched_cause cause = SCHED_CAUSE_DECODE;
+    uint64_t most = 0;
+
+    if (r->lost)
+        return SCHED_CAUSE_FAILURE;
+    for (size_t i = 0; i < sizeof(stages) / sizeof(stages[0]); i++) {
+        if (stages[i].cost > most) {
+            most = stages[i].cost;
+            cause = stages[i].cause;
+        }
+    }
+    return cause;
+}
+
+/* ---- outcome ---- */
+
+static void score_ttft(struct sched *s, const struct sched_request *r)
+{
+    double f = (double)r->forecast.ttft, high = (double)r->high.ttft, is = (double)r->actual.ttft;
+
+    if (f <= 0 || high < f || is <= 0 || r->lost)
+        return;
+    sched_score_add(&s->score[r->tier_asked][SCHED_STAGE_TTFT], is, f, f * f / high, high);
+    sched_score_add(&s->score[SCHED_TIERS_MAX][SCHED_STAGE_TTFT], is, f, f * f / high, high);
+}
+
+void sched_record_judge(struct sched *s, struct sched_request *r, const struct sched_event *finish)
+{
+    uint32_t tokens = r->delivered;
+
+    if (finish != NULL && finish->u.finish.first_token_ns != 0) {
+        uint64_t first = finish->u.finish.first_token_ns, last = finish->u.finish.last_token_ns;
+
+        tokens = finish->u.finish.tokens;
+        r->late_ns = finish->u.finish.late_ns;
+        r->actual.ttft = since(r->arrived_ns, first);
+        r->actual.step = tokens > 1 ? since(first, last) / (tokens - 1) : 0;
+        if (first > r->deadline_ns || r->late_ns > 0)
+            sched_request_late(s, r);
+    } else if (r->first_ns != 0 && tokens > 1) {
+        r->actual.step = since(r->first_ns, s->now) / (tokens - 1);
+    }
+    r->delivered = tokens > r->delivered && tokens <= r->max_new ? tokens : r->delivered;
+    r->outcome = r->late ? SCHED_OUT_MISSED : SCHED_OUT_KEPT;
+    sched_predictor_end(s, r, r->delivered);
+}
+
+static void count(struct sched *s, const struct sched_request *r)
+{
+    struct sched_tier_stats *t = &s->tier_stats[r->tier_asked];
+
+    t->downgraded += r->tier != r->tier_asked && r->admitted;
+    t->kept += r->outcome == SCHED_OUT_KEPT;
+    t->canceled += r->outcome == SCHED_OUT_CANCELED;
+    if (r->outcome == SCHED_OUT_REFUSED)
+        t->refused[r->reason]++;
+    t->broken += r->admitted && (r->late || r->outcome == SCHED_OUT_FAILED);
+}
+
+static struct sched_record *slot(struct sched *s)
+{
+    struct sched_record *rec = &s->records[s->next_record++ % s->cfg.records];
+
+    *rec = (struct sched_record){.ended_ns = s->now};
+    return rec;
+}
+
+/* Tokens of service, as quotas count them. */
+static double used(const struct sched_request *r)
+{
+    return r->admitted ? (double)r->n_prompt + 2.0 * r->delivered : 0;
+}
+
+void sched_record_end(struct sched *s, struct sched_request *r)
+{
+    struct sched_record *rec = slot(s);
+
+    stage_times(s, r);
+    sched_tenants_end(s->tenants, r->tenant, r->tier, s->now, r->cost, used(r));
+    if (r->outcome == SCHED_OUT_MISSED || r->outcome == SCHED_OUT_FAILED)
+        r->cause = cause_of(r, r->delivered);
+    count(s, r);
+    score_ttft(s, r);
+    rec->request = r->id;
+    rec->arrived_ns = r->arrived_ns;
+    rec->tenant = r->tenant;
+    rec->tier_asked = r->tier_asked;
+    rec->tier = r->tier;
+    rec->n_prompt = r->n_prompt;
+    rec->n_cached = r->cached;
+    rec->max_new = r->max_new;
+    rec->tokens = r->delivered;
+    rec->epochs = r->admitted ? r->epoch : 0;
+    rec->predicted_tokens = r->cast.q[SCHED_LENGTH_POINTS / 2];
+    rec->predicted = r->forecast;
+    rec->high = r->high;
+    rec->actual = r->actual;
+    rec->chosen = r->chosen;
+    rec->runner_up = r->runner_up;
+    rec->outcome = r->outcome;
+    rec->reason = r->reason;
+    rec->refusal = r->refusal;
+    rec->cause = r->cause;
+    rec->ttft_target_ns = r->deadline_ns - r->arrived_ns;
+    rec->tbt_target_ns = r->tbt_ns;
+    rec->late_ns = r->late_ns;
+}
+
+void sched_record_reject(struct sched *s, const struct sched_event *e,
+                         const struct sched_refused *why)
+{
+    struct sched_tier_stats *t = &s->tier_stats[e->u.arrive.tier];
+    struct sched_record *rec = slot(s);
+
+    t->arrived++;
+    t->refused[why->reason]++;
+    rec->request = e->request;
+    rec->arrived_ns = e->u.arrive.arrived_ns;
+    rec->tenant = e->u.arrive.tenant;
+    rec->tier_asked = rec->tier = e->u.arrive.tier;
+    rec->n_prompt = e->u.arrive.n_prompt;
+    rec->max_new = e->u.arrive.max_new;
+    rec->outcome = SCHED_OUT_REFUSED;
+    rec->reason = why->reason;
+    rec->refusal = why->refusal;
+    rec->ttft_target_ns = s->cfg.tiers[e->u.arrive.tier].ttft_ns;
+    rec->tbt_target_ns = s->cfg.tiers[e->u.arrive.tier].tbt_ns;
+}
