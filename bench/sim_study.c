@@ -185,6 +185,11 @@ static enum err read_arrivals(const char *text, struct bench_draw *d, struct err
     return ERR_OK;
 }
 
+static bool is_drawn(const struct bench_study *o)
+{
+    return o->arrivals != NULL || strcmp(o->trace, "synthetic") == 0;
+}
+
 /* Drawn arrivals get the rate that was asked for, so their speed-up is 1. */
 static enum err load_trace(struct study *s, uint64_t seed)
 {
@@ -573,6 +578,8 @@ static void add_rows(struct study *s, const struct pooled *p)
     double n = s->o->seeds;
 
     bench_run_rows(r, NULL, &s->report);
+    if (r->bound_weight > 0 && r->weight_offered > 0)
+        row(s, r, "bound.offered", "", r->bound_weight / r->weight_offered, "1", BENCH_HIGHER);
     row(s, r, "attainment.large_gap", "", r->rest_kept - r->large_kept, "1", BENCH_LOWER);
     for (int i = 0; i < SCHED_STAGES; i++) {
         const char *stage = sched_stage_name((enum sched_stage)i);
@@ -717,7 +724,7 @@ static enum err run_all(struct study *s)
     double speed = o->speedup > 0 ? o->speedup : 1;
     enum err err = ERR_OK;
 
-    if (o->rate > 0)
+    if (o->rate > 0 && !is_drawn(o)) /* drawn ones have their rate */
         err = speed_for(s, o->rate, &speed);
     for (uint32_t i = 0; i < s->n_policies && err == ERR_OK; i++) {
         struct pooled p = {.run = NULL};
