@@ -150,6 +150,8 @@ static int run_worker(enum daemon_worker_role role, int argc, char **argv)
                                          .kv_transports = c->kv_transports,
                                          .threads = c->threads,
                                          .kv_bytes = (uint64_t)c->kv_mib << 20,
+                                         .park_bytes = (uint64_t)c->park_mib << 20,
+                                         .worker_class = c->worker_class,
                                          .block_tokens = c->block_tokens,
                                          .max_context = c->max_context,
                                          .max_batch = c->max_batch,
