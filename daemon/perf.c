@@ -12,6 +12,7 @@
 #include "bench/perf_engine.h"
 #include "bench/perf_http.h"
 #include "bench/perf_kv.h"
+#include "bench/perf_profile.h"
 #include "bench/perf_sched.h"
 #include "bench/perf_tok.h"
 #include "daemon/model_dir.h"
@@ -21,6 +22,7 @@ struct perf_args {
     const char *file;
     const char *model; /* NULL: the demo model */
     uint32_t threads;
+    struct bench_perf_profile_options profile;
 };
 
 static const char usage[] =
@@ -32,10 +34,52 @@ static const char usage[] =
     "  engine [MODEL_DIR] [--threads N]   prefill and decode speed, beside the machine's limits\n"
     "  tok [MODEL_DIR] [--file TEXT]      tokenizer speed, prose and one repeated character\n"
     "  sched                       scheduling decisions per second\n"
+    "  profile [MODEL_DIR] [--threads N] [--out FILE] [--name CLASS] [--seconds S] "
+    "[--max-step-tokens N]\n"
+    "          [--max-batch N] [--backend cpu|sim] [--sim-profile FILE]\n"
+    "                              what steps take, fitted to the law the scheduler predicts with; "
+    "--out\n"
+    "                              writes a class file for baton serve and baton simulate\n"
+    "\n"
+    "Options of profile: --out FILE to write; --name of the class (cpu); --seconds to measure "
+    "(20);\n"
+    "--max-step-tokens of a prefill step (512); --max-batch of a decode step (64); --threads (all "
+    "cores);\n"
+    "--sim-profile times of the sim backend.\n"
     "\n"
     "Prints a table; with --json one object.  Each result is named; where a limit or a peer was "
     "measured in\n"
     "the same run it is the reference, and ratio says how near the value is to it.\n";
+
+/* An option of `profile` with a value; false: it is none, or the value is not possible. */
+static bool parse_profile(const char *option, const char *value,
+                          struct bench_perf_profile_options *o)
+{
+    const char **text = strcmp(option, "--out") == 0           ? &o->out
+                        : strcmp(option, "--name") == 0        ? &o->name
+                        : strcmp(option, "--backend") == 0     ? &o->backend
+                        : strcmp(option, "--sim-profile") == 0 ? &o->sim_profile
+                                                               : NULL;
+    char *end;
+    double v;
+
+    if (text != NULL) {
+        *text = value;
+        return true;
+    }
+    v = strtod(value, &end);
+    if (end == value || *end != '\0' || !(v > 0 && v <= 65536))
+        return false;
+    if (strcmp(option, "--seconds") == 0)
+        o->seconds = v;
+    else if (strcmp(option, "--max-step-tokens") == 0 && v >= 16)
+        o->max_step_tokens = (uint32_t)v;
+    else if (strcmp(option, "--max-batch") == 0 && v >= 1 && v <= 4096)
+        o->max_batch = (uint32_t)v;
+    else
+        return false;
+    return true;
+}
 
 static bool parse(int argc, char **argv, struct perf_args *a, struct err_msg *msg)
 {
@@ -48,6 +92,9 @@ static bool parse(int argc, char **argv, struct perf_args *a, struct err_msg *ms
             a->file = argv[++i];
         } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
             a->threads = (uint32_t)strtoul(argv[++i], NULL, 10);
+        } else if (argv[i][0] == '-' && i + 1 < argc &&
+                   parse_profile(argv[i], argv[i + 1], &a->profile)) {
+            i++;
         } else if (argv[i][0] != '-' && a->model == NULL) {
             a->model = argv[i];
         } else {
@@ -70,12 +117,20 @@ static enum err run(const char *what, const struct perf_args *a, struct err_msg 
     }
     if (strcmp(what, "sched") == 0)
         return bench_perf_sched(a->json, msg);
-    if (strcmp(what, "engine") != 0 && strcmp(what, "tok") != 0 && strcmp(what, "http") != 0)
+    if (strcmp(what, "engine") != 0 && strcmp(what, "tok") != 0 && strcmp(what, "http") != 0 &&
+        strcmp(what, "profile") != 0)
         return err_set(msg, ERR_INVALID, "there is no measurement '%.60s'; see baton perf --help",
                        what);
     err = daemon_model_dir_find(a->model, dir, sizeof(dir), msg);
     if (err != ERR_OK)
         return err;
+    if (strcmp(what, "profile") == 0) {
+        struct bench_perf_profile_options o = a->profile;
+
+        o.model_dir = dir;
+        o.threads = a->threads;
+        return bench_perf_profile(&o, a->json, msg);
+    }
     if (strcmp(what, "engine") == 0)
         return bench_perf_engine(dir, a->threads, a->json, msg);
     if (strcmp(what, "tok") == 0)
