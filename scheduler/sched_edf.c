@@ -142,9 +142,10 @@ void sched_edf_insert(struct sched_edf *q, struct sched_edf_item *i)
     i->heap = edf_heap_weight(i->id);
     i->linked = true;
     *at = i;
-    edf_gather_up(q, i);
+    edf_gather(q, i);
     while (i->parent != NULL && i->heap < i->parent->heap)
         edf_rotate_up(q, i);
+    edf_gather_up(q, i->parent); /* after the rotations: sums of another shape round otherwise */
 }
 
 void sched_edf_remove(struct sched_edf *q, struct sched_edf_item *i)
