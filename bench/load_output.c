@@ -107,7 +107,7 @@ void load_output_table(const struct load_options *o, const struct load_plan *p,
     double seconds = s->seconds > 0 ? s->seconds : 1;
 
     printf("\n%s x%.4g: %.4g requests/s offered for %.4g s, %llu sent, seed %llu\n", run->trace,
-           run->speedup, run->rate, p->duration_s, (unsigned long long)s->sent,
+           run->speedup, run->rate, fmin(p->duration_s, s->seconds), (unsigned long long)s->sent,
            (unsigned long long)o->seed);
     printf("%-12s %11s %8s %7s %8s %8s %7s %8s %7s %26s %26s\n", "", "target ms", "", "", "", "",
            "", "timed", "prom.", "first token p50/p90/p99", "between p50/p90/p99");
@@ -118,9 +118,9 @@ void load_output_table(const struct load_options *o, const struct load_plan *p,
     if (run->n_tiers > 1)
         print_tier(run, &run->all);
     printf(
-        "kept weight %.4g/s; output %.5g tokens/s; in flight at most %u, %s by %.3g/s at the end\n",
-        bench_run_goodput(run), (double)s->tokens_out / seconds, s->peak_in_flight,
-        s->slope < 0 ? "shrinking" : "growing", fabs(s->slope));
+        "kept weight %.4g/s; output %.5g tokens/s; in flight at most %u, %+.2f per second in the "
+        "second half\n",
+        bench_run_goodput(run), (double)s->tokens_out / seconds, s->peak_in_flight, s->slope + 0.0);
     printf("largest tenth of prompts kept %.1f%%, others %.1f%%\n", 100 * run->large_kept,
            100 * run->rest_kept);
     if (s->canceled > 0)

@@ -3,3 +3,5 @@ baton_unit_test(NAME bench_outcome_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/b
   LIBS bench_report)
 baton_unit_test(NAME bench_html_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/bench_html_test.c
   LIBS bench_report)
+baton_unit_test(NAME bench_load_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/bench_load_test.c
+  LIBS bench PkgConfig::LIBUV)
