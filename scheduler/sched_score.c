@@ -11,7 +11,7 @@ static const double SPREAD_TAIL = 0.05;  /* on either side of the 90 % interval 
 static const double Z_TAIL = 1.6449;     /* the normal distribution's quantile there */
 static const double SD_FLOOR = 1e-9;     /* so that exact laws keep exact intervals */
 static const double ERROR_MAX = 20;      /* of a log: e^20 off is off */
-static const double SPREAD_STEER = 0.05; /* of sd, moved per observation */
+static const double SPREAD_STEER = 0.05; /* of its half width, moved per observation */
 static const double SPREAD_FAR = 4;      /* sd beyond which a bound is drawn in */
 enum { SPREAD_EARLY = 50 }; /* observations while the first guess of sd still matters */
 
@@ -29,8 +29,10 @@ void sched_spread_add(struct sched_spread *s, double log_error)
     e = fmin(fmax(log_error, -ERROR_MAX), ERROR_MAX);
     s->n++;
     gain = fmax(0.02, 1 / ((double)s->n + 10));
-    /* Steering first: against the interval that stood when the observation came. */
-    step = SPREAD_STEER * was * (s->n < SPREAD_EARLY ? 2 : 1);
+    /* Steering first: against the interval that stood when the observation came.  In parts of its own width, because
+     * sd says little about it where a few outliers make most of sd; in large ones at first, when it is a guess. */
+    step = fmax((s->high - s->low) / 2 * fmax(SPREAD_STEER, fmin(0.25, 30 / ((double)s->n + 20))),
+                0.01 * was);
     s->high += e > s->high ? step * (1 - SPREAD_TAIL) : -step * SPREAD_TAIL;
     s->low += e < s->low ? -step * (1 - SPREAD_TAIL) : step * SPREAD_TAIL;
     /* One outlier may not blow the spread up; a lasting change gets through in a few steps. */
