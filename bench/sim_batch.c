@@ -56,11 +56,11 @@ bool sim_batch_open(struct sim *m, struct sim_worker *w, struct sim_req *r)
     g = &w->tbt[r->group];
     if (g->count++ == 0) {
         sim_peak_forget(&g->peak, w->steps);
-        g->theta.n = 0;
+        g->theta.n = g->late.n = 0;
     }
     w->phase[r->phase]++;
-    if (!r->late_told &&
-        !sim_heap_push(&g->theta, sim_key_of(theta_of(r)), sim_slot(m, r), r->d_gen)) {
+    if (!sim_heap_push(r->late_told ? &g->late : &g->theta, sim_key_of(theta_of(r)), sim_slot(m, r),
+                       r->d_gen)) {
         sim_fail(m, ERR_NOMEM, "out of memory");
         return false;
     }
@@ -94,26 +94,35 @@ void sim_batch_close(struct sim *m, struct sim_worker *w, struct sim_req *r)
 }
 
 /* Drops stale entries on the way. */
-static const struct sim_key *theta_top(struct sim *m, struct sim_tbt *g)
+static const struct sim_key *top_of(struct sim *m, struct sim_heap *h)
 {
-    while (g->theta.n > 0 && m->req[g->theta.v[0].slot].d_gen != g->theta.v[0].gen)
-        sim_heap_pop(&g->theta);
-    return g->theta.n > 0 ? &g->theta.v[0] : NULL;
+    while (h->n > 0 && m->req[h->v[0].slot].d_gen != h->v[0].gen)
+        sim_heap_pop(h);
+    return h->n > 0 ? &h->v[0] : NULL;
 }
 
+static int64_t slack_of(const struct sim *m, const struct sim_worker *w, const struct sim_tbt *g,
+                        const struct sim_key *top)
+{
+    return sim_key_value(top->key) + (int64_t)((w->steps + 1) * g->tbt_ns) - (int64_t)m->now;
+}
+
+/* One that is late counts half its tbt, as in the decode role: nothing would mend it. */
 int64_t sim_batch_slack(struct sim *m, struct sim_worker *w)
 {
     int64_t least = INT64_MAX;
 
     for (uint32_t i = 0; i < w->n_tbt; i++) {
         struct sim_tbt *g = &w->tbt[i];
-        const struct sim_key *top = g->count > 0 ? theta_top(m, g) : NULL;
-        int64_t slack;
+        struct sim_heap *heaps[] = {&g->theta, &g->late};
 
-        if (top == NULL)
-            continue;
-        slack = sim_key_value(top->key) + (int64_t)((w->steps + 1) * g->tbt_ns) - (int64_t)m->now;
-        least = slack < least ? slack : least;
+        for (int k = 0; k < 2 && g->count > 0; k++) {
+            const struct sim_key *top = top_of(m, heaps[k]);
+            int64_t slack = top == NULL ? INT64_MAX : slack_of(m, w, g, top);
+
+            slack = slack <= 0 ? (int64_t)g->tbt_ns / 2 : slack;
+            least = slack < least ? slack : least;
+        }
     }
     return least;
 }
@@ -166,9 +175,13 @@ void sim_batch_stepped(struct sim *m, struct sim_worker *w, uint64_t before_ns)
         forget_old(m, w, &g->peak);
         if (!sim_peak_push(&g->peak, w->steps, f))
             sim_fail(m, ERR_NOMEM, "out of memory");
-        while ((top = theta_top(m, g)) != NULL && sim_key_value(top->key) < f) {
-            tell_late(m, w, &m->req[top->slot]);
+        while ((top = top_of(m, &g->theta)) != NULL && sim_key_value(top->key) < f) {
+            struct sim_key late = *top;
+
+            tell_late(m, w, &m->req[late.slot]);
             sim_heap_pop(&g->theta);
+            if (!sim_heap_push(&g->late, late.key, late.slot, late.gen))
+                sim_fail(m, ERR_NOMEM, "out of memory");
         }
     }
     forget_old(m, w, &w->gaps);

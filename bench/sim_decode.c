@@ -7,6 +7,10 @@
 #include "base/mem.h"
 #include "bench/sim_impl.h"
 
+enum {
+    PROMPT_TURN_NS = 100000000
+}; /* a prompt beside a batch without slack gets a block that often */
+
 /* ---- what it holds ---- */
 
 static bool member_add(struct sim *m, struct sim_worker *w, struct sim_req *r)
@@ -437,11 +441,14 @@ static void add_chunk(struct sim *m, struct sim_worker *w, const struct sched_la
     left = left < c->max_step_tokens ? left : c->max_step_tokens;
     take = sched_batch_chunk(&prefill, decode, w->did.b, w->did.ctx, r->p_past + r->p_done, left,
                              sim_batch_slack(m, w), w->block_tokens);
+    if (take == 0 && m->now - w->prompt_ns >= PROMPT_TURN_NS)
+        take = left < w->block_tokens ? left : w->block_tokens;
     if (take == 0 || !sim_grow(m, &p, 1, &w->cap_part, sizeof(*w->part)))
         return;
     w->part = p;
     w->part[0] = (struct sim_part){sim_slot(m, r), r->p_gen, take};
     w->n_part = 1;
+    w->prompt_ns = m->now;
     w->did.n = take;
     w->did.n2 = (double)take * (take + 2.0 * (r->p_past + r->p_done));
     if (r->p_start_ns == 0)

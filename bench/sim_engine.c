@@ -532,6 +532,7 @@ void sim_worker_clear(struct sim_worker *w)
     sim_peak_free(&w->gaps);
     for (uint32_t i = 0; i < w->n_tbt; i++) {
         sim_heap_free(&w->tbt[i].theta);
+        sim_heap_free(&w->tbt[i].late);
         sim_peak_free(&w->tbt[i].peak);
     }
     mem_free(w->part);

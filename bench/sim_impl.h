@@ -70,6 +70,7 @@ struct sim_tbt {
     uint64_t tbt_ns;
     uint32_t count;
     struct sim_heap theta; /* late once end of step - steps * tbt exceeds it */
+    struct sim_heap late;  /* the same of those that were late once */
     struct sim_peak peak;  /* of end of step - steps * tbt */
 };
 
@@ -97,6 +98,7 @@ struct sim_worker {
     struct sim_heap ready;
     struct sim_part *part; /* of the running step */
     uint32_t n_part, cap_part;
+    uint64_t prompt_ns; /* decode: when a prompt of its own last got a chunk */
     uint32_t n_prompts;
     uint64_t prompt_tokens;
     /* decode */

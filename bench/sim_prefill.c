@@ -112,8 +112,10 @@ void sim_prefill_fetched(struct sim *m, struct sim_req *r)
     bool local = r->d_state == SIM_D_LOCAL;
     struct sim_worker *w = &m->worker[local ? r->d_worker : r->p_worker];
 
-    if (!sim_heap_push(&w->ready, r->p_order, sim_slot(m, r), r->p_gen))
+    if (!sim_heap_push(&w->ready, local ? r->d_deadline_ns : r->p_order, sim_slot(m, r), r->p_gen))
         sim_fail(m, ERR_NOMEM, "out of memory");
+    if (local && w->n_prompts == 1)
+        w->prompt_ns = m->now;
     if (local) {
         sim_decode_start(m, w);
         return;
