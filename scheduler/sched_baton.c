@@ -18,13 +18,13 @@ const struct baton_constants baton_c = {
     .tbt_share = 0.97,  /* [ref] of the time between tokens that a step may take */
     .wait_share = 0.8,  /* [ref] of the slack that a stream builds up, for its wait */
     .need_share = 0.6,  /* [ref] of its output that counts as its need */
-    .peak_share = 0,    /* [sim] part of its life over which the fullest moment counts */
     .drain_share = 0.1, /* least part of the drain that tighter tiers leave */
     .refresh_ns = 1e8,  /* age at which a load is counted anew: some steps */
 
-    .guard_ns = 3e6,  /* messages and the end of the running step */
-    .evict_gain = 1,  /* evicted weight must be below this part of the weight that comes in */
-    .recompute = 1,   /* prompt work that another worker would have spared counts so often */
+    .guard_ns = 3e6,      /* messages and the end of the running step */
+    .density_power = 1.5, /* [sim] of the weight in work per weight: who is evicted first */
+    .evict_gain = 1,      /* evicted weight must be below this part of the weight that comes in */
+    .recompute = 1,       /* prompt work that another worker would have spared counts so often */
     .local_use = 0.6, /* room of a decode worker above which it computes no prompts of its own */
     .local_tbt = 0.9, /* of the tightest time between tokens there, for steps with prompt chunks */
     .exposed = 0.2,   /* part of a hand-over that is not hidden behind the prompt */
@@ -94,13 +94,26 @@ static uint64_t baton_key(const struct sched *s, const struct sched_request *r, 
     return sched_after(deadline, unit * (uint64_t)p);
 }
 
+/* How long before its deadline the first token must be there: the next one leaves with the second step that
+ * starts after the hand-over, if that is unlucky, and is due one time between tokens later. */
+static double ask_guard(const struct baton_ask *a)
+{
+    double guard = baton_c.guard_ns, next = 0;
+
+    if (a->n_d > 0 && a->n_p > 0)
+        next =
+            2 * baton_load_step(a->s, a->d[0]) - a->tbt +
+            baton_c.exposed * sched_handover_ns(a->s, a->p[0], a->d[0], a->need.prefill_tokens).ns;
+    return guard > next ? guard : next;
+}
+
 static void ask_tier(struct baton_ask *a, uint32_t tier)
 {
     a->tier = tier;
     a->deadline = sched_deadline_at(a->s, a->r, tier);
     a->tbt = (double)sched_tbt_at(a->s, a->r, tier);
     a->key = baton_key(a->s, a->r, tier, a->deadline);
-    a->late = a->deadline - (uint64_t)baton_c.guard_ns;
+    a->late = a->deadline - (uint64_t)ask_guard(a);
     if (a->r->isolated_ns == 0)
         a->late = SCHED_NEVER; /* nothing is known: nothing can be promised or denied */
     a->weight = baton_weight(a->s, a->r, tier);
@@ -303,7 +316,8 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
     cost = plan->d.w == NULL
                ? 0
                : baton_decode_cost(a->s, plan->d.w, (double)a->need.prefill_tokens, a->out);
-    if (a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->weight, plan->p.work, cost))
+    if (a->entitled || plan_idle(plan) ||
+        baton_price_ok(a->s, a->weight * baton_boost(a->s, a->r), plan->p.work, cost))
         return true;
     *why = SCHED_REASON_PRICE;
     return false;
@@ -363,9 +377,9 @@ static void fill_bind(const struct baton_ask *a, const struct baton_plan *plan, 
     out->tier = a->tier;
     out->key = a->key;
     out->work_ns = plan->p.work;
-    out->density = plan->p.work / a->weight;
+    out->density = plan->p.work / (pow(a->weight, baton_c.density_power) * baton_boost(a->s, r));
     out->late_ns = promised ? a->late : SCHED_NEVER;
-    if (a->entitled || r->admitted)
+    if (a->entitled || r->admitted || r->evicted >= SCHED_EVICTED_MAX)
         out->density = 0;
     out->chosen = (struct sched_pick){plan->p.w->id, plan->d.w != NULL ? plan->d.w->id : 0,
                                       plan->p.finish + plan->d.wait - idle};
@@ -376,6 +390,8 @@ static void fill_bind(const struct baton_ask *a, const struct baton_plan *plan, 
     r->baton.weight = (float)a->weight;
     r->baton.ready_ns =
         at_least_0(plan->p.finish + (double)out->forecast.handover * baton_c.exposed);
+    r->baton.out = (float)a->out;
+    r->baton.step_ns = (float)plan->d.step;
     r->baton.prefill_ns = (float)plan->p.work;
     r->baton.decode_ns =
         plan->d.w == NULL

@@ -14,6 +14,7 @@ struct sched_baton_request {
     uint32_t slot;               /* in that load */
     float weight;                /* at which it was bound: what evicting it costs */
     uint64_t ready_ns;           /* when its KV is expected on the decode worker */
+    float out, step_ns;          /* predicted tokens and time of a step */
     float prefill_ns, decode_ns; /* predicted work, as it was charged to the pools */
     uint8_t size;                /* class of prompt size, see sched_baton_price.c */
     bool counted;                /* seen as an arrival */

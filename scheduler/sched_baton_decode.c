@@ -10,6 +10,8 @@
  * room and the step time that it and the tighter ones need. */
 #include "scheduler/sched_baton_parts.h"
 
+#include <math.h>
+
 #include "base/mem.h"
 
 static const double load_horizon[BATON_HORIZONS] = {0, 0.5e9, 1e9, 2e9, 4e9, 8e9, 16e9, 32e9};
@@ -236,11 +238,16 @@ struct load_view {
     uint32_t n;
 };
 
-/* Tiers up to and including `tier`. */
-static void load_nested(const struct baton_load *l, uint32_t tier, struct load_view *v)
+struct load_ask {
+    double ahead, life, need, room, inflow, stay;
+};
+
+/* Tiers `from` to `to`. */
+static void load_nested(const struct baton_load *l, uint32_t first, uint32_t last,
+                        struct load_view *v)
 {
     *v = (struct load_view){.n = 0};
-    for (uint32_t t = 0; t <= tier; t++) {
+    for (uint32_t t = first; t <= last; t++) {
         const struct load_sums *from = &l->tier[t];
 
         for (int h = 0; h < BATON_HORIZONS; h++)
@@ -265,15 +272,31 @@ static double load_kv_at(const double kv[BATON_HORIZONS], double ahead)
                            (load_horizon[h] - load_horizon[h - 1]);
 }
 
-/* The most that will be held at any time in `ahead` .. `ahead + life`. */
-static double load_peak(const double kv[BATON_HORIZONS], double ahead, double life)
+/* How long one more of this tier would be without its room, were it there from `ahead` on for `life`: at every
+ * moment what is too much is parked, and its share of that falls on each of the tier.  Tighter tiers hold what
+ * they hold now and what will come as it came lately. */
+static double load_squeezed(const struct load_view *v, const struct load_view *own,
+                            const struct load_ask *a)
 {
-    double peak = load_kv_at(kv, ahead);
+    double sum = 0, last_share = 0, last = a->ahead;
 
-    for (int h = 1; h < BATON_HORIZONS; h++)
-        if (load_horizon[h] > ahead && load_horizon[h] < ahead + life && kv[h] > peak)
-            peak = kv[h];
-    return peak;
+    for (int h = 0; h <= BATON_HORIZONS; h++) {
+        double at = h < BATON_HORIZONS ? load_horizon[h] : a->ahead + a->life, share, excess, mine;
+
+        if (h < BATON_HORIZONS && at <= a->ahead)
+            continue;
+        if (at > a->ahead + a->life)
+            at = a->ahead + a->life;
+        excess = load_kv_at(v->kv, at) + a->need - a->room + a->inflow * (1 - exp(-at / a->stay));
+        mine = load_kv_at(own->kv, at) + a->need;
+        share = excess <= 0 ? 0 : excess < mine ? excess / mine : 1;
+        sum += 0.5 * (share + last_share) * (at - last);
+        last_share = share;
+        last = at;
+        if (at >= a->ahead + a->life)
+            break;
+    }
+    return sum;
 }
 
 static double load_step_with(const struct baton_load *l, const struct load_view *v, double kv,
@@ -289,26 +312,35 @@ void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_
                     struct baton_decode *out)
 {
     struct baton_load *l = w->baton.load;
-    double ahead, kv, own, drain, excess, by_line, by_mean;
-    struct load_view v, all;
+    double ahead, kv, own, drain, excess, squeezed, by_line, by_mean;
+    struct load_view v, all, tier;
+    struct load_ask q;
 
     *out = (struct baton_decode){.w = w, .ok = true, .lacks = SCHED_RES_NONE};
     if (l == NULL)
         return;
     load_refresh(s, w, l);
-    load_nested(l, need->tier, &v);
-    load_nested(l, s->cfg.n_tiers - 1, &all);
+    load_nested(l, 0, need->tier, &v);
+    load_nested(l, need->tier, need->tier, &tier);
+    load_nested(l, 0, s->cfg.n_tiers - 1, &all);
     ahead = need->ready - (double)l->at;
     own = need->tokens + baton_c.need_share * need->out;
-    kv = load_peak(v.kv, ahead, need->out * l->step * baton_c.peak_share);
+    kv = load_kv_at(v.kv, ahead);
     out->used = l->room > 0 ? (load_kv_at(all.kv, ahead) + own) / l->room : 1;
-    out->step = load_step_with(l, &v, load_kv_at(v.kv, ahead), own);
-    excess = kv + own - baton_c.room_share * l->room;
-    drain = v.drain - baton_inflow(s, need->tier) / (s->pool[SCHED_ROLE_DECODE].n + 1e-9);
+    out->step = load_step_with(l, &v, kv, own);
+    q = (struct load_ask){.ahead = ahead,
+                          .life = need->out * out->step,
+                          .need = own,
+                          .room = baton_c.room_share * l->room};
+    baton_inflow(s, need->tier, &q.inflow, &q.stay);
+    drain = v.drain - q.inflow / q.stay;
     if (drain < baton_c.drain_share * v.drain)
         drain = baton_c.drain_share * v.drain;
+    excess = kv + own - q.room;
     if (excess > 0)
         out->wait = drain > 0 ? excess / drain : 1e12;
+    squeezed = load_squeezed(&v, &tier, &q);
+    out->wait = out->wait > squeezed ? out->wait : squeezed;
     by_line = need->deadline + need->tbt - need->ready - out->step;
     by_mean = baton_c.wait_share * (need->tbt - out->step) * need->out;
     out->limit = by_line < by_mean ? by_line : by_mean;
@@ -331,6 +363,16 @@ double baton_load_use(struct sched *s, struct sched_worker *w)
         return 0;
     load_refresh(s, w, l);
     return l->room > 0 ? load_now(l) / l->room : 1;
+}
+
+double baton_load_step(struct sched *s, struct sched_worker *w)
+{
+    struct baton_load *l = w->baton.load;
+
+    if (l == NULL)
+        return 0;
+    load_refresh(s, w, l);
+    return l->step;
 }
 
 double baton_decode_cost(const struct sched *s, const struct sched_worker *w, double n_prompt,

@@ -23,9 +23,9 @@ enum {
 /* One table for all loads; sched_baton.c says where each comes from. */
 struct baton_constants {
     /* decode */
-    double room_share, tbt_share, wait_share, need_share, peak_share, drain_share, refresh_ns;
+    double room_share, tbt_share, wait_share, need_share, drain_share, refresh_ns;
     /* prefill */
-    double guard_ns, evict_gain, recompute, local_use, local_tbt, exposed;
+    double guard_ns, density_power, evict_gain, recompute, local_use, local_tbt, exposed;
     /* margins */
     double margin_step, margin_max, broken_target;
     double stretch_start, stretch_min, stretch_max, stretch_step;
@@ -46,7 +46,8 @@ struct baton_tier {
     uint32_t held;      /* now */
     double credit;      /* ns of prefill time that are its own */
     uint64_t admit_ns;  /* last admission */
-    double inflow;      /* admitted tokens of KV per s, all workers, decayed */
+    double inflow;      /* tokens of KV admitted, all workers, decayed over inflow_s */
+    double stay;        /* the same times the ns that they will stay */
     uint64_t inflow_at; /* ns */
 };
 
@@ -87,8 +88,11 @@ void baton_price_bound(struct sched *s, struct sched_request *r, bool undo);
 void baton_margin_decode(struct sched *s, uint32_t tier, bool broken);
 void baton_margin_prefill(struct sched *s, bool broken);
 void baton_floor(struct sched *s, const struct sched_request *r, bool kept);
-double baton_inflow(const struct sched *s,
-                    uint32_t tier); /* of tighter tiers, tokens/ns, all workers */
+/* Factor on its weight inside its tier: more for sizes that lag behind. */
+double baton_boost(const struct sched *s, const struct sched_request *r);
+/* Of tiers tighter than `tier`, by what was admitted lately, on one decode worker: the tokens of KV that they
+ * will hold if it goes on like that, and for how long each holds its own. */
+void baton_inflow(const struct sched *s, uint32_t tier, double *kv, double *stay);
 
 /* ---- sched_baton_decode.c ----------------------------------------------------------------------- */
 
@@ -123,6 +127,8 @@ void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_
                     struct baton_decode *out);
 /* Share of its room that is held now. */
 double baton_load_use(struct sched *s, struct sched_worker *w);
+/* Present step time. */
+double baton_load_step(struct sched *s, struct sched_worker *w);
 bool baton_load_valid(const struct sched_worker *w);
 /* Decode worker time that n tokens of output after n_prompt cost, its share of KV room included. */
 double baton_decode_cost(const struct sched *s, const struct sched_worker *w, double n_prompt,

@@ -43,6 +43,16 @@ void baton_prefill_try(struct sched *s, const struct sched_request *r, struct sc
     out->others = a.others;
 }
 
+/* What it costs, against the plain weight of r.  Inside a tier sizes that lag behind count more; a boost never
+ * lifts a request over another tier. */
+static double queue_cost(const struct sched *s, const struct sched_request *r,
+                         const struct sched_request *victim, uint32_t tier)
+{
+    double w = (double)victim->baton.weight;
+
+    return victim->tier == tier ? w * baton_boost(s, victim) / baton_boost(s, r) : w;
+}
+
 /* An item that is taken out for a trial: no work, no deadline, not to be found again. */
 struct queue_trial {
     struct sched_edf_item *i;
@@ -59,7 +69,6 @@ bool baton_prefill_evict(struct sched *s, const struct sched_request *r,
     struct queue_trial t[BATON_EVICT_MAX];
     bool ok = true;
 
-    (void)s;
     *out = (struct baton_victims){.n = 0};
     sched_edf_insert(q, &c);
     while ((late = sched_edf_first_late(q, at->begin)) != NULL) {
@@ -67,7 +76,7 @@ bool baton_prefill_evict(struct sched *s, const struct sched_request *r,
 
         ok = e != NULL && out->n < BATON_EVICT_MAX && queue_request(e)->evicted < SCHED_EVICTED_MAX;
         if (ok)
-            out->cost += (double)queue_request(e)->baton.weight;
+            out->cost += queue_cost(s, r, queue_request(e), r->tier);
         ok = ok && out->cost < worth;
         if (!ok)
             break;

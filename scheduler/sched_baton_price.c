@@ -84,9 +84,13 @@ void baton_floor(struct sched *s, const struct sched_request *r, bool kept)
 
 double baton_weight(const struct sched *s, const struct sched_request *r, uint32_t tier)
 {
-    const struct sched_baton *b = baton_of(s);
+    (void)r;
+    return s->cfg.tiers[tier].weight;
+}
 
-    return s->cfg.tiers[tier].weight * b->boost[r->baton.size];
+double baton_boost(const struct sched *s, const struct sched_request *r)
+{
+    return baton_of(s)->boost[r->baton.size];
 }
 
 /* ---- what is admitted, and what it costs ---- */
@@ -147,35 +151,48 @@ void baton_price_refused(struct sched *s, bool refused, bool decode)
 
 static void inflow_to_now(const struct sched *s, struct baton_tier *t)
 {
-    t->inflow = decayed(t->inflow, t->inflow_at, s->now, baton_c.inflow_s);
+    double keep = decayed(1, t->inflow_at, s->now, baton_c.inflow_s);
+
+    t->inflow *= keep;
+    t->stay *= keep;
     t->inflow_at = s->now;
 }
 
-double baton_inflow(const struct sched *s, uint32_t tier)
+void baton_inflow(const struct sched *s, uint32_t tier, double *kv, double *stay)
 {
     const struct sched_baton *b = baton_of(s);
-    double sum = 0;
+    double in = 0, token_ns = 0;
 
-    for (uint32_t t = 0; t < tier; t++)
-        sum += decayed(b->tier[t].inflow, b->tier[t].inflow_at, s->now, baton_c.inflow_s);
-    return sum / (baton_c.inflow_s * 1e9);
+    for (uint32_t t = 0; t < tier; t++) {
+        double keep = decayed(1, b->tier[t].inflow_at, s->now, baton_c.inflow_s);
+
+        in += keep * b->tier[t].inflow;
+        token_ns += keep * b->tier[t].stay;
+    }
+    *kv = token_ns / (baton_c.inflow_s * 1e9 * ((double)s->pool[SCHED_ROLE_DECODE].n + 1e-9));
+    *stay = in > 0 ? token_ns / in : 1;
 }
 
 void baton_price_bound(struct sched *s, struct sched_request *r, bool undo)
 {
     struct sched_baton *b = baton_of(s);
     struct baton_tier *t = &b->tier[r->tier];
-    double sign = undo ? -1 : 1, tokens = (double)r->n_prompt + (double)r->cast.mean * 0.5;
+    double sign = undo ? -1 : 1, tokens = (double)r->n_prompt + (double)r->baton.out * 0.5;
 
     inflow_to_now(s, t);
     t->inflow += sign * tokens;
+    t->stay += sign * tokens * (double)r->baton.out * (double)r->baton.step_ns;
     t->inflow = t->inflow > 0 ? t->inflow : 0;
+    t->stay = t->stay > 0 ? t->stay : 0;
     b->used[0] += sign * (double)r->baton.prefill_ns;
     b->used[1] += sign * (double)r->baton.decode_ns;
     for (int side = 0; side < 2; side++)
         b->used[side] = b->used[side] > 0 ? b->used[side] : 0;
     if (!undo)
         t->admit_ns = s->now;
+    t->credit -= sign * (double)r->baton.prefill_ns;
+    if (t->credit < 0)
+        t->credit = 0;
 }
 
 /* ---- shares of tiers ---- */
@@ -200,11 +217,13 @@ bool baton_entitled(struct sched *s, const struct sched_request *r, double prefi
 {
     struct sched_baton *b = baton_of(s);
     struct baton_tier *t = &b->tier[r->tier];
+    uint64_t bound = s->cfg.tiers[r->tier].starvation_ns;
 
     credit_fill(s);
     if (t->admit_ns == 0)
         t->admit_ns = s->now; /* it asks for the first time */
-    return t->credit >= prefill || s->now - t->admit_ns > s->cfg.tiers[r->tier].starvation_ns;
+    return (t->credit > 0 && t->credit >= prefill) ||
+           s->now - t->admit_ns > (bound > 0 ? bound : 10 * SCHED_SECOND);
 }
 
 /* ---- margins ---- */
