@@ -42,6 +42,7 @@ struct kvt_send;
 enum {
     KVT_TOKEN_BYTES = 16, /* the secret that introduces two peers to each other */
     KVT_META_MAX = 256,   /* bytes that travel with the last notify */
+    KVT_CLASSES = 8,      /* transfer classes, 0 goes first */
     KVT_PIECE_TARGET = 256 * 1024
 };
 
@@ -171,6 +172,9 @@ struct kvt_send_config {
     const uint32_t *local_slots;  /* our blocks that hold the data, same order */
     uint32_t n_slots;
     uint64_t deadline_ns; /* absolute */
+    /* Pieces of a lower class leave first, whatever peer they go to; one record in eight belongs to the
+     * classes behind it, so those never stand still.  KVT_CLASSES and more count as the last class. */
+    uint32_t transfer_class;
     void *arg;
     /* Exactly once, later.  Our blocks may be reused when it runs. */
     void (*on_done)(void *arg, const struct kvt_send_result *r);

@@ -27,6 +27,7 @@ enum {
     KVT_BATCH_RECORDS = 8,        /* put records that share a flush */
     KVT_WINDOW_BYTES = 4 * 1024 * 1024, /* outstanding per connection */
     KVT_PROBE_BYTES = 1024 * 1024,
+    KVT_LOOSE_TURN = 8,    /* one record in so many is of a class that has to wait else */
     KVT_GREETINGS_MAX = 64 /* connections that have not proved anything yet */
 };
 #define KVT_TURN_NS (300 * 1000ull) /* for each of the three kinds of work in a loop turn */
@@ -137,7 +138,8 @@ struct kvt_node {
     struct map grants;  /* transfer -> struct kvt_grant */
     struct map sends;   /* transfer -> struct kvt_send */
     struct kvt_item conns;
-    struct kvt_item active_sends;              /* with pieces to issue, in turn */
+    struct kvt_item active_sends[KVT_CLASSES]; /* with pieces to issue, in turn */
+    uint32_t send_turn, loose_class;           /* whose turn it is between the classes */
     struct kvt_item active_grants;             /* with records to verify, in turn */
     struct kvt_item ended_sends, ended_grants; /* with callbacks to run */
     struct kvt_item events;                    /* link and peer callbacks to run */

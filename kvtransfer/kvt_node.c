@@ -474,7 +474,8 @@ static void init_node(struct kvt_node *n, const struct kvt_node_config *config)
     n->grains_per_layer = (uint32_t)(n->layer_bytes / n->grain);
     n->grains_per_block = n->grains_per_layer * config->layout.n_layers;
     item_init(&n->conns);
-    item_init(&n->active_sends);
+    for (int i = 0; i < KVT_CLASSES; i++)
+        item_init(&n->active_sends[i]);
     item_init(&n->active_grants);
     item_init(&n->ended_sends);
     item_init(&n->ended_grants);

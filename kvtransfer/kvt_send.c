@@ -443,7 +443,7 @@ static void send_work_changed(struct kvt_send *s)
 {
     if (s->state == SEND_STREAMING && s->head < s->n_pieces) {
         if (!item_linked(&s->item))
-            item_append(&s->node->active_sends, &s->item);
+            item_append(&s->node->active_sends[s->config.transfer_class], &s->item);
     } else {
         send_maybe_done(s);
     }
@@ -458,14 +458,37 @@ static bool window_full(struct kvt_send *s)
            s->conn->inflight >= KVT_WINDOW_BYTES;
 }
 
+/* The list whose turn it is: the tightest class, and every KVT_LOOSE_TURN-th time one of those behind it, in
+ * turn.  NULL: nothing is left. */
+static struct kvt_item *list_in_turn(struct kvt_node *n)
+{
+    uint32_t first = 0;
+
+    while (first < KVT_CLASSES && !item_linked(&n->active_sends[first]))
+        first++;
+    if (first == KVT_CLASSES)
+        return NULL;
+    if (++n->send_turn % KVT_LOOSE_TURN != 0)
+        return &n->active_sends[first];
+    for (uint32_t i = 1; i <= KVT_CLASSES; i++) {
+        uint32_t class = (n->loose_class + i) % KVT_CLASSES;
+
+        if (class > first && item_linked(&n->active_sends[class])) {
+            n->loose_class = class;
+            return &n->active_sends[class];
+        }
+    }
+    return &n->active_sends[first];
+}
+
 bool kvt_send_work(struct kvt_node *n, uint64_t until_ns)
 {
-    struct kvt_item blocked;
+    struct kvt_item blocked, *list;
     bool more = false;
 
     item_init(&blocked);
-    while (item_linked(&n->active_sends)) {
-        struct kvt_send *s = KVT_OF(n->active_sends.next, struct kvt_send, item);
+    while ((list = list_in_turn(n)) != NULL) {
+        struct kvt_send *s = KVT_OF(list->next, struct kvt_send, item);
 
         item_unlink(&s->item);
         if (window_full(s)) {
@@ -477,7 +500,7 @@ bool kvt_send_work(struct kvt_node *n, uint64_t until_ns)
         if (s->state == SEND_STREAMING)
             send_work_changed(s);
         if (clock_now_ns() >= until_ns) {
-            more = item_linked(&n->active_sends);
+            more = true;
             break;
         }
     }
@@ -486,7 +509,7 @@ bool kvt_send_work(struct kvt_node *n, uint64_t until_ns)
 
         more |= s->conn != NULL && !s->conn->failing && s->conn->inflight < KVT_WINDOW_BYTES;
         item_unlink(&s->item);
-        item_append(&n->active_sends, &s->item);
+        item_append(&n->active_sends[s->config.transfer_class], &s->item);
     }
     return more;
 }
@@ -694,6 +717,8 @@ static struct kvt_send *send_create(struct kvt_node *n, const struct kvt_send_co
     s->node = n;
     s->config = *config;
     s->config.remote_slots = s->config.local_slots = NULL;
+    if (s->config.transfer_class >= KVT_CLASSES)
+        s->config.transfer_class = KVT_CLASSES - 1;
     item_init(&s->item);
     return s;
 }

@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/engine_blocks.h"
+#include "engine/engine_samples.h"
 #include "prefill/prefill_queue.h"
 #include "prefill/prefill_request.h"
 #include "prefill/prefill_step.h"
@@ -28,7 +29,6 @@
 
 enum { TICK_MS = 20 };
 
-static const uint64_t grant_timeout_default_ns = 5 * CLOCK_NS_PER_S;
 static const uint64_t handover_default_ns = 30 * CLOCK_NS_PER_S;
 static const uint64_t handover_most_ns = 600 * CLOCK_NS_PER_S;
 /* A transfer that opens before its prompt is computed cannot know when that will be; its own limit on
@@ -50,6 +50,7 @@ struct prefill {
     uint32_t in_flight; /* steps with the engine */
     uint64_t arrivals;
     uint64_t steps, step_ns, prompt_tokens, generated_tokens, late_messages;
+    struct engine_samples samples;
 };
 
 static void kick(struct prefill *p);
@@ -210,6 +211,7 @@ static enum err open_send(struct prefill_request *r, const Baton__Grant *m)
                                 .local_slots = r->blocks,
                                 .n_slots = r->n_blocks,
                                 .deadline_ns = clock_now_ns() + transfer_most_ns,
+                                .transfer_class = r->transfer_class,
                                 .arg = r,
                                 .on_done = on_send_done};
     uint32_t *remote = mem_try_calloc(r->n_blocks, sizeof(*remote));
@@ -421,7 +423,9 @@ static void complete(struct prefill_request *r, uint64_t now)
     } else if (r->send != NULL) {
         finish_send(r);
     } else if (prefill_request_set_state(r, PREFILL_WAIT_GRANT)) {
-        r->deadline_ns = clock_now_ns() + r->owner->c.grant_timeout_ns;
+        uint64_t own = r->owner->c.grant_timeout_ns;
+
+        r->deadline_ns = clock_now_ns() + (own != 0 ? own : r->handover_ns);
     }
 }
 
@@ -451,6 +455,15 @@ static void break_engine(struct prefill *p, enum err err)
         p->c.on_broken(p->c.arg, why);
 }
 
+static void add_sample(struct prefill *p, const struct prefill_step *s)
+{
+    uint64_t n2 = 0;
+
+    for (uint32_t i = 0; i < s->n; i++)
+        n2 += s->slots[i].n_tokens * (s->slots[i].n_tokens + 2 * (uint64_t)s->slots[i].position);
+    engine_samples_add(&p->samples, s->n_tokens, n2, 0, 0, p->step_ns);
+}
+
 static void on_step_done(void *arg, struct prefill_step *s)
 {
     struct prefill *p = arg;
@@ -459,6 +472,7 @@ static void on_step_done(void *arg, struct prefill_step *s)
     if (!p->closing && s->err == ERR_OK) {
         p->steps++;
         p->step_ns = s->ended_ns - s->started_ns;
+        add_sample(p, s);
         kick(p);
         take_results(p, s);
         for (uint32_t i = 0; i < s->n; i++)
@@ -542,8 +556,6 @@ enum err prefill_create(const struct prefill_config *c, struct prefill **out)
         return ERR_NOMEM;
     p->c = *c;
     p->info = engine_info(c->engine);
-    if (p->c.grant_timeout_ns == 0)
-        p->c.grant_timeout_ns = grant_timeout_default_ns;
     if ((err = engine_blocks_create(c->n_blocks, &p->blocks)) != ERR_OK ||
         (err = create_timer(p)) != ERR_OK ||
         (err = prefill_engine_start(c->engine, c->loop, &step_hooks, p, &p->engine)) != ERR_OK) {
@@ -644,7 +656,7 @@ void prefill_cancel_frontend(struct prefill *p, uint32_t frontend)
     }
 }
 
-void prefill_report(const struct prefill *p, Baton__Report *m)
+void prefill_report(struct prefill *p, Baton__Report *m)
 {
     m->waiting = 0;
     m->running = 0;
@@ -662,6 +674,7 @@ void prefill_report(const struct prefill *p, Baton__Report *m)
     m->late_messages += p->late_messages;
     m->prompt_tokens = p->prompt_tokens;
     m->generated_tokens = p->generated_tokens;
+    engine_samples_take(&p->samples, m);
 }
 
 uint32_t prefill_live(const struct prefill *p)

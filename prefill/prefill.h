@@ -35,7 +35,8 @@ struct prefill_config {
     struct engine *engine; /* pool attached */
     struct kvt_node *kvt;
     uint32_t n_blocks;
-    uint64_t grant_timeout_ns; /* 0 = 5 s: longest wait for a grant after the prompt is computed */
+    uint64_t grant_timeout_ns; /* longest wait for a grant after the prompt is computed; 0 = the
+                                  hand-over's own limit: the decode worker may have a queue for room */
     void *arg;
     /* To the scheduler.  m is only valid during the call. */
     void (*to_scheduler)(void *arg, enum wire_type t, const ProtobufCMessage *m);
@@ -53,8 +54,9 @@ void prefill_on_cancel(struct prefill *p, const Baton__Cancel *m);
 void prefill_cancel_all(struct prefill *p);
 /* Cancel what belongs to one front end: its connection is gone. */
 void prefill_cancel_frontend(struct prefill *p, uint32_t frontend);
-/* Fill the fields of a report that this role knows. */
-void prefill_report(const struct prefill *p, Baton__Report *m);
+/* Fill the fields of a report that this role knows.  Moves the step samples out: each is reported once; its
+ * arrays are valid until the next call. */
+void prefill_report(struct prefill *p, Baton__Report *m);
 uint32_t prefill_live(const struct prefill *p); /* requests not yet released */
 void prefill_destroy(struct prefill *p);
 

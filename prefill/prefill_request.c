@@ -69,6 +69,7 @@ static enum err fill(struct prefill_request *r, const Baton__Prefill *m,
     r->max_new = m->max_new;
     r->order = m->order;
     r->handover_ns = m->deadline_ns;
+    r->transfer_class = m->terms != NULL ? m->terms->transfer_class : 0;
     r->queue_at = PREFILL_NOT_QUEUED;
     r->n_blocks = (uint32_t)(((uint64_t)r->n_tokens + block_tokens - 1) / block_tokens);
     r->tokens = mem_try_calloc(r->n_tokens, sizeof(*r->tokens));

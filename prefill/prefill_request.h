@@ -44,6 +44,7 @@ struct prefill_request {
     uint32_t n_tokens, n_prompt, max_new;
     uint64_t order, arrival; /* queue key */
     uint32_t queue_at;
+    uint32_t transfer_class;
     uint64_t handover_ns; /* most time from the end of prefill to the acknowledgement */
 
     struct engine_params params;

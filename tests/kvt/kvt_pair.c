@@ -211,6 +211,7 @@ enum err pair_send(struct pair *p, struct pair_send *s, uint64_t transfer, uint3
                                      .local_slots = local,
                                      .n_slots = n,
                                      .deadline_ns = clock_now_ns() + deadline_ms * CLOCK_NS_PER_MS,
+                                     .transfer_class = p->transfer_class,
                                      .arg = s,
                                      .on_done = on_done};
 

@@ -30,6 +30,7 @@ struct pair {
     int links[2], losts[2], closed;
     struct kvt_link link[2];
     enum err lost_err[2];
+    uint32_t transfer_class; /* of the next pair_send */
 };
 
 /* A model of 4 layers whose blocks have 4 * 2 * heads * 16 * 32 * 2 bytes: 8 KiB per head. */

@@ -147,6 +147,122 @@ static void many_transfers_share_a_connection(void **state)
     }
 }
 
+enum { BRONZE = 15, PART = PAIR_BLOCKS / (BRONZE + 1) };
+
+struct race {
+    struct pair p;
+    struct pair_grant g[BRONZE + 1];
+    struct pair_send s[BRONZE + 1]; /* the last one is the late one */
+};
+
+static void open_race(struct race *r, const char *transports)
+{
+    struct wire_kv_layout layout = pair_layout(32);
+
+    pair_open(&r->p, transports, &layout);
+    assert_int_equal(ERR_OK, kvt_node_connect(r->p.node[0], PAIR_RECEIVER));
+    assert_true(pair_run(&r->p, &r->p.links[0], 1, 2000));
+}
+
+/* Blocks [first, first + n), granted and claimed. */
+static void enter(struct race *r, uint32_t k, uint32_t class, uint32_t first, uint32_t n)
+{
+    uint32_t slots[PAIR_BLOCKS];
+
+    for (uint32_t b = 0; b < n; b++) {
+        slots[b] = first + b;
+        pair_fill(&r->p, 0, slots[b], slots[b] + 1000 * class);
+    }
+    r->p.transfer_class = class;
+    assert_int_equal(ERR_OK, pair_grant(&r->p, &r->g[k], 100 + k, 1, slots, n, 20000));
+    assert_int_equal(ERR_OK, pair_send(&r->p, &r->s[k], 100 + k, 1, slots, slots, n, 20000));
+}
+
+static void finish(struct race *r, uint32_t k, uint32_t n)
+{
+    kvt_send_piece(r->s[k].send, 0, n, 0, 4);
+    kvt_send_finish(r->s[k].send, NULL, 0);
+}
+
+static uint32_t done_of_bronze(const struct race *r)
+{
+    uint32_t n = 0;
+
+    for (uint32_t k = 0; k < BRONZE; k++)
+        n += (uint32_t)r->s[k].dones;
+    return n;
+}
+
+static void end_race(struct race *r, uint32_t n)
+{
+    for (uint32_t k = 0; k < n; k++) {
+        assert_true(pair_run(&r->p, &r->s[k].dones, 1, 10000));
+        assert_true(pair_run(&r->p, &r->g[k].safes, 1, 1000));
+        assert_int_equal(ERR_OK, r->s[k].result.err);
+    }
+    pair_close(&r->p);
+}
+
+/* Time of the gold hand-over alone. */
+static double idle_ms(struct race *r)
+{
+    uint64_t began;
+
+    enter(r, BRONZE, 0, BRONZE * PART, PART);
+    pair_run_for(&r->p, 10);
+    began = uv_hrtime();
+    finish(r, BRONZE, PART);
+    assert_true(pair_run(&r->p, &r->s[BRONZE].dones, 1, 5000));
+    assert_true(pair_run(&r->p, &r->g[BRONZE].safes, 1, 1000));
+    return (double)(uv_hrtime() - began) / 1e6;
+}
+
+/* All bronze pieces are queued before the gold ones; of one class they would take turns and end together. */
+static void gold_hand_over_behind_many_bronze_ones_ends_before_most_of_them(void **state)
+{
+    static struct race r;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        uint64_t began;
+        double idle, busy;
+
+        open_race(&r, paths[i]);
+        idle = idle_ms(&r);
+        for (uint32_t k = 0; k < BRONZE; k++)
+            enter(&r, k, 2, k * PART, PART);
+        enter(&r, BRONZE, 0, BRONZE * PART, PART);
+        pair_run_for(&r.p, 30); /* all claims are accepted */
+        began = uv_hrtime();
+        for (uint32_t k = 0; k <= BRONZE; k++)
+            finish(&r, k, PART);
+        assert_true(pair_run(&r.p, &r.s[BRONZE].dones, 1, 5000));
+        busy = (double)(uv_hrtime() - began) / 1e6;
+        print_message("%s: gold took %.2f ms, %.2f ms alone; %u of %d bronze hand-overs ended\n",
+                      kvt_path_name(r.p.link[0].path), busy, idle, done_of_bronze(&r), BRONZE);
+        assert_in_range(done_of_bronze(&r), 0, BRONZE / 3);
+        end_race(&r, BRONZE + 1);
+    }
+}
+
+static void bronze_does_not_stand_still_behind_gold(void **state)
+{
+    static struct race r;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        open_race(&r, paths[i]);
+        enter(&r, 0, 0, 0, 60);
+        enter(&r, 1, 7, 60, 2);
+        pair_run_for(&r.p, 30);
+        finish(&r, 0, 60);
+        finish(&r, 1, 2);
+        assert_true(pair_run(&r.p, &r.s[1].dones, 1, 5000));
+        assert_int_equal(0, r.s[0].dones); /* thirty times as much, and most of the turns */
+        end_race(&r, 2);
+    }
+}
+
 static void wrong_arguments_are_refused(void **state)
 {
     static const uint32_t slots[2] = {0, 1}, outside[2] = {0, PAIR_BLOCKS};
@@ -241,6 +357,8 @@ int main(void)
         cmocka_unit_test(blocks_arrive_verified_on_either_path),
         cmocka_unit_test(any_layout_arrives_whole),
         cmocka_unit_test(many_transfers_share_a_connection),
+        cmocka_unit_test(gold_hand_over_behind_many_bronze_ones_ends_before_most_of_them),
+        cmocka_unit_test(bronze_does_not_stand_still_behind_gold),
         cmocka_unit_test(wrong_arguments_are_refused),
         cmocka_unit_test(another_layout_is_refused_with_the_difference_named),
         cmocka_unit_test(memory_that_runs_out_fails_a_transfer_and_nothing_else),

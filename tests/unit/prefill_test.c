@@ -68,16 +68,20 @@ struct ask {
     uint32_t stop_id; /* 0: none */
     uint32_t min_tokens;
     uint32_t first_token; /* 0: request id */
+    uint32_t transfer_class;
+    uint32_t handover_ms; /* 0: 10 s */
 };
 
 static void give(struct ask a)
 {
     Baton__Prefill m = BATON__PREFILL__INIT;
     Baton__Sampling s;
+    Baton__Terms t = BATON__TERMS__INIT;
     uint8_t tokens[4 * 200] = {0};
     uint8_t stop[4];
 
     fake_sampling(&s);
+    t.transfer_class = a.transfer_class;
     for (uint32_t i = 0; i < a.n_tokens; i++)
         tokens[4 * i] = (uint8_t)(a.request + i);
     if (a.first_token != 0)
@@ -99,7 +103,8 @@ static void give(struct ask a)
     m.max_new = a.max_new != 0 ? a.max_new : 10;
     m.order = a.order;
     m.sampling = &s;
-    m.deadline_ns = 10 * CLOCK_NS_PER_S;
+    m.deadline_ns = a.handover_ms != 0 ? a.handover_ms * CLOCK_NS_PER_MS : 10 * CLOCK_NS_PER_S;
+    m.terms = a.transfer_class != 0 ? &t : NULL; /* an old scheduler sends none */
     prefill_on_prefill(role, &m);
 }
 
@@ -827,6 +832,56 @@ static void grant_that_never_comes_ends_the_wait(void **state)
     check_at_rest(1);
 }
 
+/* A decode worker without room answers late; the wait is as long as the message allows, no longer. */
+static void wait_for_a_grant_is_as_long_as_the_hand_over_may_take(void **state)
+{
+    uint64_t began = clock_now_ns();
+
+    (void)state;
+    give((struct ask){.request = 5, .n_tokens = 10, .handover_ms = 150});
+    assert_true(fake_run_until(&loop, has_released));
+    assert_int_equal(released(0)->err, ERR_TIMEOUT);
+    assert_true(clock_now_ns() - began >= 150 * CLOCK_NS_PER_MS);
+    check_at_rest(1);
+}
+
+static void transfer_class_of_the_terms_reaches_the_hand_over(void **state)
+{
+    (void)state;
+    give((struct ask){.request = 5, .n_tokens = 10, .transfer_class = 3});
+    give((struct ask){.request = 6, .n_tokens = 10});
+    grant(5, 3, DECODE_WORKER);
+    grant(6, 3, DECODE_WORKER);
+    assert_int_equal(fake_send_at(0)->c.transfer_class, 3);
+    assert_int_equal(fake_send_at(1)->c.transfer_class, 0);
+    prefill_cancel_all(role);
+    fake_send_done(fake_send_at(0), ERR_CANCELED);
+    fake_send_done(fake_send_at(1), ERR_CANCELED);
+    check_at_rest(2);
+}
+
+static void report_holds_samples_of_the_steps_since_the_last_one(void **state)
+{
+    Baton__Report m = BATON__REPORT__INIT, again = BATON__REPORT__INIT;
+
+    (void)state;
+    give((struct ask){.request = 5, .n_tokens = 2 * STEP_TOKENS + 3, .no_decode = true});
+    assert_true(fake_run_until(&loop, has_released));
+    prefill_report(role, &m);
+    assert_int_equal(m.n_sample, 3);
+    for (uint32_t i = 0; i < 3; i++) {
+        uint64_t n = i < 2 ? STEP_TOKENS : 3;
+
+        assert_int_equal(m.sample[i]->n, n);
+        assert_int_equal(m.sample[i]->n2, n * (n + 2 * (uint64_t)i * STEP_TOKENS));
+        assert_int_equal(m.sample[i]->b, 0);
+        assert_true(m.sample[i]->ns > 0);
+    }
+    prefill_report(role, &again);
+    assert_int_equal(again.n_sample, 0);
+    check_at_rest(1);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -862,6 +917,9 @@ int main(void)
         TEST(role_can_go_while_a_step_and_a_transfer_run),
         TEST(random_events_leave_nothing_behind),
         TEST(every_failed_allocation_ends_one_request_at_most),
+        TEST(wait_for_a_grant_is_as_long_as_the_hand_over_may_take),
+        TEST(transfer_class_of_the_terms_reaches_the_hand_over),
+        TEST(report_holds_samples_of_the_steps_since_the_last_one),
         TEST(role_that_cannot_start_says_so_and_leaves_nothing),
         cmocka_unit_test_setup_teardown(grant_that_never_comes_ends_the_wait, setup_short,
                                         teardown),

@@ -35,7 +35,9 @@ struct stream {
     int32_t tokens[TOKENS_MAX]; /* prompt, then what came out */
     uint32_t released[2];       /* by role, of the current epoch */
     enum err end[2];
-    uint32_t n_new; /* tokens that came out */
+    uint32_t n_new;        /* tokens that came out */
+    uint32_t tier, tbt_ms; /* terms; none where tbt_ms is 0 */
+    bool local;            /* the decode worker computes the prompt too */
     bool finished;
 };
 
@@ -46,9 +48,10 @@ static struct kvt_node *nodes[2];
 static struct prefill *prefill;
 static struct decode *decode;
 static struct stream *streams; /* request id is index + 1 */
-static uint32_t n_granted, n_released, n_links, n_verified;
+static uint32_t n_granted, n_released, n_links, n_verified, n_local;
 static struct engine_sim_range range;
-static bool no_decode; /* one token is all that is wanted */
+static bool no_decode;         /* one token is all that is wanted */
+static uint32_t decode_blocks; /* of the decode worker's pool */
 
 static void from_decode(void *arg, enum wire_type t, const ProtobufCMessage *m);
 static void from_prefill(void *arg, enum wire_type t, const ProtobufCMessage *m);
@@ -87,6 +90,8 @@ static void from_decode(void *arg, enum wire_type t, const ProtobufCMessage *m)
         grant.transfer = g->transfer;
         grant.blocks = g->blocks;
         prefill_on_grant(prefill, &grant);
+    } else if (t == WIRE_PREFILL_DONE) {
+        n_local++;
     } else if (t == WIRE_HANDOVER_DONE) {
         n_verified += ((const Baton__HandoverDone *)m)->err == ERR_OK;
     } else if (t == WIRE_RELEASED) {
@@ -145,14 +150,14 @@ static void on_alive(uv_timer_t *t)
     (void)t;
 }
 
-static void open_side(int i)
+static void open_side(int i, uint32_t n_blocks)
 {
     struct engine_config e = {.backend = "sim",
                               .block_tokens = BLOCK_TOKENS,
                               .max_context = MAX_CONTEXT,
                               .max_batch = MAX_BATCH};
     struct kvt_node_config k = {
-        .loop = &loop, .host = "127.0.0.1", .n_blocks = BLOCKS, .on_link = on_link};
+        .loop = &loop, .host = "127.0.0.1", .n_blocks = n_blocks, .on_link = on_link};
     struct err_msg msg = {""};
 
     if (engine_open(&e, &msg, &engines[i]) != ERR_OK)
@@ -160,7 +165,7 @@ static void open_side(int i)
     k.layout = engine_info(engines[i])->kv;
     if (kvt_node_create(&k, &msg, &nodes[i]) != ERR_OK)
         fail_msg("%s", msg.text);
-    assert_int_equal(engine_attach_kv(engines[i], kvt_node_pool(nodes[i]), BLOCKS), ERR_OK);
+    assert_int_equal(engine_attach_kv(engines[i], kvt_node_pool(nodes[i]), n_blocks), ERR_OK);
 }
 
 static void introduce(void)
@@ -181,7 +186,7 @@ static bool linked(void)
     return n_links >= 2;
 }
 
-static int setup(void **state)
+static int open_all(uint32_t n_blocks, uint64_t park_blocks)
 {
     struct prefill_config p = {.loop = &loop,
                                .n_blocks = BLOCKS,
@@ -189,20 +194,21 @@ static int setup(void **state)
                                .to_frontend = on_tokens,
                                .on_broken = on_broken};
     struct decode_config d = {.loop = &loop,
-                              .n_blocks = BLOCKS,
+                              .n_blocks = n_blocks,
                               .to_scheduler = from_decode,
                               .to_frontend = on_tokens,
                               .on_broken = on_broken};
 
-    (void)state;
-    n_granted = n_released = n_links = n_verified = 0;
+    decode_blocks = n_blocks;
+    n_granted = n_released = n_links = n_verified = n_local = 0;
     streams = mem_try_calloc(REQUESTS, sizeof(*streams));
     assert_non_null(streams);
     uv_loop_init(&loop);
     uv_timer_init(&loop, &alive);
     uv_timer_start(&alive, on_alive, 10, 10);
-    open_side(0);
-    open_side(1);
+    open_side(0, BLOCKS);
+    open_side(1, n_blocks);
+    d.park_bytes = park_blocks * wire_kv_block_bytes(&engine_info(engines[1])->kv);
     range = engine_sim_range(engine_info(engines[0])->vocab, NULL, 0);
     p.engine = engines[0];
     p.kvt = nodes[0];
@@ -213,6 +219,19 @@ static int setup(void **state)
     introduce();
     assert_true(run_until(linked));
     return 0;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    return open_all(BLOCKS, 0);
+}
+
+/* Room for a few requests only, and for many to be parked. */
+static int setup_tight(void **state)
+{
+    (void)state;
+    return open_all(80, 4000);
 }
 
 static int teardown(void **state)
@@ -245,8 +264,13 @@ static void submit(uint64_t request)
     Baton__Reserve r = BATON__RESERVE__INIT;
     Baton__Prefill p = BATON__PREFILL__INIT;
     Baton__Sampling sampling;
+    Baton__Terms terms = BATON__TERMS__INIT;
     static uint8_t tokens[TOKENS_MAX * 4];
 
+    terms.tier = s->tier;
+    terms.tbt_ns = s->tbt_ms * CLOCK_NS_PER_MS;
+    terms.first_deadline_ns = CLOCK_NS_PER_S;
+    p.terms = r.terms = s->tbt_ms > 0 ? &terms : NULL;
     greedy(&sampling);
     for (uint32_t i = 0; i < s->n_tokens; i++) {
         for (int k = 0; k < 4; k++)
@@ -264,23 +288,37 @@ static void submit(uint64_t request)
     r.n_tokens = s->n_tokens;
     p.tokens.data = tokens;
     p.tokens.len = (size_t)s->n_tokens * 4;
+    if (s->local) {
+        decode_on_prefill(decode, DECODE_ID, &p);
+        return;
+    }
     /* PREFILL first: a grant for a request that prefill does not know would be dropped. */
     prefill_on_prefill(prefill, &p);
     if (!no_decode)
         decode_on_reserve(decode, &r);
 }
 
-static void begin(uint64_t request, uint32_t n_prompt, uint32_t max_new)
+static void begin_as(uint64_t request, uint32_t n_prompt, uint32_t max_new, struct stream like)
 {
     struct stream *s = stream_of(request);
 
     memset(s, 0, sizeof(*s));
+    s->tier = like.tier;
+    s->tbt_ms = like.tbt_ms;
+    s->local = like.local;
     s->n_prompt = s->n_tokens = n_prompt;
     s->max_new = max_new;
     s->epoch = 1;
     for (uint32_t i = 0; i < n_prompt; i++)
         s->tokens[i] = (int32_t)((i * 7919 + request * 104729) % 30000);
     submit(request);
+}
+
+static void begin(uint64_t request, uint32_t n_prompt, uint32_t max_new)
+{
+    static const struct stream plain;
+
+    begin_as(request, n_prompt, max_new, plain);
 }
 
 /* Place it again, with what came out as part of the prompt. */
@@ -326,7 +364,8 @@ static void check_at_rest(void)
     prefill_report(prefill, &a);
     decode_report(decode, &b);
     assert_int_equal(a.free_blocks, BLOCKS);
-    assert_int_equal(b.free_blocks, BLOCKS);
+    assert_int_equal(b.free_blocks, decode_blocks);
+    assert_int_equal(b.parked + b.blocks_parked, 0);
     assert_int_equal(a.live_requests + a.live_sends, 0);
     assert_int_equal(b.live_requests + b.live_grants, 0);
     for (int i = 0; i < 2; i++) {
@@ -455,6 +494,81 @@ static void cancels_at_any_moment_leave_the_others_and_the_pools_whole(void **st
     check_at_rest();
 }
 
+/* Three times as much KV as the pool holds, tiers mixed, every third prompt computed on the decode worker:
+ * the sim engine would name any block that came back wrong. */
+static void parked_streams_equal_the_closed_form(void **state)
+{
+    enum { N = 24 };
+    Baton__Report m = BATON__REPORT__INIT;
+
+    (void)state;
+    for (uint32_t i = 0; i < N; i++)
+        begin_as(i + 1, 40 + i * 5, 120,
+                 (struct stream){.tier = i % 3, .tbt_ms = 1 + i % 3 * 20, .local = i % 3 == 1});
+    expected_releases = 2 * N - N / 3;
+    assert_true(run_until(all_released));
+    for (uint32_t i = 1; i <= N; i++) {
+        assert_int_equal(stream_of(i)->end[1], ERR_OK);
+        assert_int_equal(stream_of(i)->n_new, 120);
+        assert_int_equal(stream_of(i)->released[1], 1);
+        check_closed_form(i);
+    }
+    decode_report(decode, &m);
+    print_message("%d streams in a pool of 80 blocks: parked %u times\n", N, (unsigned)m.parks);
+    assert_true(m.parks > 0);
+    assert_int_equal(m.parks, m.resumes);
+    assert_int_equal(m.gave_up, 0);
+    assert_int_equal(n_local, N / 3);
+    check_at_rest();
+}
+
+static bool is_free(uint64_t request)
+{
+    return stream_of(request)->released[0] + stream_of(request)->local > 0 &&
+           stream_of(request)->released[1] > 0;
+}
+
+/* Whatever is canceled while it waits, computes, decodes or is parked: the rest does not notice. */
+static void cancels_under_pressure_leave_the_others_and_the_pools_whole(void **state)
+{
+    enum { N = 200 };
+    Baton__Report m = BATON__REPORT__INIT;
+    uint32_t seed = 7, local = 0;
+    uint64_t next = 0;
+
+    (void)state;
+    while (next < N) {
+        seed = seed * 1664525u + 1013904223u;
+        if (decode_live(decode) < 20) {
+            bool here = (seed >> 9) % 4 == 0;
+
+            local += here;
+            begin_as(
+                ++next, 1 + (seed >> 16) % 300, 2 + (seed >> 20) % 200,
+                (struct stream){.tier = seed >> 13 & 3, .tbt_ms = seed >> 15 & 31, .local = here});
+        }
+        if ((seed >> 12) % 8 == 0 && next > 0) {
+            uint64_t r = next - (seed >> 24) % (next < 16 ? next : 16);
+
+            if (!is_free(r))
+                cancel(r);
+        }
+        uv_run(&loop, (seed >> 8) % 2 == 0 ? UV_RUN_NOWAIT : UV_RUN_ONCE);
+    }
+    expected_releases = 2 * N - local;
+    assert_true(run_until(all_released));
+    for (uint64_t r = 1; r <= N; r++) {
+        struct stream *s = stream_of(r);
+
+        assert_int_equal(s->released[1], 1);
+        assert_true(s->finished || s->end[0] == ERR_CANCELED || s->end[1] == ERR_CANCELED);
+        check_closed_form(r);
+    }
+    decode_report(decode, &m);
+    assert_true(m.parks > 0);
+    check_at_rest();
+}
+
 static void many_streams_at_no_modelled_time(void **state)
 {
     enum { N = 64, NEW = 960 };
@@ -513,6 +627,10 @@ int main(void)
         TEST(stream_that_was_cut_goes_on_from_its_tokens),
         TEST(lost_peer_releases_both_sides_and_the_next_introduction_works),
         TEST(cancels_at_any_moment_leave_the_others_and_the_pools_whole),
+        cmocka_unit_test_setup_teardown(parked_streams_equal_the_closed_form, setup_tight,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(cancels_under_pressure_leave_the_others_and_the_pools_whole,
+                                        setup_tight, teardown),
         TEST(many_streams_at_no_modelled_time),
         TEST(short_completions_at_no_modelled_time),
     };
