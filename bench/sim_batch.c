@@ -18,6 +18,12 @@ static int64_t theta_of(const struct sim_req *r)
            ((int64_t)r->n0 - 1 - (int64_t)r->join) * (int64_t)r->d_tbt_ns;
 }
 
+/* The same for its mean time per token: as if the first token had been due when it came. */
+static int64_t theta_mean(const struct sim_req *r)
+{
+    return (int64_t)r->first_ns + ((int64_t)r->n0 - 1 - (int64_t)r->join) * (int64_t)r->d_tbt_ns;
+}
+
 static uint32_t group_of(struct sim *m, struct sim_worker *w, uint64_t tbt_ns)
 {
     for (uint32_t i = 0; i < w->n_tbt; i++) {
@@ -56,11 +62,12 @@ bool sim_batch_open(struct sim *m, struct sim_worker *w, struct sim_req *r)
     g = &w->tbt[r->group];
     if (g->count++ == 0) {
         sim_peak_forget(&g->peak, w->steps);
-        g->theta.n = g->late.n = 0;
+        g->theta.n = g->late.n = g->mean.n = 0;
     }
     w->phase[r->phase]++;
-    if (!sim_heap_push(r->late_told ? &g->late : &g->theta, sim_key_of(theta_of(r)), sim_slot(m, r),
-                       r->d_gen)) {
+    if (!sim_heap_push(r->late_told ? &g->late : &g->theta, sim_key_of(theta_of(r)),
+                       sim_slot(m, r), r->d_gen) ||
+        !sim_heap_push(&g->mean, sim_key_of(theta_mean(r)), sim_slot(m, r), r->d_gen)) {
         sim_fail(m, ERR_NOMEM, "out of memory");
         return false;
     }
@@ -107,19 +114,27 @@ static int64_t slack_of(const struct sim *m, const struct sim_worker *w, const s
     return sim_key_value(top->key) + (int64_t)((w->steps + 1) * g->tbt_ns) - (int64_t)m->now;
 }
 
+double sim_batch_rest(const struct sim_worker *w)
+{
+    return w->mean_tokens > 0 ? w->mean_tokens : 64;
+}
+
 /* One that is late counts half its tbt, as in the decode role: nothing would mend it. */
-int64_t sim_batch_slack(struct sim *m, struct sim_worker *w)
+int64_t sim_batch_slack(struct sim *m, struct sim_worker *w, double step_ns)
 {
     int64_t least = INT64_MAX;
 
     for (uint32_t i = 0; i < w->n_tbt; i++) {
         struct sim_tbt *g = &w->tbt[i];
-        struct sim_heap *heaps[] = {&g->theta, &g->late};
+        struct sim_heap *heaps[] = {&g->theta, &g->late, &g->mean};
+        double gain = (double)g->tbt_ns - step_ns;
 
-        for (int k = 0; k < 2 && g->count > 0; k++) {
+        for (int k = 0; k < 3 && g->count > 0; k++) {
             const struct sim_key *top = top_of(m, heaps[k]);
             int64_t slack = top == NULL ? INT64_MAX : slack_of(m, w, g, top);
 
+            if (k == 2 && top != NULL && gain > 0)
+                slack += (int64_t)(0.5 * gain * sim_batch_rest(w));
             slack = slack <= 0 ? (int64_t)g->tbt_ns / 2 : slack;
             least = slack < least ? slack : least;
         }

@@ -213,10 +213,10 @@ void sim_decode_resumed(struct sim *m, struct sim_req *r)
 /* ---- the plan ---- */
 
 static void item_of(struct sim *m, const struct sim_worker *w, const struct sim_req *r,
-                    struct sched_batch_item *i)
+                    double step_ns, struct sched_batch_item *i)
 {
     uint32_t done = r->d_state == SIM_D_RESIDENT ? sim_batch_done(w, r) : 0;
-    uint64_t k = r->n0 + done > 0 ? r->n0 + done : 0;
+    uint64_t k = r->n0 + done;
 
     i->tier = r->d_tier;
     i->context = context_of(w, r);
@@ -224,7 +224,8 @@ static void item_of(struct sim *m, const struct sim_worker *w, const struct sim_
     i->need = 0;
     i->tbt_ns = r->d_tbt_ns;
     i->id = r->id;
-    i->slack_ns = (int64_t)(r->d_deadline_ns + k * r->d_tbt_ns) - (int64_t)m->now;
+    i->slack_ns = sched_batch_slack(r->d_deadline_ns, r->first_ns, k, r->d_tbt_ns, step_ns,
+                                    sim_batch_rest(w), m->now);
     switch (r->d_state) {
     case SIM_D_RESIDENT:
         i->state = SCHED_BATCH_RESIDENT;
@@ -383,13 +384,13 @@ static void give_up_one(struct sim *m, struct sim_worker *w)
 static double plan(struct sim *m, struct sim_worker *w, const struct sched_law *law)
 {
     struct sched_batch_pool pool = pool_of(m, w, law);
+    double step_ns = w->n_res > 0 ? sched_law_decode(law, w->n_res, (double)w->ctx) : 0, move_ns;
     int64_t wake;
-    double move_ns;
 
     if (!plan_room(m, w))
         return 0;
     for (uint32_t i = 0; i < w->n_member; i++)
-        item_of(m, w, &m->req[w->member[i]], &m->item[i]);
+        item_of(m, w, &m->req[w->member[i]], step_ns, &m->item[i]);
     sched_batch_plan(m->item, w->n_member, &pool, m->scratch);
     wake = sched_batch_wake(m->item, w->n_member, &pool);
     move_ns = follow_all(m, w, pool.park_ns_per_block);
@@ -405,13 +406,14 @@ static bool is_plain(struct sim *m, struct sim_worker *w, const struct sched_law
                      uint32_t growth)
 {
     struct sched_batch_pool pool = pool_of(m, w, law);
+    double step_ns = sched_law_decode(law, w->n_res, (double)w->ctx);
     bool asks = w->n_wait + w->n_parked > 0 &&
                 (w->changed || w->free_blocks > w->plan_free || m->now >= w->plan_wake_ns);
 
     if (sched_batch_plain(w->n_res, (double)w->ctx, growth, asks, sim_batch_tightest(w), &pool))
         return true;
     return !asks && growth <= w->free_blocks && w->n_res <= pool.max_batch &&
-           (double)sim_batch_slack(m, w) > 2 * sched_law_decode(law, w->n_res, (double)w->ctx);
+           (double)sim_batch_slack(m, w, step_ns) > 2 * step_ns;
 }
 
 /* ---- steps ---- */
@@ -439,8 +441,10 @@ static void add_chunk(struct sim *m, struct sim_worker *w, const struct sched_la
         prefill.c[i] *= w->factor * m->setup->bias;
     left = r->p_total - r->p_done;
     left = left < c->max_step_tokens ? left : c->max_step_tokens;
-    take = sched_batch_chunk(&prefill, decode, w->did.b, w->did.ctx, r->p_past + r->p_done, left,
-                             sim_batch_slack(m, w), w->block_tokens);
+    take = sched_batch_chunk(
+        &prefill, decode, w->did.b, w->did.ctx, r->p_past + r->p_done, left,
+        sim_batch_slack(m, w, w->did.b > 0 ? sched_law_decode(decode, w->did.b, w->did.ctx) : 0),
+        w->block_tokens);
     if (take == 0 && m->now - w->prompt_ns >= PROMPT_TURN_NS)
         take = left < w->block_tokens ? left : w->block_tokens;
     if (take == 0 || !sim_grow(m, &p, 1, &w->cap_part, sizeof(*w->part)))
@@ -553,6 +557,7 @@ void sim_decode_end(struct sim *m, struct sim_worker *w)
             uint32_t epoch = r->d_epoch;
 
             sim_decode_drop(m, r);
+            w->mean_tokens += (r->n0 - w->mean_tokens) * (w->mean_tokens > 0 ? 0.02 : 1);
             sim_finish(m, r);
             sim_say_released(m, r, w->id, epoch, ERR_OK);
             sim_settle(m, r);

@@ -236,12 +236,15 @@ void sim_over(struct sim *m, struct sim_req *r, enum bench_fate fate, uint64_t r
 void sim_finish(struct sim *m, struct sim_req *r)
 {
     struct sched_event e = {.kind = SCHED_EV_FINISH, .request = r->id, .epoch = r->epoch};
+    int64_t over; /* what the mean time between tokens is over its target, all together */
 
     if (r->over)
         return;
+    over = r->n0 > 1 ? (int64_t)(m->now - r->first_ns) - (int64_t)((r->n0 - 1) * r->tbt_ns)
+                     : INT64_MIN;
     e.u.finish.first_token_ns = r->first_ns;
     e.u.finish.last_token_ns = m->now;
-    e.u.finish.late_ns = r->late_ns;
+    e.u.finish.late_ns = r->late_ns > over ? r->late_ns : over;
     e.u.finish.tokens = r->n0;
     sim_say(m, &e);
     sim_over(m, r, BENCH_DONE, 0);
@@ -533,6 +536,7 @@ void sim_worker_clear(struct sim_worker *w)
     for (uint32_t i = 0; i < w->n_tbt; i++) {
         sim_heap_free(&w->tbt[i].theta);
         sim_heap_free(&w->tbt[i].late);
+        sim_heap_free(&w->tbt[i].mean);
         sim_peak_free(&w->tbt[i].peak);
     }
     mem_free(w->part);

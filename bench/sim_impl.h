@@ -71,6 +71,7 @@ struct sim_tbt {
     uint32_t count;
     struct sim_heap theta; /* late once end of step - steps * tbt exceeds it */
     struct sim_heap late;  /* the same of those that were late once */
+    struct sim_heap mean;  /* the same, for the mean time between tokens */
     struct sim_peak peak;  /* of end of step - steps * tbt */
 };
 
@@ -111,6 +112,7 @@ struct sim_worker {
     uint32_t n_tbt;
     struct sim_peak gaps;
     struct sim_heap finish;
+    double mean_tokens;      /* of those that ended here, decayed; 0: none yet */
     struct sim_part *joiner; /* residents without a token in their segment */
     uint32_t n_joiner, cap_joiner;
     bool changed; /* since the last plan */
@@ -229,7 +231,8 @@ void sim_decode_drop(struct sim *m, struct sim_req *r);
 uint32_t sim_batch_done(const struct sim_worker *w, const struct sim_req *r); /* in the segment */
 bool sim_batch_open(struct sim *m, struct sim_worker *w, struct sim_req *r);
 void sim_batch_close(struct sim *m, struct sim_worker *w, struct sim_req *r);
-int64_t sim_batch_slack(struct sim *m, struct sim_worker *w); /* least of all not yet late */
+int64_t sim_batch_slack(struct sim *m, struct sim_worker *w, double step_ns); /* least of all */
+double sim_batch_rest(const struct sim_worker *w); /* tokens that a stream here has yet to come */
 uint64_t sim_batch_tightest(const struct sim_worker *w);
 /* Everything that the end of one step means for the residents that stepped. */
 void sim_batch_stepped(struct sim *m, struct sim_worker *w, uint64_t before_ns);

@@ -78,6 +78,26 @@ bool sched_batch_plain(uint32_t residents, double context, uint32_t growth_block
 int64_t sched_batch_wake(const struct sched_batch_item *v, uint32_t n,
                          const struct sched_batch_pool *pool);
 
+/* Slack of a stream, for item.slack_ns: its next token, the k-th after the first, may come so much later that it
+ * keeps its line (due_ns + k tbt_ns) and the mean time between its tokens is within tbt_ns when it ends.  A stream
+ * that is behind its mean can catch up while steps are shorter than tbt_ns: of the rest_tokens that are
+ * expected to follow, half is counted on.  first_ns: when its first token left; 0: not yet. */
+static inline int64_t sched_batch_slack(uint64_t due_ns, uint64_t first_ns, uint64_t k,
+                                        uint64_t tbt_ns, double step_ns, double rest_tokens,
+                                        uint64_t now_ns)
+{
+    int64_t line = (int64_t)(due_ns + k * tbt_ns) - (int64_t)now_ns;
+    double gain = (double)tbt_ns - step_ns;
+    int64_t mean;
+
+    if (first_ns == 0)
+        return line;
+    mean = (int64_t)(first_ns + k * tbt_ns) - (int64_t)now_ns;
+    if (gain > 0)
+        mean += (int64_t)(0.5 * gain * rest_tokens);
+    return mean < line ? mean : line;
+}
+
 /* Prompt tokens that may be computed in the next step beside a batch of b with ctx tokens so that nobody
  * with slack min_slack_ns or more gets late: all of `want`, or a multiple of block_tokens; 0: none now.  While
  * the least slack is below two decode steps only chunks that are worth their fixed cost are given. */
