@@ -1,6 +1,7 @@
 /* bench/perf_sched.c - fills a scheduler, then walks requests through their lives and times each event. */
 #include "bench/perf_sched.h"
 
+#include <malloc.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,11 +12,11 @@
 #include "scheduler/sched.h"
 #include "scheduler/sched_view.h"
 
-enum { CYCLES = 20000, EVENTS = 8, SAMPLES = CYCLES * EVENTS };
+enum { CYCLES = 20000, EVENTS = 8, SAMPLES = CYCLES * 4, RING = 1 << 17 };
+static const double PROMPT_NS = 36e6; /* of the mean prompt on one worker */
 
 struct world {
     uint32_t workers, queued;
-    bool decode_bound;
 };
 
 struct running {
@@ -26,16 +27,18 @@ struct running {
 struct driver {
     struct sched *s;
     struct sched_actions act;
-    struct running *ring; /* placed and not yet walked through */
-    size_t head, n, cap;
-    uint64_t next_id, rng;
-    double *all, *placing; /* microseconds */
-    size_t n_all, n_placing;
+    struct running *ring; /* dispatched and not yet walked through */
+    size_t head, n;
+    uint64_t next_id, rng, now;
+    uint64_t refused;
+    double *decision; /* microseconds */
+    size_t n_decision;
+    uint64_t spent; /* in sched_apply, ns */
     bool timed;
 };
 
 struct figures {
-    double requests, mean, p50, p99, placement;
+    double p50, p99, request, memory;
 };
 
 static uint32_t draw(struct driver *d, uint32_t low, uint32_t high)
@@ -49,36 +52,40 @@ static uint32_t draw(struct driver *d, uint32_t low, uint32_t high)
 
 static enum err ring_push(struct driver *d, const struct sched_action *a)
 {
-    if (d->n == d->cap)
-        return ERR_BAD_STATE; /* cannot be: there is a place for every request that lives */
-    d->ring[(d->head + d->n++) % d->cap] = (struct running){a->request, a->worker, a->peer};
+    if (d->n == RING)
+        return ERR_BAD_STATE; /* cannot be: workers have fewer windows than that */
+    d->ring[(d->head + d->n++) % RING] = (struct running){a->request, a->worker, a->peer};
     return ERR_OK;
 }
 
 static enum err apply(struct driver *d, const struct sched_event *e)
 {
+    bool decided = e->kind == SCHED_EV_ARRIVE;
     uint64_t start, took;
-    bool placed = false;
     enum err err;
 
     d->act.n = 0;
     start = clock_now_ns();
-    err = sched_apply(d->s, e, start, &d->act);
+    err = sched_apply(d->s, e, d->now, &d->act);
     took = clock_now_ns() - start;
     for (size_t i = 0; i < d->act.n && err == ERR_OK; i++) {
-        if (d->act.v[i].kind == SCHED_ACT_PREFILL) {
-            placed = true;
-            err = ring_push(d, &d->act.v[i]);
+        const struct sched_action *a = &d->act.v[i];
+
+        d->refused += a->kind == SCHED_ACT_REJECT || a->kind == SCHED_ACT_FAIL;
+        if (a->kind == SCHED_ACT_PREFILL) {
+            decided = true;
+            err = ring_push(d, a);
         }
     }
-    if (d->timed && d->n_all < SAMPLES) {
-        d->all[d->n_all++] = (double)took / 1000;
-        if (placed)
-            d->placing[d->n_placing++] = (double)took / 1000;
-    }
+    if (!d->timed)
+        return err;
+    d->spent += took;
+    if (decided && d->n_decision < SAMPLES)
+        d->decision[d->n_decision++] = (double)took / 1000;
     return err;
 }
 
+/* Targets so far off that a long queue is feasible: the cost of a promise is the same. */
 static enum err arrive(struct driver *d)
 {
     struct sched_event e = {.kind = SCHED_EV_ARRIVE, .request = ++d->next_id};
@@ -86,39 +93,55 @@ static enum err arrive(struct driver *d)
     e.u.arrive.tier = draw(d, 0, 2);
     e.u.arrive.n_prompt = draw(d, 100, 3000);
     e.u.arrive.max_new = draw(d, 2, 500);
-    e.u.arrive.arrived_ns = clock_now_ns();
+    e.u.arrive.arrived_ns = d->now;
+    e.u.arrive.ttft_ns = (uint64_t)draw(d, 600, 40000) * CLOCK_NS_PER_S;
     return apply(d, &e);
 }
 
-static enum err join(struct driver *d, const struct world *w, uint32_t id, enum sched_role role)
+static enum err join(struct driver *d, uint32_t klass, uint32_t id, enum sched_role role)
 {
     struct sched_event e = {.kind = SCHED_EV_WORKER_JOIN, .worker = id};
 
     e.u.join.role = role;
-    e.u.join.n_blocks = 8192;
+    e.u.join.n_blocks = 25000;
     e.u.join.block_tokens = 16;
-    e.u.join.max_batch = w->decode_bound ? 4 : 64;
-    e.u.join.max_context = 8192;
+    e.u.join.max_batch = 256;
+    e.u.join.max_context = 131072;
+    e.u.join.klass = klass;
+    e.u.join.max_step_tokens = 2048;
+    e.u.join.can_prefill = true;
     return apply(d, &e);
 }
 
+/* What is due by now. */
+static enum err fire(struct driver *d)
+{
+    struct sched_event e = {.kind = SCHED_EV_TIMER};
+
+    return sched_next_timer(d->s) <= d->now ? apply(d, &e) : ERR_OK;
+}
+
 /* All that one request goes through, and a new one in its place. */
-static enum err walk(struct driver *d)
+static enum err walk(struct driver *d, const struct world *w)
 {
     struct running r = d->ring[d->head];
-    struct sched_event e[EVENTS - 1] = {
+    bool local = r.prefill == r.decode;
+    struct sched_event e[] = {
         {.kind = SCHED_EV_GRANTED, .worker = r.decode, .u.granted = {true}},
         {.kind = SCHED_EV_PREFILL_DONE, .worker = r.prefill},
-        {.kind = SCHED_EV_HANDOVER_DONE, .worker = r.decode, .u.handover = {ERR_OK, true}},
+        {.kind = SCHED_EV_HANDOVER_DONE, .worker = r.decode, .u.handover = {.from_decode = true}},
         {.kind = SCHED_EV_RELEASED, .worker = r.prefill},
         {.kind = SCHED_EV_TOKENS, .u.tokens = {2}},
         {.kind = SCHED_EV_RELEASED, .worker = r.decode},
         {.kind = SCHED_EV_FINISH}};
-    enum err err = ERR_OK;
+    enum err err = fire(d);
 
-    d->head = (d->head + 1) % d->cap;
+    d->head = (d->head + 1) % RING;
     d->n--;
-    for (size_t i = 0; i < EVENTS - 1 && err == ERR_OK; i++) {
+    d->now += (uint64_t)(PROMPT_NS / (w->workers / 2));
+    for (size_t i = 0; i < sizeof(e) / sizeof(e[0]) && err == ERR_OK; i++) {
+        if (local && (i == 0 || i == 2 || i == 3))
+            continue;
         e[i].request = r.id;
         e[i].epoch = 1;
         err = apply(d, &e[i]);
@@ -126,17 +149,50 @@ static enum err walk(struct driver *d)
     return err == ERR_OK ? arrive(d) : err;
 }
 
-static enum err fill(struct driver *d, const struct world *w)
+static uint32_t queued(const struct driver *d)
 {
-    enum err err = ERR_OK;
-    struct sched_stats st = {0};
+    struct sched_stats st;
+
+    sched_get_stats(d->s, &st);
+    return st.queued[0] + st.queued[1] + st.queued[2];
+}
+
+static enum err add_workers(struct driver *d, const struct world *w, struct err_msg *msg)
+{
+    static const struct sched_class h100 = {
+        .name = "h100-8b",
+        .prefill = {{2.668e6, 0.02051e6, 0.38491, 0.01222e6}, 448},
+        .decode = {{7.141e6, 0.00888e6, 43.198, 0.00478e6}, 128},
+        .kv_bytes_per_token = 131072,
+        .link_bytes_per_s = 46e9,
+        .link_setup_ns = 2000000};
+    uint32_t klass;
+    enum err err = sched_add_class(d->s, &h100, msg, &klass);
 
     for (uint32_t i = 0; i < w->workers && err == ERR_OK; i++)
-        err = join(d, w, i + 1, i % 2 == 0 ? SCHED_ROLE_PREFILL : SCHED_ROLE_DECODE);
-    while (err == ERR_OK && st.queued[0] + st.queued[1] + st.queued[2] < w->queued) {
+        err = join(d, klass, i + 1, i % 2 == 0 ? SCHED_ROLE_PREFILL : SCHED_ROLE_DECODE);
+    return err;
+}
+
+static size_t heap_bytes(void)
+{
+    return mallinfo2().uordblks + mallinfo2().hblkhd;
+}
+
+static enum err fill(struct driver *d, const struct world *w, double *memory, struct err_msg *msg)
+{
+    size_t before = heap_bytes();
+    uint64_t tries = 0;
+    enum err err = ERR_OK;
+
+    while (err == ERR_OK && (queued(d) < w->queued || d->n < w->workers / 2)) {
         err = arrive(d);
-        sched_get_stats(d->s, &st);
+        if (err == ERR_OK && ++tries > 3 * (uint64_t)w->queued + 100 * (uint64_t)w->workers)
+            return err_set(msg, ERR_BAD_STATE, "perf sched: %u of %u requests wait, %llu refused",
+                           queued(d), w->queued, (unsigned long long)d->refused);
     }
+    if (w->queued > 0)
+        *memory = (double)(heap_bytes() - before) / w->queued;
     return err;
 }
 
@@ -147,52 +203,43 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double percentile(double *v, size_t n, double p)
+static double percentile(const double *v, size_t n, double p)
 {
-    if (n == 0)
-        return 0;
-    qsort(v, n, sizeof(*v), by_value);
-    return v[(size_t)((double)(n - 1) * p)];
+    return n == 0 ? 0 : v[(size_t)((double)(n - 1) * p)];
 }
 
 static enum err measure(struct driver *d, const struct world *w, struct figures *out,
                         struct err_msg *msg)
 {
-    enum err err = fill(d, w);
-    uint64_t start;
-    double sum = 0;
+    enum err err = add_workers(d, w, msg);
 
+    if (err == ERR_OK)
+        err = fill(d, w, &out->memory, msg);
     d->timed = true;
-    start = clock_now_ns();
     for (int i = 0; i < CYCLES && err == ERR_OK; i++)
-        err = d->n > 0 ? walk(d) : err_set(msg, ERR_BAD_STATE, "perf sched: nothing is placed");
+        err = d->n > 0 ? walk(d, w) : arrive(d);
     if (err != ERR_OK)
         return err;
-    out->requests = CYCLES / ((double)(clock_now_ns() - start) / 1e9);
-    for (size_t i = 0; i < d->n_all; i++)
-        sum += d->all[i];
-    out->mean = sum / (double)d->n_all;
-    out->p50 = percentile(d->all, d->n_all, 0.5);
-    out->p99 = percentile(d->all, d->n_all, 0.99);
-    out->placement = percentile(d->placing, d->n_placing, 0.99);
+    qsort(d->decision, d->n_decision, sizeof(*d->decision), by_value);
+    out->p50 = percentile(d->decision, d->n_decision, 0.5);
+    out->p99 = percentile(d->decision, d->n_decision, 0.99);
+    out->request = (double)d->spent / 1000 / CYCLES;
     return sched_check(d->s, msg);
 }
 
 static enum err run_world(const struct world *w, struct figures *out, struct err_msg *msg)
 {
-    struct driver d = {.rng = 1, .cap = (size_t)w->queued + 64 * (size_t)w->workers};
+    struct driver d = {.rng = 1, .now = CLOCK_NS_PER_S};
     struct sched_config c;
     enum err err;
 
     sched_config_defaults(&c);
-    c.max_queued = w->queued + 1;
+    c.max_queued = w->queued + 100 * w->workers;
     c.max_queued_tokens = UINT64_MAX;
-    if (w->decode_bound)
-        c.prefill_window_tokens = 1 << 20;
-    d.ring = mem_try_calloc(d.cap, sizeof(*d.ring));
-    d.all = mem_try_calloc(SAMPLES, sizeof(*d.all));
-    d.placing = mem_try_calloc(SAMPLES, sizeof(*d.placing));
-    if (d.ring == NULL || d.all == NULL || d.placing == NULL)
+    c.queue_timeout_ns = c.request_timeout_ns = 24 * 3600 * CLOCK_NS_PER_S;
+    d.ring = mem_try_calloc(RING, sizeof(*d.ring));
+    d.decision = mem_try_calloc(SAMPLES, sizeof(*d.decision));
+    if (d.ring == NULL || d.decision == NULL)
         err = err_set(msg, ERR_NOMEM, "perf sched: out of memory");
     else
         err = sched_create(&c, msg, &d.s);
@@ -201,8 +248,7 @@ static enum err run_world(const struct world *w, struct figures *out, struct err
     sched_destroy(d.s);
     sched_actions_free(&d.act);
     mem_free(d.ring);
-    mem_free(d.all);
-    mem_free(d.placing);
+    mem_free(d.decision);
     return err;
 }
 
@@ -211,38 +257,34 @@ static void add(struct bench_report *r, const struct world *w, const char *what,
 {
     char name[96];
 
-    snprintf(name, sizeof(name), "sched.w%u.q%u.%s.%s", w->workers, w->queued,
-             w->decode_bound ? "decode" : "prefill", what);
-    bench_report_add(r, name, value, unit, unit[0] == 'r' ? BENCH_HIGHER : BENCH_LOWER);
+    snprintf(name, sizeof(name), "sched.%s.w%u.q%u", what, w->workers, w->queued);
+    bench_report_add(r, name, value, unit, BENCH_LOWER);
     if (reference != NULL)
-        bench_report_reference(r, "10 workers, 100 queued, same run", *reference);
+        bench_report_reference(r, "10 workers, none queued, same run", *reference);
 }
 
 enum err bench_perf_sched(bool json, struct err_msg *msg)
 {
+    static const uint32_t workers[] = {10, 100, 1000}, waiting[] = {0, 1000, 100000};
     struct bench_report report;
+    struct figures first = {0};
     enum err err = ERR_OK;
 
     bench_report_init(&report, "perf sched");
-    for (int bound = 0; bound < 2 && err == ERR_OK; bound++) {
-        struct figures small = {0};
+    for (int i = 0; i < 9 && err == ERR_OK; i++) {
+        struct world w = {workers[i / 3], waiting[i % 3]};
+        struct figures f = {0};
 
-        for (int size = 0; size < 2 && err == ERR_OK; size++) {
-            struct world w = {size == 0 ? 10 : 1000, size == 0 ? 100 : 100000, bound == 1};
-            const struct figures *ref = size == 0 ? NULL : &small;
-            struct figures f = {0};
-
-            err = run_world(&w, &f, msg);
-            if (err != ERR_OK)
-                break;
-            add(&report, &w, "requests", f.requests, "req/s", ref ? &ref->requests : NULL);
-            add(&report, &w, "decision.mean", f.mean, "us", ref ? &ref->mean : NULL);
-            add(&report, &w, "decision.p50", f.p50, "us", ref ? &ref->p50 : NULL);
-            add(&report, &w, "decision.p99", f.p99, "us", ref ? &ref->p99 : NULL);
-            add(&report, &w, "placement.p99", f.placement, "us", ref ? &ref->placement : NULL);
-            if (size == 0)
-                small = f;
-        }
+        err = run_world(&w, &f, msg);
+        if (err != ERR_OK)
+            break;
+        add(&report, &w, "decision.p50", f.p50, "us", i > 0 ? &first.p50 : NULL);
+        add(&report, &w, "decision.p99", f.p99, "us", i > 0 ? &first.p99 : NULL);
+        add(&report, &w, "request", f.request, "us", i > 0 ? &first.request : NULL);
+        if (w.queued > 0)
+            add(&report, &w, "memory", f.memory, "bytes", NULL);
+        if (i == 0)
+            first = f;
     }
     if (err == ERR_OK)
         err = bench_report_print(&report, json);

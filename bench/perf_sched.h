@@ -1,19 +1,19 @@
-/* bench/perf_sched.h - `baton perf sched`: what a decision of the scheduler core costs.
+/* bench/perf_sched.h - `baton perf sched`: what a decision of the scheduler costs.
  *
- * Worlds of W workers (half prefill, half decode) with Q requests waiting, kept full: each request that
- * goes through all its events is replaced by a new one.  BOUND says what the head of the queue waits for:
- * prefill (the window of the prefill workers) or decode (slots; the walk behind a blocked head is then
- * taken on every event).  A decision is one sched_apply() with all the actions it gives.
+ * Worlds of W workers (half prefill, half decode, the law of an H100 with an 8B model) with Q requests
+ * waiting, kept full: each request that goes through all its events is replaced by a new one, in virtual time
+ * at the pace at which such workers would finish them.  A decision is one sched_apply() of an arrival, or
+ * of an event that sent a request to a worker; all actions it gives are part of it.
  *
- *   sched.wW.qQ.BOUND.requests        req/s  through all their events
- *   sched.wW.qQ.BOUND.decision.mean   us     1e6 / this = decisions per second
- *   sched.wW.qQ.BOUND.decision.p50    us
- *   sched.wW.qQ.BOUND.decision.p99    us
- *   sched.wW.qQ.BOUND.placement.p99   us     of those that placed a request
+ *   sched.decision.p50.wW.qQ   us
+ *   sched.decision.p99.wW.qQ   us
+ *   sched.request.wW.qQ        us    all events of one request
+ *   sched.memory.wW.qQ         bytes per queued request (the queued worlds alone)
  *
- * for w10.q100 and w1000.q100000; the small world of the same run is the reference of the large one.
+ * for W in 10, 100, 1000 and Q in 0, 1000, 100000, under the default policy; the small world of the same run is
+ * the reference of the others.
  *
- * Thread: the caller's.  Blocking: a few seconds. */
+ * Thread: the caller's.  Blocking: some seconds. */
 #ifndef BENCH_PERF_SCHED_H
 #define BENCH_PERF_SCHED_H
 

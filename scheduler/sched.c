@@ -223,9 +223,9 @@ void sched_destroy(struct sched *s)
 
     if (s == NULL)
         return;
+    free_workers(s); /* the policy may still look at the requests of each */
     while ((r = map_next(&s->requests, &at)) != NULL)
         free_request(r);
-    free_workers(s);
     if (s->policy != NULL && s->policy->destroy != NULL)
         s->policy->destroy(s);
     sched_predictor_free(s);
