@@ -132,12 +132,23 @@ static enum err check_law(const struct sched_law *l, const char *what, const str
     return ERR_OK;
 }
 
+/* One line that stands in single quotes as it is. */
+static bool plain_name(const char *name, size_t room)
+{
+    if (name[0] == '\0' || memchr(name, '\0', room) == NULL)
+        return false;
+    for (; *name != '\0'; name++) {
+        if ((unsigned char)*name < 0x20 || *name == 0x7f || *name == '\'')
+            return false;
+    }
+    return true;
+}
+
 static enum err check(const struct sched_class *c, struct err_msg *msg)
 {
     enum err err;
 
-    if (c->name[0] == '\0' || memchr(c->name, '\0', sizeof(c->name)) == NULL ||
-        strpbrk(c->name, "'\n\r") != NULL)
+    if (!plain_name(c->name, sizeof(c->name)))
         return err_set(msg, ERR_INVALID,
                        "class file: the class needs a name of one line without quotes");
     if (!in_range(c->kv_bytes_per_token, BYTES_HIGH) || !in_range(c->link_bytes_per_s, RATE_HIGH) ||
