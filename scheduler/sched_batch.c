@@ -21,13 +21,15 @@ enum {
     MOVE_PART = 10, /* inside a tier at most 1/MOVE_PART of the time goes into moving KV */
     GROWTH_NS = 500 * 1000 * 1000,
     GROWTH_STEPS_MAX = 64,
+    BATCH_TIERS = 16,
     WAKE_NS = 100 * 1000 * 1000,
     DRAIN_STEPS =
         200 /* mean life of a request in the batch, in steps: how long room takes to get free */
 };
 static const int64_t AGED_NS = INT64_C(3000) * 1000 * 1000;
 static const uint32_t STUCK = UINT32_C(1) << 31; /* flag in scratch: wants to step, has no block */
-static const double PART_OF_TBT = 0.97;          /* of the tightest tbt that one step may take */
+static const double TIGHTER_PART = 0.2, TIGHTER_MOST = 0.05;
+static const double PART_OF_TBT = 0.97; /* of the tightest tbt that one step may take */
 
 /* By what becomes of it if it is left alone; smaller is more urgent. */
 enum urgency { BATCH_AGED = 0, BATCH_DANGER, BATCH_LOST, BATCH_RICH };
@@ -40,13 +42,14 @@ struct batch {
     double limit_ns;       /* of this step, because of those in danger; 0: none */
     uint64_t blocks, room; /* of the whole pool; free now */
     uint64_t park_room;
-    double spare_ns;   /* slack beyond the moves that a victim needs inside its own tier */
-    uint64_t holders;  /* RESIDENT + ARRIVING, less those parked */
-    double growth;     /* blocks each of them wants kept free */
-    double b, ctx;     /* of this step so far */
-    uint32_t *r, n_r;  /* residents */
-    uint32_t *a, n_a;  /* those that ask: PARKED and WAITING */
-    uint32_t from_end; /* victims: r[from_end ..] were looked at */
+    double spare_ns;          /* slack beyond the moves that a victim needs inside its own tier */
+    uint64_t holders;         /* RESIDENT + ARRIVING, less those parked */
+    double held[BATCH_TIERS]; /* blocks by tier; the last one: that and all looser ones */
+    double growth;            /* blocks each of them wants kept free */
+    double b, ctx;            /* of this step so far */
+    uint32_t *r, n_r;         /* residents */
+    uint32_t *a, n_a;         /* those that ask: PARKED and WAITING */
+    uint32_t from_end;        /* victims: r[from_end ..] were looked at */
 };
 
 static int64_t batch_ns(double ns)
@@ -243,6 +246,17 @@ static double batch_reserve(const struct batch *p, uint64_t holders)
     return holders > 1 ? p->growth * (double)holders : 0;
 }
 
+/* Room that looser tiers leave for the next requests of tighter ones: what those ask for comes in lumps, and to
+ * park for it costs everybody's time.  A fifth of what tighter tiers hold, so nothing where there are none. */
+static double batch_ladder(const struct batch *p, const struct sched_batch_item *x)
+{
+    double tighter = 0;
+
+    for (uint32_t q = 0; q < x->tier && q < BATCH_TIERS; q++)
+        tighter += p->held[q];
+    return fmin(TIGHTER_PART * tighter, TIGHTER_MOST * (double)p->blocks);
+}
+
 /* Is there room for x with `more` blocks gained and `gone` parked? */
 static bool batch_fits(const struct batch *p, const struct sched_batch_item *x, uint64_t more,
                        uint64_t gone)
@@ -253,7 +267,7 @@ static bool batch_fits(const struct batch *p, const struct sched_batch_item *x, 
         return x->need <= room;
     if (p->pool->max_resident > 0 && after > p->pool->max_resident)
         return false;
-    return (double)x->need + batch_reserve(p, after) <= (double)room;
+    return (double)x->need + batch_reserve(p, after) + batch_ladder(p, x) <= (double)room;
 }
 
 /* Parks as few as make room for x, loosest first; nobody if they would not be enough.  Victims that were
@@ -405,6 +419,7 @@ static void batch_open(struct batch *p, struct sched_batch_item *v, uint32_t n,
             b += 1;
             ctx += v[k].context;
             blocks += v[k].blocks;
+            p->held[v[k].tier < BATCH_TIERS ? v[k].tier : BATCH_TIERS - 1] += v[k].blocks;
         } else if (v[k].state == SCHED_BATCH_ARRIVING) {
             p->holders++;
             p->blocks += v[k].blocks;

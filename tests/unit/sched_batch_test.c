@@ -269,6 +269,27 @@ static void test_a_parked_stream_comes_back_only_with_room_to_grow(void **state)
     assert_in_range(low, 60 + 41 * 2, 60 + 41 * 4);
 }
 
+static void test_bronze_leaves_room_for_the_next_gold_one(void **state)
+{
+    (void)state;
+    struct sched_batch_item v[3] = {resident(1, 0, 400, 0, 300 * MS),
+                                    resident(2, 2, 400, 0, 300 * MS),
+                                    asks(SCHED_BATCH_WAITING, 3, 2, 50, 5000 * MS)};
+    struct sched_batch_pool pool = pool_of(90);
+    uint32_t scratch[3];
+
+    /* 44 blocks are a twentieth of the pool; growth of three is another dozen. */
+    sched_batch_plan(v, 3, &pool, scratch);
+    assert_int_equal(v[2].what, SCHED_DO_NOTHING);
+    v[2].tier = 0;
+    sched_batch_plan(v, 3, &pool, scratch);
+    assert_int_equal(v[2].what, SCHED_DO_GRANT);
+    v[2].tier = 2;
+    v[0].tier = 2; /* no gold here: nothing to leave */
+    sched_batch_plan(v, 3, &pool, scratch);
+    assert_int_equal(v[2].what, SCHED_DO_GRANT);
+}
+
 static void test_one_that_waits_for_much_room_is_not_passed_by_for_ever(void **state)
 {
     (void)state;
@@ -771,6 +792,7 @@ int main(void)
         cmocka_unit_test(test_nobody_is_parked_where_it_would_not_help_or_does_not_fit),
         cmocka_unit_test(test_a_full_pool_where_all_want_to_grow_moves_on),
         cmocka_unit_test(test_a_parked_stream_comes_back_only_with_room_to_grow),
+        cmocka_unit_test(test_bronze_leaves_room_for_the_next_gold_one),
         cmocka_unit_test(test_one_that_waits_for_much_room_is_not_passed_by_for_ever),
         cmocka_unit_test(test_the_bounds_hold_for_any_input),
         cmocka_unit_test(test_the_order_of_the_list_does_not_matter),
