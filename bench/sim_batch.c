@@ -65,8 +65,8 @@ bool sim_batch_open(struct sim *m, struct sim_worker *w, struct sim_req *r)
         g->theta.n = g->late.n = g->mean.n = 0;
     }
     w->phase[r->phase]++;
-    if (!sim_heap_push(r->late_told ? &g->late : &g->theta, sim_key_of(theta_of(r)),
-                       sim_slot(m, r), r->d_gen) ||
+    if (!sim_heap_push(r->late_told ? &g->late : &g->theta, sim_key_of(theta_of(r)), sim_slot(m, r),
+                       r->d_gen) ||
         !sim_heap_push(&g->mean, sim_key_of(theta_mean(r)), sim_slot(m, r), r->d_gen)) {
         sim_fail(m, ERR_NOMEM, "out of memory");
         return false;
@@ -116,7 +116,7 @@ static int64_t slack_of(const struct sim *m, const struct sim_worker *w, const s
 
 double sim_batch_rest(const struct sim_worker *w)
 {
-    return w->mean_tokens > 0 ? w->mean_tokens : 64;
+    return w->mean_tokens > 0 ? 0.1 * w->mean_tokens : 10;
 }
 
 /* One that is late counts half its tbt, as in the decode role: nothing would mend it. */
@@ -134,7 +134,7 @@ int64_t sim_batch_slack(struct sim *m, struct sim_worker *w, double step_ns)
             int64_t slack = top == NULL ? INT64_MAX : slack_of(m, w, g, top);
 
             if (k == 2 && top != NULL && gain > 0)
-                slack += (int64_t)(0.5 * gain * sim_batch_rest(w));
+                slack += (int64_t)(gain * sim_batch_rest(w));
             slack = slack <= 0 ? (int64_t)g->tbt_ns / 2 : slack;
             least = slack < least ? slack : least;
         }

@@ -170,6 +170,7 @@ void sim_decode_reserve(struct sim *m, struct sim_worker *w, struct sim_req *r,
     r->d_tbt_ns = a->terms.tbt_ns != 0 ? a->terms.tbt_ns : r->tbt_ns;
     r->c0 = r->n_prompt + r->n0;
     r->d_state = SIM_D_WAITING;
+    r->d_asked_ns = m->now;
     r->d_blocks = 0;
     if (!member_add(m, w, r))
         return;
@@ -216,15 +217,20 @@ static void item_of(struct sim *m, const struct sim_worker *w, const struct sim_
                     double step_ns, struct sched_batch_item *i)
 {
     uint32_t done = r->d_state == SIM_D_RESIDENT ? sim_batch_done(w, r) : 0;
-    uint64_t k = r->n0 + done;
+    uint64_t k = r->n0 + done, first = r->first_ns;
 
+    if (first == 0) { /* room is asked for when the first token is about two steps away */
+        first = r->d_asked_ns + (uint64_t)(2 * step_ns);
+        first = first > m->now ? first : m->now;
+        k++;
+    }
     i->tier = r->d_tier;
     i->context = context_of(w, r);
     i->blocks = blocks_of(w, r);
     i->need = 0;
     i->tbt_ns = r->d_tbt_ns;
     i->id = r->id;
-    i->slack_ns = sched_batch_slack(r->d_deadline_ns, r->first_ns, k, r->d_tbt_ns, step_ns,
+    i->slack_ns = sched_batch_slack(r->d_deadline_ns, first, k, r->d_tbt_ns, step_ns,
                                     sim_batch_rest(w), m->now);
     switch (r->d_state) {
     case SIM_D_RESIDENT:

@@ -58,7 +58,7 @@ struct sim_req {
     enum sim_d_state d_state;
     uint32_t d_worker, d_epoch, d_gen, d_index, d_blocks, d_tier;
     bool d_local, d_fresh; /* fresh: no token in this segment yet */
-    uint64_t d_granted_ns, d_deadline_ns, d_tbt_ns;
+    uint64_t d_asked_ns, d_granted_ns, d_deadline_ns, d_tbt_ns;
     /* segment of a resident */
     uint64_t join; /* step count; its steps are those after it */
     uint32_t c0;   /* KV at the start */
