@@ -698,7 +698,9 @@ static void report_requests(const struct decode *d, Baton__Report *m)
 void decode_report(struct decode *d, Baton__Report *m)
 {
     struct decode_stats s = decode_pool_stats(d->pool);
+    uint32_t n[ENGINE_BLOCK_N_STATES];
 
+    decode_pool_counts(d->pool, n);
     m->parked = s.parked;
     m->blocks_parked = s.blocks_parked;
     m->context = s.context;
@@ -706,10 +708,10 @@ void decode_report(struct decode *d, Baton__Report *m)
     m->resumes = s.resumes;
     m->gave_up = s.gave_up;
     report_requests(d, m);
-    m->free_blocks = decode_pool_count(d->pool, ENGINE_BLOCK_FREE);
-    m->blocks_owned = decode_pool_count(d->pool, ENGINE_BLOCK_OWNED);
-    m->blocks_granted = decode_pool_count(d->pool, ENGINE_BLOCK_GRANTED);
-    m->blocks_quarantined = decode_pool_count(d->pool, ENGINE_BLOCK_QUARANTINED);
+    m->free_blocks = n[ENGINE_BLOCK_FREE];
+    m->blocks_owned = n[ENGINE_BLOCK_OWNED];
+    m->blocks_granted = n[ENGINE_BLOCK_GRANTED];
+    m->blocks_quarantined = n[ENGINE_BLOCK_QUARANTINED];
     m->step_ns = d->step_ns;
     m->steps = d->steps;
     m->decode_steps = d->decode_steps;

@@ -123,6 +123,14 @@ uint32_t decode_pool_count(struct decode_pool *p, enum engine_block_state s)
     return n;
 }
 
+void decode_pool_counts(struct decode_pool *p, uint32_t n[ENGINE_BLOCK_N_STATES])
+{
+    pthread_mutex_lock(&p->lock);
+    for (uint32_t s = 0; s < ENGINE_BLOCK_N_STATES; s++)
+        n[s] = engine_blocks_count(p->blocks, (enum engine_block_state)s);
+    pthread_mutex_unlock(&p->lock);
+}
+
 /* ---- park memory ---- */
 
 static enum err take_places(struct decode_pool *p, uint32_t n, uint32_t *places)

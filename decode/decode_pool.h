@@ -43,6 +43,8 @@ bool decode_pool_try(struct decode_pool *p, uint32_t n, enum engine_block_state 
 void decode_pool_move(struct decode_pool *p, const uint32_t *slots, uint32_t n,
                       enum engine_block_state from, enum engine_block_state to);
 uint32_t decode_pool_count(struct decode_pool *p, enum engine_block_state s);
+/* All of them at one moment: their sum is the pool. */
+void decode_pool_counts(struct decode_pool *p, uint32_t n[ENGINE_BLOCK_N_STATES]);
 
 /* Copies OWNED blocks out and frees them; slots then holds places.  ERR_LIMIT: the park memory is full;
  * ERR_NOMEM; ERR_UNSUPPORTED: the backend cannot, and never will.  On an error nothing changed. */

@@ -160,6 +160,8 @@ static void open_race(struct race *r, const char *transports)
     struct wire_kv_layout layout = pair_layout(32);
 
     pair_open(&r->p, transports, &layout);
+    for (uint32_t b = 0; b < PAIR_BLOCKS; b++)
+        pair_fill(&r->p, 0, b, b);
     assert_int_equal(ERR_OK, kvt_node_connect(r->p.node[0], PAIR_RECEIVER));
     assert_true(pair_run(&r->p, &r->p.links[0], 1, 2000));
 }
@@ -169,10 +171,8 @@ static void enter(struct race *r, uint32_t k, uint32_t class, uint32_t first, ui
 {
     uint32_t slots[PAIR_BLOCKS];
 
-    for (uint32_t b = 0; b < n; b++) {
+    for (uint32_t b = 0; b < n; b++)
         slots[b] = first + b;
-        pair_fill(&r->p, 0, slots[b], slots[b] + 1000 * class);
-    }
     r->p.transfer_class = class;
     assert_int_equal(ERR_OK, pair_grant(&r->p, &r->g[k], 100 + k, 1, slots, n, 20000));
     assert_int_equal(ERR_OK, pair_send(&r->p, &r->s[k], 100 + k, 1, slots, slots, n, 20000));

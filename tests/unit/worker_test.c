@@ -42,7 +42,10 @@ struct side {
     uint32_t welcomes, joins, attaches, loadings, links, released, granted;
     enum err end;
     uint32_t free_blocks, n_blocks, kv_port, live;
-    uint32_t reports;
+    uint32_t reports, joined_pid;
+    bool can_flip, can_prefill;
+    uint32_t park_blocks;
+    char klass[64];
 };
 
 static uv_loop_t loop;
@@ -82,6 +85,20 @@ static void on_report(struct side *s, const Baton__Report *m)
     s->live = m->live_requests;
 }
 
+static void on_join(struct side *s, const Baton__Join *m)
+{
+    s->joins++;
+    s->n_blocks = m->n_blocks;
+    s->kv_port = m->kv_port;
+    s->joined_pid = m->pid;
+    s->can_flip = m->can_flip;
+    s->can_prefill = m->can_prefill;
+    s->park_blocks = m->park_blocks;
+    snprintf(s->klass, sizeof(s->klass), "%s", m->worker_class);
+    assert_string_equal(m->kv_host, "127.0.0.1");
+    assert_true(m->pid == (uint32_t)sides[PREFILL].pid || m->pid == (uint32_t)sides[DECODE].pid);
+}
+
 static void on_control(struct daemon_link *l, void *arg, enum wire_type t,
                        const ProtobufCMessage *m)
 {
@@ -89,11 +106,7 @@ static void on_control(struct daemon_link *l, void *arg, enum wire_type t,
 
     (void)l;
     if (t == WIRE_JOIN) {
-        s->joins++;
-        s->n_blocks = ((const Baton__Join *)m)->n_blocks;
-        s->kv_port = ((const Baton__Join *)m)->kv_port;
-        assert_string_equal(((const Baton__Join *)m)->kv_host, "127.0.0.1");
-        assert_int_equal(((const Baton__Join *)m)->pid, s->pid);
+        on_join(s, (const Baton__Join *)m);
     } else if (t == WIRE_REPORT) {
         on_report(s, (const Baton__Report *)m);
     } else if (t == WIRE_GRANTED) {
@@ -112,10 +125,10 @@ static void on_control_closed(struct daemon_link *l, void *arg, enum err why, co
 {
     struct side *s = arg;
 
-    (void)l;
     (void)why;
     (void)detail;
-    s->control = NULL;
+    if (s->control == l) /* not one that took this role meanwhile */
+        s->control = NULL;
 }
 
 static void on_tokens(const Baton__Tokens *m)
@@ -541,6 +554,131 @@ static void termination_ends_an_idle_worker_and_finishes_a_busy_one(void **state
     check_closed_form();
 }
 
+static bool finished(void) /* the tokens come over another connection than RELEASED */
+{
+    return finish != 0;
+}
+static bool prefill_joined(void)
+{
+    return sides[PREFILL].joins == 1;
+}
+static bool both_joined_again(void)
+{
+    return sides[PREFILL].joins == 2 && sides[DECODE].joins == 2;
+}
+
+static void flip(struct daemon_link *l, enum daemon_worker_role to)
+{
+    Baton__Flip m = BATON__FLIP__INIT;
+
+    m.role = to;
+    daemon_link_send(l, WIRE_FLIP, &m.base);
+}
+
+static void idle_worker_changes_its_role_and_back_in_the_same_process(void **state)
+{
+    (void)state;
+    start(DECODE, false, "sim"); /* of a parent: leaving that connection must not end it */
+    assert_true(run_until(decode_joined));
+    assert_true(sides[DECODE].can_flip);
+    assert_true(sides[DECODE].can_prefill);
+    assert_int_equal(sides[DECODE].park_blocks, BLOCKS);
+    assert_string_equal(sides[DECODE].klass, "sim/sim");
+    flip(sides[DECODE].control, DAEMON_WORKER_PREFILL);
+    assert_true(run_until(prefill_joined));
+    assert_int_equal(sides[PREFILL].joined_pid, sides[DECODE].pid);
+    assert_int_equal(sides[PREFILL].n_blocks, BLOCKS);
+    assert_false(sides[PREFILL].can_prefill);
+    assert_int_equal(sides[PREFILL].park_blocks, 0);
+    assert_int_equal(sides[PREFILL].kv_port, sides[DECODE].kv_port); /* its KV node stayed */
+    flip(sides[PREFILL].control, DAEMON_WORKER_DECODE);
+    assert_true(run_until(decode_joined_again));
+    assert_int_equal(sides[DECODE].status, -1);
+}
+
+/* Each in the role of the other, over the pools that they had before. */
+static void two_workers_swap_their_roles_and_serve_a_stream(void **state)
+{
+    struct daemon_link *first;
+    uint32_t prefill_pid;
+
+    (void)state;
+    start(PREFILL, true, "sim");
+    start(DECODE, true, "sim");
+    assert_true(run_until(both_joined));
+    introduce();
+    assert_true(run_until(both_linked));
+    submit(100);
+    assert_true(run_until(both_released));
+    assert_true(run_until(finished));
+    assert_int_equal(n_out, 100);
+    n_out = finish = 0;
+    for (int i = 0; i < 2; i++)
+        sides[i].links = sides[i].released = sides[i].granted = 0;
+    first = sides[PREFILL].control;
+    prefill_pid = sides[PREFILL].joined_pid;
+    flip(sides[DECODE].control, DAEMON_WORKER_PREFILL);
+    flip(first, DAEMON_WORKER_DECODE);
+    assert_true(run_until(both_joined_again));
+    assert_int_equal(sides[DECODE].joined_pid, prefill_pid);
+    introduce();
+    assert_true(run_until(both_linked));
+    submit(300);
+    assert_true(run_until(both_released));
+    assert_true(run_until(finished));
+    assert_int_equal(n_out, 300);
+    check_closed_form();
+    assert_true(run_until(at_rest));
+}
+
+static void busy_worker_keeps_its_role(void **state)
+{
+    (void)state;
+    start(PREFILL, true, "sim");
+    start(DECODE, true, "sim");
+    assert_true(run_until(both_joined));
+    introduce();
+    assert_true(run_until(both_linked));
+    submit(400);
+    assert_true(run_until(some_tokens));
+    flip(sides[DECODE].control, DAEMON_WORKER_PREFILL);
+    assert_true(run_until(both_released));
+    assert_true(run_until(finished));
+    assert_int_equal(n_out, 400);
+    assert_int_equal(sides[DECODE].welcomes, 1);
+    assert_int_equal(sides[PREFILL].welcomes, 1);
+    check_closed_form();
+}
+
+/* PREFILL with its own id: one worker, and no hand-over. */
+static void decode_worker_serves_a_stream_alone(void **state)
+{
+    Baton__Prefill p = BATON__PREFILL__INIT;
+    Baton__Sampling s = BATON__SAMPLING__INIT;
+    uint8_t tokens[4 * N_PROMPT] = {0};
+
+    (void)state;
+    start(DECODE, true, "sim");
+    assert_true(run_until(decode_joined));
+    for (uint32_t i = 0; i < N_PROMPT; i++)
+        tokens[4 * i] = (uint8_t)i;
+    s.top_p = s.repetition_penalty = 1;
+    p.request = 78;
+    p.epoch = 1;
+    p.frontend = 7;
+    p.n_prompt = N_PROMPT;
+    p.max_new = 50;
+    p.sampling = &s;
+    p.decode_worker = DECODE + 1;
+    p.tokens = (ProtobufCBinaryData){sizeof(tokens), tokens};
+    daemon_link_send(sides[DECODE].control, WIRE_PREFILL, &p.base);
+    assert_true(run_until(decode_released));
+    assert_int_equal(sides[DECODE].end, ERR_OK);
+    assert_true(run_until(finished));
+    assert_int_equal(n_out, 50);
+    check_closed_form();
+}
+
 static void second_interrupt_ends_a_worker_that_still_waits(void **state)
 {
     (void)state;
@@ -589,6 +727,10 @@ int main(void)
         TEST(lost_token_link_cancels_its_requests_and_is_made_again),
         TEST(termination_ends_an_idle_worker_and_finishes_a_busy_one),
         TEST(second_interrupt_ends_a_worker_that_still_waits),
+        TEST(idle_worker_changes_its_role_and_back_in_the_same_process),
+        TEST(two_workers_swap_their_roles_and_serve_a_stream),
+        TEST(busy_worker_keeps_its_role),
+        TEST(decode_worker_serves_a_stream_alone),
         TEST(worker_that_cannot_work_says_so_by_its_status),
     };
 
