@@ -302,11 +302,15 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
     double cost;
 
     *plan = (struct baton_plan){.have = false};
+    a->entitled = false;
     n = try_all(a, v, plan);
     if (n > 0) {
-        a->entitled = baton_entitled(a->s, a->r, v[0].work);
         if (!plan->in_time)
             try_evict(a, v, n, plan);
+        if (!plan->in_time && baton_entitled(a->s, a->r, v[0].work)) {
+            a->entitled = true;
+            try_evict(a, v, n, plan);
+        }
         choose_decode(a, plan->p.w, plan->p.finish, &plan->d);
     }
     try_locals(a, plan);
@@ -388,6 +392,7 @@ static void fill_bind(const struct baton_ask *a, const struct baton_plan *plan, 
                                              plan->second.finish + plan->d.wait - idle};
     fill_forecast(a, plan, out);
     r->baton.weight = (float)a->weight;
+    r->baton.starving = a->entitled;
     r->baton.ready_ns =
         at_least_0(plan->p.finish + (double)out->forecast.handover * baton_c.exposed);
     r->baton.out = (float)a->out;

@@ -190,7 +190,8 @@ void baton_price_bound(struct sched *s, struct sched_request *r, bool undo)
         b->used[side] = b->used[side] > 0 ? b->used[side] : 0;
     if (!undo)
         t->admit_ns = s->now;
-    t->credit -= sign * (double)r->baton.prefill_ns;
+    if (!undo || r->baton.starving)
+        t->credit -= sign * (double)r->baton.prefill_ns;
     if (t->credit < 0)
         t->credit = 0;
 }
