@@ -81,6 +81,7 @@ static void open_world(struct world *w)
     w->setup = (struct bench_sim_setup){
         .cluster = &w->cluster, .load = &w->load, .seed = 1, .bias = 1, .noise = 0, .check = true};
     sched_config_defaults(&w->setup.config);
+    w->setup.config.local_prefill = false;
     w->setup.config.max_queued = 1000000;
     w->setup.config.max_queued_tokens = UINT64_MAX / 4;
 }
