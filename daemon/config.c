@@ -255,14 +255,21 @@ static enum err set_defaults(struct daemon_config *c, struct err_msg *msg)
     return ERR_OK;
 }
 
-/* engine_backends() is "cpu, sim, ...". */
-static bool has_backend(const char *name)
+/* Is name one of "cpu, sim, ..."? */
+static bool is_listed(const char *all, const char *name)
 {
-    const char *all = engine_backends(), *at = strstr(all, name);
     size_t len = strlen(name);
 
-    return len > 0 && at != NULL && (at == all || at[-1] == ' ' || at[-1] == ',') &&
-           (at[len] == '\0' || at[len] == ',');
+    for (const char *at = all; len > 0; at += strspn(at, ", ")) {
+        size_t n = strcspn(at, ", ");
+
+        if (n == len && strncmp(at, name, n) == 0)
+            return true;
+        if (at[n] == '\0')
+            return false;
+        at += n;
+    }
+    return false;
 }
 
 /* What no single row can judge. */
@@ -280,10 +287,10 @@ static enum err check_whole(const struct daemon_config *c, struct err_msg *msg)
         return err_set(msg, ERR_INVALID,
                        "log_level is '%.60s'; allowed are error, warn, info and debug",
                        c->log_level);
-    if (strlen(c->policy) >= SCHED_NAME_MAX)
-        return err_set(msg, ERR_INVALID, "policy is '%.60s'; no policy has so long a name",
-                       c->policy);
-    if (!has_backend(c->backend))
+    if (!is_listed(sched_policy_names(), c->policy))
+        return err_set(msg, ERR_INVALID, "policy is '%.60s'; allowed are %s", c->policy,
+                       sched_policy_names());
+    if (!is_listed(engine_backends(), c->backend))
         return err_set(msg, ERR_INVALID, "backend is '%.60s'; this program has %s", c->backend,
                        engine_backends());
     if (strcmp(c->log_format, "text") != 0 && strcmp(c->log_format, "json") != 0)

@@ -42,6 +42,8 @@ def alive(pid):
 class Server:
     """One `baton serve` with its workers."""
 
+    key = None  # for metrics(), where the configuration has keys
+
     def __init__(self, *args, env=None):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -111,7 +113,8 @@ class Server:
     def metrics(self):
         """{series with labels: value}"""
         out = {}
-        for line in self.get("/metrics")[1].decode().splitlines():
+        headers = {"X-Api-Key": self.key} if self.key else None
+        for line in self.get("/metrics", headers=headers)[1].decode().splitlines():
             if line and not line.startswith("#"):
                 name, value = line.rsplit(" ", 1)
                 out[name] = float(value)

@@ -112,6 +112,7 @@ static void a_bad_file_is_refused_with_line_and_range(void **state)
     refused("keys:\n  - {name: x, tier: platinum, sha256: "
             "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b}\n",
             "line 2", "platinum", "tier");
+    refused("policy: edge\n", "edge", "baton", "edf");
     refused("default_tier: platinum\n", "platinum", "tier", "");
     refused("port: 1\n  bad: indent\n", "config", "", "");
     refused("\x01\x02\xff", "config", "", "");
