@@ -469,7 +469,9 @@ enum err bench_perf_profile(const struct bench_perf_profile_options *options, bo
     p->o = options;
     p->begin_ns = clock_now_ns();
     engine_sampling_defaults(&p->greedy);
-    err = open_engine(p, msg);
+    err = options->out != NULL ? bench_profile_writable(options->out, msg) : ERR_OK;
+    if (err == ERR_OK)
+        err = open_engine(p, msg);
     if (err == ERR_OK)
         err = attach(p, msg);
     if (err == ERR_OK)

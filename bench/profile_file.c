@@ -13,7 +13,7 @@ struct law_key {
     bool must;
     const char *says; /* comment in a written file */
 };
-enum { KNEE = 4 };
+enum { KNEE = 4, PATH_ROOM = 1100 };
 
 /* Limits are far beyond any machine, near enough that sums of them stay finite. */
 /* clang-format off */
@@ -194,21 +194,42 @@ static void print_class(FILE *f, const struct sched_class *c, const char *commen
     fprintf(f, "park_bytes_per_s: %.9g\n", c->park_bytes_per_s);
 }
 
+/* The file that becomes `path` when it is whole. */
+static enum err open_part(const char *path, char *part, size_t room, FILE **f, struct err_msg *msg)
+{
+    if ((size_t)snprintf(part, room, "%s.part", path) >= room)
+        return err_set(msg, ERR_INVALID, "%.100s...: the path is too long", path);
+    *f = fopen(part, "wb");
+    if (*f == NULL)
+        return err_set(msg, ERR_IO, "%.200s: cannot be written: %s", path, strerror(errno));
+    return ERR_OK;
+}
+
+enum err bench_profile_writable(const char *path, struct err_msg *msg)
+{
+    char part[PATH_ROOM];
+    FILE *f;
+    enum err err = open_part(path, part, sizeof(part), &f, msg);
+
+    if (err != ERR_OK)
+        return err;
+    fclose(f);
+    (void)remove(part);
+    return ERR_OK;
+}
+
 enum err bench_profile_write(const char *path, const struct sched_class *c, const char *comment,
                              struct err_msg *msg)
 {
-    char part[1100];
+    char part[PATH_ROOM];
     FILE *f;
     bool bad;
     enum err err = check(c, msg);
 
+    if (err == ERR_OK)
+        err = open_part(path, part, sizeof(part), &f, msg);
     if (err != ERR_OK)
         return err;
-    if ((size_t)snprintf(part, sizeof(part), "%s.part", path) >= sizeof(part))
-        return err_set(msg, ERR_INVALID, "%.100s...: the path is too long", path);
-    f = fopen(part, "wb");
-    if (f == NULL)
-        return err_set(msg, ERR_IO, "%.200s: cannot be written: %s", part, strerror(errno));
     print_class(f, c, comment);
     bad = ferror(f) != 0;
     bad = fclose(f) != 0 || bad;

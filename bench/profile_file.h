@@ -36,6 +36,8 @@ MUST_USE enum err bench_profile_read(const char *path, struct sched_class *out,
  * may be NULL. */
 MUST_USE enum err bench_profile_class(const struct bench_yaml *y, int node, const char *const *more,
                                       struct sched_class *out, struct err_msg *msg);
+/* Whether a class file could be written there; for those who measure for long first.  ERR_IO, ERR_INVALID. */
+MUST_USE enum err bench_profile_writable(const char *path, struct err_msg *msg);
 /* comment: lines put first, each after a '#'; may be NULL.  Written beside the path and renamed, so a reader
  * never sees half of it.  ERR_IO; ERR_INVALID: no name, or a value that could not be read back. */
 MUST_USE enum err bench_profile_write(const char *path, const struct sched_class *c,

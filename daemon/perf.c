@@ -51,34 +51,57 @@ static const char usage[] =
     "measured in\n"
     "the same run it is the reference, and ratio says how near the value is to it.\n";
 
-/* An option of `profile` with a value; false: it is none, or the value is not possible. */
+/* The options of `profile` that take a number. */
+struct number {
+    const char *name;
+    double low, high;
+};
+enum { SECONDS, STEP_TOKENS, BATCH, N_NUMBERS };
+static const struct number numbers[N_NUMBERS] = {
+    {"--seconds", 0.1, 3600}, {"--max-step-tokens", 16, 65536}, {"--max-batch", 1, 4096}};
+
+static bool parse_number(const struct number *n, const char *value, double *out,
+                         struct err_msg *msg)
+{
+    char *end;
+    double v = strtod(value, &end);
+
+    if (end == value || *end != '\0' || !(v >= n->low && v <= n->high)) {
+        (void)err_set(msg, ERR_INVALID, "%s %.40s is not possible; a number from %g to %g is",
+                      n->name, value, n->low, n->high);
+        return false;
+    }
+    *out = v;
+    return true;
+}
+
+/* An option of `profile` with a value.  false: it is none, or msg says what is wrong with the value. */
 static bool parse_profile(const char *option, const char *value,
-                          struct bench_perf_profile_options *o)
+                          struct bench_perf_profile_options *o, struct err_msg *msg)
 {
     const char **text = strcmp(option, "--out") == 0           ? &o->out
                         : strcmp(option, "--name") == 0        ? &o->name
                         : strcmp(option, "--backend") == 0     ? &o->backend
                         : strcmp(option, "--sim-profile") == 0 ? &o->sim_profile
                                                                : NULL;
-    char *end;
     double v;
 
     if (text != NULL) {
         *text = value;
         return true;
     }
-    v = strtod(value, &end);
-    if (end == value || *end != '\0' || !(v > 0 && v <= 65536))
-        return false;
-    if (strcmp(option, "--seconds") == 0)
-        o->seconds = v;
-    else if (strcmp(option, "--max-step-tokens") == 0 && v >= 16)
-        o->max_step_tokens = (uint32_t)v;
-    else if (strcmp(option, "--max-batch") == 0 && v >= 1 && v <= 4096)
-        o->max_batch = (uint32_t)v;
-    else
-        return false;
-    return true;
+    for (int i = 0; i < N_NUMBERS; i++) {
+        if (strcmp(option, numbers[i].name) != 0)
+            continue;
+        if (!parse_number(&numbers[i], value, &v, msg))
+            return false;
+        if (i == SECONDS)
+            o->seconds = v;
+        else
+            *(i == BATCH ? &o->max_batch : &o->max_step_tokens) = (uint32_t)v;
+        return true;
+    }
+    return false;
 }
 
 static bool parse(int argc, char **argv, struct perf_args *a, struct err_msg *msg)
@@ -93,12 +116,14 @@ static bool parse(int argc, char **argv, struct perf_args *a, struct err_msg *ms
         } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
             a->threads = (uint32_t)strtoul(argv[++i], NULL, 10);
         } else if (argv[i][0] == '-' && i + 1 < argc &&
-                   parse_profile(argv[i], argv[i + 1], &a->profile)) {
+                   parse_profile(argv[i], argv[i + 1], &a->profile, msg)) {
             i++;
         } else if (argv[i][0] != '-' && a->model == NULL) {
             a->model = argv[i];
         } else {
-            (void)err_set(msg, ERR_INVALID, "unknown option %.80s; see baton perf --help", argv[i]);
+            if (msg->text[0] == '\0')
+                (void)err_set(msg, ERR_INVALID, "unknown option %.80s; see baton perf --help",
+                              argv[i]);
             return false;
         }
     }
