@@ -11,12 +11,14 @@ enum { OPEN_MAX = 6, LINES_MAX = 24, POINTS = 240, CDF_POINTS = 64, PAIRS_MAX = 
 
 void html_name(const struct bench_run *r, bool with_source, char *out, size_t room)
 {
-    const char *name = r->label[0] != '\0' ? r->label : r->policy;
+    bool simulated = strcmp(r->source, "simulate") == 0, labelled = r->label[0] != '\0';
 
-    snprintf(out, room, "%s%s", name,
-             !with_source                         ? ""
-             : strcmp(r->source, "simulate") == 0 ? " (simulated)"
-                                                  : " (live)");
+    /* The label of a simulation is its cluster, which all policies share. */
+    snprintf(out, room, "%s%s%s%s", simulated || !labelled ? r->policy : "",
+             simulated && labelled ? ", " : "", r->label,
+             !with_source ? ""
+             : simulated  ? " (simulated)"
+                          : " (live)");
 }
 
 static void cell(struct html_out *o, double v, enum html_unit unit)
