@@ -447,10 +447,9 @@ static void add_chunk(struct sim *m, struct sim_worker *w, const struct sched_la
         prefill.c[i] *= w->factor * m->setup->bias;
     left = r->p_total - r->p_done;
     left = left < c->max_step_tokens ? left : c->max_step_tokens;
-    take = sched_batch_chunk(
-        &prefill, decode, w->did.b, w->did.ctx, r->p_past + r->p_done, left,
-        sim_batch_slack(m, w, w->did.b > 0 ? sched_law_decode(decode, w->did.b, w->did.ctx) : 0),
-        w->block_tokens);
+    /* Slack that is there, not what later steps would earn: while prompts fill the steps they earn none. */
+    take = sched_batch_chunk(&prefill, decode, w->did.b, w->did.ctx, r->p_past + r->p_done, left,
+                             sim_batch_slack(m, w, 1e18), w->block_tokens);
     if (take == 0 && m->now - w->prompt_ns >= PROMPT_TURN_NS)
         take = left < w->block_tokens ? left : w->block_tokens;
     if (take == 0 || !sim_grow(m, &p, 1, &w->cap_part, sizeof(*w->part)))
