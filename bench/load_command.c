@@ -144,6 +144,14 @@ static void judge(struct command *c, const struct load_plan *plan, struct bench_
             lag * 1e3, c->o.lag_bound_s * 1e3);
         note(run, text);
     }
+    if (s->no_socket > 0) {
+        c->invalid = true;
+        snprintf(text, sizeof(text),
+                 "NOT VALID: this client had no socket for %llu requests; raise its limit of open "
+                 "files.",
+                 (unsigned long long)s->no_socket);
+        note(run, text);
+    }
     if (s->saturated)
         note(run, "Stopped early: requests in flight kept growing.");
     if (s->interrupted)
@@ -380,7 +388,7 @@ int bench_load_command(int argc, char **argv)
         status = err != ERR_OK || c->interrupted ? 1 : c->invalid ? 3 : 0;
         if (err == ERR_OK && c->invalid)
             fprintf(stderr,
-                    "baton bench: not valid: this client was late; see the note of the run\n");
+                    "baton bench: not valid, because of this client; see the note of the run\n");
     }
     if (err != ERR_OK && err != ERR_CANCELED)
         fprintf(stderr, "baton bench: %s\n", msg.text[0] != '\0' ? msg.text : err_text(err));

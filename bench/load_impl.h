@@ -50,7 +50,7 @@ struct load_runner {
     double *sample_x, *sample_y;
     size_t n_samples, cap_samples;
     uint64_t shown_ns;
-    struct bench_hist lag; /* for the progress line */
+    struct bench_hist lag, first_token; /* for the progress line */
 };
 
 /* load_request.c: starts request `index`; its end calls load_runner_ended. */

@@ -54,10 +54,12 @@ static void on_text(struct load_request *q, uint64_t now)
 {
     struct load_runner *r = q->runner;
 
-    if (q->first_ns == 0)
+    if (q->first_ns == 0) {
         q->first_ns = now;
-    else if (now - q->previous_ns > q->max_gap_ns)
+        bench_hist_add(&r->first_token, seconds(q->intended_ns, now));
+    } else if (now - q->previous_ns > q->max_gap_ns) {
         q->max_gap_ns = now - q->previous_ns;
+    }
     q->previous_ns = now;
     if (!keep_time(q, now))
         note_failure(q, "more chunks than this client keeps");
@@ -300,6 +302,7 @@ void load_request_start(struct load_runner *r, size_t index, uint64_t intended_n
     if (err == ERR_OK)
         err = load_call_start(r->client, &q->call, &bytes); /* may end it at once */
     if (err != ERR_OK) {
+        r->stats->no_socket += err == ERR_IO;
         buf_free(&bytes);
         note_failure(q, err == ERR_IO ? "no socket for a new connection" : "out of memory");
         finish(q, BENCH_FAILED);

@@ -163,7 +163,7 @@ static void show(struct load_runner *r, double now_s, bool last)
             tty ? "\r" : "", now_s, r->plan->duration_s, (unsigned long long)s->sent, r->plan->n,
             (unsigned long long)s->done, (unsigned long long)s->refused,
             (unsigned long long)(s->failed + s->timeout), r->in_flight,
-            bench_hist_quantile(&s->ttft, 0.9), bench_hist_quantile(&r->lag, 0.99) * 1e3,
+            bench_hist_quantile(&r->first_token, 0.9), bench_hist_quantile(&r->lag, 0.99) * 1e3,
             tty && !last ? "\x1b[K" : "\n");
 }
 

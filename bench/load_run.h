@@ -37,6 +37,7 @@ struct load_stats {
     uint64_t sent, done, failed, refused, timeout, canceled, cached_tokens;
     uint64_t tokens_in, tokens_out; /* of all that finished */
     uint64_t connections;
+    uint64_t no_socket; /* of the failed: this client could not open a connection */
     uint32_t peak_in_flight;
     double peak_tokens;   /* most output chunks in one second */
     double seconds;       /* first send to last answer */
