@@ -168,7 +168,8 @@ enum err sched_create(const struct sched_config *c, struct err_msg *msg, struct 
         return err_set(msg, ERR_NOMEM, "scheduler: out of memory");
     s->cfg = *c;
     s->policy = s->placing = sched_policy_find(c->policy);
-    s->next_tick = s->next_plan = SCHED_NEVER;
+    s->next_tick = SCHED_NEVER;
+    sched_plan_init(&s->elastic.plan);
     sched_queue_init(s);
     err = sched_predictor_init(s);
     if (err == ERR_OK)
@@ -204,8 +205,6 @@ static void free_workers(struct sched *s)
 
         for (; w != NULL; w = next) {
             next = w->next;
-            if (s->policy->worker != NULL)
-                s->policy->worker(s, w, SCHED_EV_WORKER_LEAVE);
             mem_free(w);
         }
         mem_free(s->pool[role].v);
@@ -223,11 +222,11 @@ void sched_destroy(struct sched *s)
 
     if (s == NULL)
         return;
-    free_workers(s); /* the policy may still look at the requests of each */
-    while ((r = map_next(&s->requests, &at)) != NULL)
-        free_request(r);
     if (s->policy != NULL && s->policy->destroy != NULL)
         s->policy->destroy(s);
+    free_workers(s);
+    while ((r = map_next(&s->requests, &at)) != NULL)
+        free_request(r);
     sched_predictor_free(s);
     sched_record_free(s);
     sched_tenants_free(s->tenants);
@@ -454,6 +453,7 @@ static enum err on_arrive(struct sched *s, const struct sched_event *e, struct s
     }
     s->timers.owners++;
     s->tier_stats[r->tier].arrived++;
+    sched_elastic_arrive(s, r);
     sched_request_arrive(s, r);
     if (s->policy->tick != NULL && (s->next_tick == SCHED_NEVER || s->next_tick <= s->now))
         s->next_tick = sched_after(s->now, SCHED_TICK);
@@ -503,6 +503,7 @@ static void on_report(struct sched_worker *w, const struct sched_event *e)
 
 static void on_drain(struct sched *s, struct sched_worker *w)
 {
+    sched_elastic_gone(s, w); /* it was told by somebody else: for good */
     sched_ledger_drain(s, w);
     if (!SCHED_PLANTED(10))
         sched_queue_unbind_all(s, w);
@@ -622,6 +623,8 @@ enum err sched_apply(struct sched *s, const struct sched_event *e, uint64_t now_
         s->now = before;
         return err;
     }
+    if (s->now >= s->next_plan && s->workers.count > 0)
+        sched_elastic_tick(s, out);
     sched_place_all(s, out);
     return ERR_OK;
 }
@@ -633,5 +636,7 @@ uint64_t sched_next_timer(const struct sched *s)
 
     if (s->stats.requests > 0 && s->next_tick < at)
         at = s->next_tick;
+    if (s->cfg.elastic.on && s->workers.count > 0 && s->next_plan < at)
+        at = s->next_plan;
     return at < retry ? at : retry;
 }

@@ -217,6 +217,8 @@ static enum err check_worker(const struct sched *s, const struct sched_worker *w
         err = check_queue(s, w, sum, msg);
     if (err != ERR_OK)
         return err;
+    if (w->flipping && (!w->draining || s->elastic.flipping != w->id || !s->cfg.elastic.on))
+        FAIL(msg, "worker %u changes its role and nobody waits for it", w->id);
     if (w->node.linked == w->draining)
         FAIL(msg, "worker %u: in the index %d", w->id, w->node.linked);
     if (w->node.linked && (load < w->load || load > w->load))

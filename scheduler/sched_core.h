@@ -121,6 +121,17 @@ struct sched_refused {
 void sched_record_reject(struct sched *s, const struct sched_event *e,
                          const struct sched_refused *why);
 
+/* ---- sched_elastic.c ---------------------------------------------------------------------------- */
+
+uint64_t sched_elastic_interval(const struct sched *s);
+void sched_elastic_arrive(struct sched *s, const struct sched_request *r);
+void sched_elastic_end(struct sched *s, const struct sched_request *r);
+void sched_elastic_busy(struct sched *s,
+                        struct sched_worker *w); /* before w->outstanding changes */
+void sched_elastic_gone(struct sched *s,
+                        struct sched_worker *w); /* it leaves, or drains for good */
+void sched_elastic_tick(struct sched *s, struct sched_actions *out);
+
 /* ---- sched_request.c: the life of a request
  * ---------------------------------------------------- */
 

@@ -353,6 +353,7 @@ void sched_event_leave(struct sched *s, struct sched_worker *w, struct sched_act
     if (s->policy->worker != NULL)
         s->policy->worker(s, w, SCHED_EV_WORKER_LEAVE);
     sched_predictor_forget(s, w);
+    sched_elastic_gone(s, w);
     sched_ledger_remove(s, w);
     s->wake = true;
 }

@@ -28,6 +28,7 @@
 #include "scheduler/sched_baton.h"
 #include "scheduler/sched_edf.h"
 #include "scheduler/sched_length.h"
+#include "scheduler/sched_plan.h"
 #include "scheduler/sched_policy.h"
 #include "scheduler/sched_predict.h"
 #include "scheduler/sched_tenant.h"
@@ -212,6 +213,7 @@ struct sched_worker {
     /* what it reported */
     uint32_t reported_free, reported_waiting, reported_running, reported_parked;
     uint64_t step_ns, steps, context;
+    uint64_t busy_ns;                        /* its time with prompts is counted up to here */
     uint32_t decoding;                       /* requests in DECODING here */
     uint32_t decoding_tier[SCHED_TIERS_MAX]; /* of them, by tier */
     struct sched_bias prefill_bias, decode_bias;
@@ -273,6 +275,15 @@ struct sched {
     char fallback[160];
     struct sched_record *records; /* ring of cfg.records */
     uint64_t next_record;
+    struct {
+        struct sched_moments moments;
+        struct sched_plan plan;
+        double use[3], busy_ns[3];   /* by role: smoothed; of its workers since the last tick */
+        uint32_t arrived, missed[3]; /* since the last tick; missed or refused for want of a role */
+        uint32_t flipping;           /* worker that drains to change its role; 0: none */
+        bool told;                   /* FLIP was said: it has to leave now */
+        uint64_t flip_until_ns, last_ns;
+    } elastic;
     struct sched_length *lengths;
     struct sched_tenants *tenants;
     struct sched_tier_stats tier_stats[SCHED_TIERS_MAX];

@@ -266,6 +266,7 @@ enum err sched_ledger_join(struct sched *s, const struct sched_event *e, struct 
     w->id = e->worker;
     w->shape = shape;
     w->klass = &s->klass[e->u.join.klass];
+    w->busy_ns = s->now;
     w->can_flip = e->u.join.can_flip;
     w->can_prefill = shape->can_prefill;
     w->max_step_tokens =
@@ -406,6 +407,7 @@ void sched_ledger_unlist(struct sched_side *side)
 
 void sched_ledger_outstanding(struct sched *s, struct sched_worker *w, uint64_t add, uint64_t sub)
 {
+    sched_elastic_busy(s, w);
     w->outstanding = w->outstanding + add - sub;
     if (sub > 0 && !SCHED_PLANTED(23))
         sched_ledger_dirty(s, w);

@@ -65,7 +65,7 @@ struct sched_policy {
     bool baseline;    /* places by itself even while predictions are lost; else "edf" does then */
     bool clairvoyant; /* may use true_new and exact laws */
     enum err (*create)(struct sched *s); /* may be NULL; ERR_NOMEM */
-    void (*destroy)(struct sched *s);    /* may be NULL */
+    void (*destroy)(struct sched *s);    /* may be NULL; workers and requests are still there */
     /* May evict others with sched_queue_evict.  Every worker in the offer is open and could hold it. */
     void (*place)(struct sched *s, struct sched_request *r, struct sched_offer *out);
     /* May be NULL: keep r->mate.  Asked right before a bound r with a mate is dispatched: the decode worker it

@@ -144,6 +144,7 @@ void sched_record_end(struct sched *s, struct sched_request *r)
     sched_tenants_end(s->tenants, r->tenant, r->tier, s->now, r->cost, used(r));
     if (r->outcome == SCHED_OUT_MISSED || r->outcome == SCHED_OUT_FAILED)
         r->cause = cause_of(r, r->delivered);
+    sched_elastic_end(s, r);
     count(s, r);
     score_ttft(s, r);
     rec->request = r->id;

@@ -1,0 +1,176 @@
+/* Role changes of scheduler/sched.h: who is asked, when, and what becomes of a worker that cannot. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/sim/sched_rig.h"
+
+enum { P = 1, D = 2, D2 = 3, D3 = 4 };
+#define S (1000 * RIG_MS)
+
+static void join(struct rig *r, uint32_t id, enum sched_role role, uint32_t klass, bool can_flip)
+{
+    struct sched_event e = {.kind = SCHED_EV_WORKER_JOIN, .worker = id};
+
+    e.u.join.role = role;
+    e.u.join.n_blocks = 4000;
+    e.u.join.block_tokens = 16;
+    e.u.join.max_batch = 64;
+    e.u.join.max_context = 8192;
+    e.u.join.klass = klass;
+    e.u.join.can_flip = can_flip;
+    rig_apply(r, &e);
+}
+
+/* 1 ms per prompt token; one prefill worker, three decode workers. */
+static void open_elastic(struct rig *r, bool can_flip)
+{
+    static const struct sched_class slow = {
+        .name = "slow", .prefill = {.c = {0, 1e6, 0, 0}}, .decode = {.c = {5e6, 1e5, 0, 0}}};
+    struct sched_config cfg;
+    uint32_t klass;
+
+    rig_config(&cfg);
+    cfg.elastic.on = true;
+    rig_open(r, &cfg);
+    assert_int_equal(sched_add_class(r->s, &slow, NULL, &klass), ERR_OK);
+    join(r, P, SCHED_ROLE_PREFILL, klass, can_flip);
+    for (uint32_t d = D; d <= D3; d++)
+        join(r, d, SCHED_ROLE_DECODE, klass, can_flip);
+}
+
+/* So many seconds of one prompt of a second per second and a half a second more, none of which gets done.
+ * The time at which a FLIP was said, 0: never. */
+static uint64_t overload(struct rig *r, uint32_t seconds, uint64_t first_id)
+{
+    uint64_t end = r->now + seconds * S, at = 0;
+
+    for (uint64_t id = first_id; r->now < end; id++) {
+        rig_arrive(r, id, 2, 750, 1);
+        for (uint64_t stop = r->now + S / 2; r->now < stop;) {
+            uint64_t next = sched_next_timer(r->s) < stop ? sched_next_timer(r->s) : stop;
+
+            rig_timer(r, next > r->now ? next : r->now + 1);
+            if (rig_find(r, SCHED_ACT_FLIP) != NULL && at == 0)
+                at = r->now;
+        }
+    }
+    return at;
+}
+
+static uint32_t flipping(const struct rig *r)
+{
+    for (uint32_t d = D; d <= D3; d++) {
+        struct sched_worker_view v;
+
+        if (sched_get_worker(r->s, d, &v) == ERR_OK && v.flipping)
+            return d;
+    }
+    return 0;
+}
+
+static void an_idle_decode_worker_is_asked_to_help_out(void **state)
+{
+    struct rig r;
+    uint32_t who;
+
+    (void)state;
+    open_elastic(&r, true);
+    assert_true(overload(&r, 10, 100) != 0);
+    who = flipping(&r);
+    assert_int_not_equal(who, 0);
+    assert_true(rig_worker(&r, who).draining);
+    assert_int_equal(rig_stats(&r).flips, 1); /* one at a time */
+    rig_leave(&r, who);
+    join(&r, 10, SCHED_ROLE_PREFILL, 1, true);
+    assert_true(rig_worker(&r, 10).requests > 0 || rig_worker(&r, 10).queued == 0);
+    assert_int_equal(flipping(&r), 0);
+    assert_true(rig_stats(&r).want[SCHED_ROLE_PREFILL] >= 2);
+    rig_close(&r);
+}
+
+static void a_worker_that_stays_is_taken_back_into_service(void **state)
+{
+    struct rig r;
+    uint32_t who;
+
+    (void)state;
+    open_elastic(&r, true);
+    assert_true(overload(&r, 10, 100) != 0);
+    who = flipping(&r);
+    overload(&r, 30, 1000); /* it never leaves */
+    assert_false(rig_worker(&r, who).draining);
+    rig_close(&r);
+}
+
+static void a_worker_with_requests_is_told_when_they_are_gone(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    open_elastic(&r, true);
+    for (uint64_t id = 1; id <= 3; id++) { /* one on each decode worker */
+        rig_arrive(&r, id, 2, 16, 400);
+        rig_prefilled(&r, id, 1, P, false);
+        rig_handover(&r, id, 1, rig_decode_of(&r, id), true, ERR_OK);
+        rig_released(&r, id, 1, P, ERR_OK);
+    }
+    assert_int_equal(overload(&r, 8, 100), 0);
+    assert_int_not_equal(flipping(&r), 0);
+    for (uint64_t id = 1; id <= 3; id++) {
+        uint32_t d = rig_decode_of(&r, id);
+
+        rig_finish(&r, id);
+        rig_released(&r, id, 1, d, ERR_OK);
+    }
+    assert_true(overload(&r, 2, 1000) != 0);
+    rig_close(&r);
+}
+
+static void nobody_is_asked_who_cannot(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    open_elastic(&r, false);
+    assert_int_equal(overload(&r, 20, 100), 0);
+    assert_int_equal(flipping(&r), 0);
+    rig_close(&r);
+}
+
+static void a_quiet_pool_changes_nothing_and_wanted_counts_are_said_once(void **state)
+{
+    struct rig r;
+    uint32_t said = 0;
+
+    (void)state;
+    open_elastic(&r, true);
+    for (uint64_t id = 1; id <= 40; id++) {
+        r.now += S;
+        rig_arrive(&r, id, 2, 100, 1);
+        said += (uint32_t)rig_count(&r, SCHED_ACT_SCALE);
+        assert_int_equal(rig_count(&r, SCHED_ACT_FLIP), 0);
+        rig_prefilled(&r, id, 1, P, true);
+        rig_finish(&r, id);
+        rig_released(&r, id, 1, P, ERR_OK);
+    }
+    assert_int_equal(flipping(&r), 0);
+    assert_true(said <= 3);
+    rig_close(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_idle_decode_worker_is_asked_to_help_out),
+        cmocka_unit_test(a_worker_that_stays_is_taken_back_into_service),
+        cmocka_unit_test(a_worker_with_requests_is_told_when_they_are_gone),
+        cmocka_unit_test(nobody_is_asked_who_cannot),
+        cmocka_unit_test(a_quiet_pool_changes_nothing_and_wanted_counts_are_said_once),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
