@@ -32,11 +32,32 @@ struct decode_batch {
     bool stopping, broken;
     struct decode_plan plan;
     struct decode_stats stats;
+    uint32_t headroom; /* blocks that the next step of all may need */
     struct decode_result *free;
     uint64_t stuck_ns; /* since when nobody can move; 0: somebody can */
 };
 
 #define OWNER(msg, type, member) ((type *)((char *)(msg)-offsetof(type, member)))
+
+/* ---- engine thread: what is known outside ---- */
+
+/* Before the loop hears of a change, so that no report is behind what it was told. */
+static void publish(struct decode_batch *b)
+{
+    const struct decode_plan *p = &b->plan;
+
+    b->stats.parked = p->count[DECODE_RUN_PARKED];
+    b->stats.context = 0;
+    for (uint32_t i = 0; i < p->n; i++) {
+        if (p->runs[i]->state == DECODE_RUN_RESIDENT)
+            b->stats.context += p->runs[i]->position;
+        else if (p->runs[i]->state == DECODE_RUN_PROMPT)
+            b->stats.context += p->runs[i]->done;
+    }
+    decode_pool_publish(
+        b->pool, p->count[DECODE_RUN_WAITING] + p->count[DECODE_RUN_PARKED] > 0 || b->stuck_ns != 0,
+        b->headroom, &b->stats);
+}
 
 /* ---- engine thread: who comes and goes ---- */
 
@@ -52,6 +73,7 @@ static void drop_parked(struct decode_batch *b, struct decode_run *run)
     if (run->n_parked == 0)
         return;
     decode_pool_drop(b->pool, run->blocks, run->n_parked);
+    b->stats.blocks_parked -= run->n_parked;
     run->n_parked = 0;
 }
 
@@ -63,6 +85,7 @@ static void give_up(struct decode_batch *b, struct decode_run *run, enum err err
         decode_plan_remove(&b->plan, run);
     run->gone = err;
     run->why = why;
+    publish(b);
     run->out.run = run_gone;
     mbox_post(b->to_loop, &run->out);
 }
@@ -118,6 +141,7 @@ static void run_leave(struct mbox_msg *msg)
     drop_parked(run->batch, run);
     if (run->state != DECODE_RUN_OUT)
         decode_plan_remove(&run->batch->plan, run);
+    publish(run->batch);
     msg->run = run_left;
     mbox_post(run->batch->to_loop, msg);
 }
@@ -142,6 +166,7 @@ static bool park(struct decode_batch *b, struct decode_run *run)
         return err == ERR_DEVICE;
     }
     run->n_parked = run->n_blocks;
+    b->stats.blocks_parked += run->n_parked;
     run->n_blocks = 0;
     decode_plan_set_state(&b->plan, run, DECODE_RUN_PARKED);
     b->stats.parks++;
@@ -158,6 +183,7 @@ static bool resume(struct decode_batch *b, struct decode_run *run)
         return err == ERR_DEVICE;
     }
     run->n_blocks = run->n_parked;
+    b->stats.blocks_parked -= run->n_parked;
     run->n_parked = 0;
     decode_plan_set_state(&b->plan, run, DECODE_RUN_RESIDENT);
     b->stats.resumes++;
@@ -381,32 +407,12 @@ static void step(struct decode_batch *b, struct decode_result *r)
         decode_fit_add(&b->plan.fit, &r->did, r->ended_ns - r->started_ns);
     for (uint32_t i = 0; !b->broken && i < r->n; i++)
         take_outcome(b, r, i);
+    publish(b);
     r->msg.run = run_result;
     mbox_post(b->to_loop, &r->msg);
 }
 
 /* ---- engine thread: a turn ---- */
-
-static void publish(struct decode_batch *b, uint32_t headroom)
-{
-    const struct decode_plan *p = &b->plan;
-
-    b->stats.parked = p->count[DECODE_RUN_PARKED];
-    b->stats.blocks_parked = 0;
-    b->stats.context = 0;
-    for (uint32_t i = 0; i < p->n; i++) {
-        const struct decode_run *run = p->runs[i];
-
-        b->stats.blocks_parked += run->n_parked;
-        if (run->state == DECODE_RUN_RESIDENT)
-            b->stats.context += run->position;
-        else if (run->state == DECODE_RUN_PROMPT)
-            b->stats.context += run->done;
-    }
-    decode_pool_publish(
-        b->pool, p->count[DECODE_RUN_WAITING] + p->count[DECODE_RUN_PARKED] > 0 || b->stuck_ns != 0,
-        headroom, &b->stats);
-}
 
 /* Nothing can be done now.  If that is so because all hold blocks and lack one more, and nobody's
  * hand-over or quarantine can change it, one has to go. */
@@ -438,30 +444,22 @@ static bool turn(struct decode_batch *b)
 {
     struct decode_result *r = b->free;
     uint64_t now = clock_now_ns();
-    uint32_t headroom;
     bool moved;
 
     if (b->broken || r == NULL || b->plan.n == 0)
         return false;
-    decode_plan_decide(&b->plan, b->pool, now, &headroom);
+    decode_plan_decide(&b->plan, b->pool, now, &b->headroom);
     moved = move_all(b);
     fill_step(b, r, now);
     if (r->n > 0) {
         b->stuck_ns = 0;
-        publish(b, headroom);
+        publish(b);
         step(b, r);
         return true;
     }
     moved = moved || relieve(b, now);
-    publish(b, headroom);
+    publish(b);
     return moved;
-}
-
-/* The last run that left must be seen too. */
-static void rest(struct decode_batch *b)
-{
-    if (b->plan.n == 0)
-        publish(b, 0);
 }
 
 static void engine_thread(void *arg)
@@ -475,7 +473,6 @@ static void engine_thread(void *arg)
             wait = 0;
         else if (!b->broken && b->free != NULL)
             wait = decode_plan_wait(&b->plan, b->pool);
-        rest(b);
         mbox_wait(b->to_engine, wait);
     }
 }

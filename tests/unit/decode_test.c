@@ -1139,15 +1139,16 @@ static void random_events_leave_nothing_behind(void **state)
         switch ((r >> 8) % 6) {
         case 0:
         case 1:
-            asks[++given] = (struct ask){.request = given,
-                                         .n_tokens = 1 + r % 50,
-                                         .max_new = 1 + r % 40,
-                                         .penalty = r % 3 == 0,
-                                         .stop_id = r % 4 == 0 ? 104 : 0,
-                                         .deadline_ms = r % 16 == 0 ? 1 : 0,
-                                         .tier = r % 3,
-                                         .tbt_ms = r % 5 * 10,
-                                         .due_ms = (int32_t)(r % 1000) - 200};
+            given++;
+            asks[given] = (struct ask){.request = given,
+                                       .n_tokens = 1 + r % 50,
+                                       .max_new = 1 + r % 40,
+                                       .penalty = r % 3 == 0,
+                                       .stop_id = r % 4 == 0 ? 104 : 0,
+                                       .deadline_ms = r % 16 == 0 ? 1 : 0,
+                                       .tier = r % 3,
+                                       .tbt_ms = r % 5 * 10,
+                                       .due_ms = (int32_t)(r % 1000) - 200};
             if (r % 4 == 0)
                 prefill(asks[given]);
             else
