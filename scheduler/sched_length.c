@@ -21,7 +21,11 @@ enum {
     LENGTH_LOW = 1,              /* 5 % */
     LENGTH_LOW_CUT = 3, /* 10 %: all that may be missed, where max_new is the bound above */
     LENGTH_HIGH = LENGTH_TARGETS - 2, /* 95 % */
-    LENGTH_NO_LIMIT = 65535
+    LENGTH_NO_LIMIT = 65535,
+    LIVES_SOME = 16, /* forecasts that say nothing yet, however short lives are */
+    LIVES_HELD = 1500,
+    LIVES_STEERED = 3, /* longest lives, after which intervals are steered by what ended */
+    LIVES_SETTLED = 8  /* and after which it stands for all */
 };
 static const double LENGTH_RATIO = 1.13;
 static const double PRIOR_LOG_MEDIAN = 4.8675, PRIOR_LOG_SD = 1; /* 130 tokens */
@@ -56,8 +60,15 @@ struct length_bucket {
     struct length_hist hist;
     struct length_steer steer;
 };
+/* Who could have ended yet.  Lives are counted in forecasts made from birth to end. */
+struct length_lives {
+    uint32_t born, longest;
+    int last; /* highest bin seen */
+    float lag[LENGTH_BINS], seen[LENGTH_BINS];
+};
 struct sched_length {
     float edge[LENGTH_BINS + 1], middle[LENGTH_BINS], prior[LENGTH_BINS];
+    struct length_lives lives;
     struct length_hist global;
     struct length_steer
         steer; /* of all, beside the buckets' own: quick where a bucket sees little */
@@ -236,6 +247,7 @@ enum err sched_length_create(struct sched_length **out)
     if (l == NULL)
         return ERR_NOMEM;
     length_fill_bins(l);
+    l->lives.last = -1;
     if (table_create(&l->sessions, LENGTH_SESSIONS) != ERR_OK ||
         table_create(&l->tenants, LENGTH_TENANTS) != ERR_OK) {
         sched_length_free(l);
@@ -252,6 +264,57 @@ void sched_length_free(struct sched_length *l)
     table_free(&l->sessions);
     table_free(&l->tenants);
     mem_free(l);
+}
+
+/* ---- who could have ended yet ---- */
+
+static bool lives_settled(const struct length_lives *v, uint32_t times)
+{
+    return v->born > times * ((uint64_t)v->longest + LIVES_SOME);
+}
+
+static void lives_end(struct length_lives *v, uint32_t born, int bin)
+{
+    uint32_t lag = v->born - born;
+
+    if (born == 0)
+        return;
+    v->longest = lag > v->longest ? lag : v->longest;
+    v->last = bin > v->last ? bin : v->last;
+    v->lag[bin] += ((float)lag - v->lag[bin]) / (v->seen[bin] < 10 ? v->seen[bin] + 1 : 10);
+    v->seen[bin]++;
+}
+
+static float fmin_of(float a, float b)
+{
+    return a < b ? a : b;
+}
+
+/* Of those born, only those as old as an answer of the bin takes can have shown one. */
+static void lives_correct(const struct sched_length *l, float *mix, float *sum)
+{
+    const struct length_lives *v = &l->lives;
+    float born = (float)v->born, lag = 0, visible = 0, total = 0, beyond = 0, missing;
+
+    for (int i = 0; i < LENGTH_BINS; i++) {
+        float old;
+
+        lag = v->seen[i] > 0 && v->lag[i] > lag ? v->lag[i] : lag; /* longer answers live longer */
+        old = born - lag > 0.05f * born ? born - lag : 0.05f * born;
+        visible += born / old * v->seen[i];
+        /* Histograms hold the last thousand or two; a kind that has ended all along is in them in full. */
+        mix[i] *= fmin_of(born, LIVES_HELD) / fmin_of(old, LIVES_HELD);
+        total += mix[i];
+        beyond += i > v->last ? l->prior[i] : 0;
+    }
+    missing = born > visible && beyond > 0 ? (born - visible) / born : 0;
+    /* Refused and canceled ones never end; they may not count for ever. */
+    if (v->last >= 0)
+        missing *= fmaxf(0, 1 - born / (LIVES_SETTLED * ((float)v->longest + LIVES_SOME)));
+    missing = fminf(missing, 0.9f);
+    for (int i = v->last + 1; i < LENGTH_BINS && missing > 0; i++)
+        mix[i] += total * missing / (1 - missing) * l->prior[i] / beyond;
+    *sum = total / (1 - missing);
 }
 
 /* ---- forecasts ---- */
@@ -353,7 +416,7 @@ static uint32_t cast_in_limit(double tokens, uint32_t most)
     return !(tokens >= 1) ? 1 : tokens >= most ? most : (uint32_t)(tokens + 0.5);
 }
 
-void sched_length_forecast(const struct sched_length *l, const struct sched_length_of *of,
+void sched_length_forecast(struct sched_length *l, const struct sched_length_of *of,
                            struct sched_length_cast *out)
 {
     uint32_t bucket = length_bucket_of(of->n_prompt);
@@ -361,6 +424,10 @@ void sched_length_forecast(const struct sched_length *l, const struct sched_leng
     uint32_t most = of->max_new > 0 ? of->max_new : LENGTH_NO_LIMIT;
     const struct length_steer *own = &l->bucket[bucket].steer;
 
+    l->lives.born++;
+    out->born = l->lives.born;
+    if (!lives_settled(&l->lives, LIVES_SETTLED))
+        lives_correct(l, mix, &sum);
     mix_quantiles(l, mix, sum, q);
     for (int i = 0, k = 0; i < LENGTH_TARGETS; i++) {
         if (!mix_is_bound(i))
@@ -369,9 +436,10 @@ void sched_length_forecast(const struct sched_length *l, const struct sched_leng
     mean = mix_mean(l, mix, (float)most) / sum;
     out->mean = mean < 1 ? 1 : mean > (float)most ? (float)most : mean;
     out->most = most;
-    out->high = cast_in_limit(q[LENGTH_HIGH] * exp(l->steer.high + own->high), most);
-    out->low = cast_in_limit(
-        q[out->high < most ? LENGTH_LOW : LENGTH_LOW_CUT] * exp(l->steer.low + own->low), most);
+    out->raw_high = q[LENGTH_HIGH];
+    out->high = cast_in_limit(out->raw_high * exp(l->steer.high + own->high), most);
+    out->raw_low = q[out->high < most ? LENGTH_LOW : LENGTH_LOW_CUT];
+    out->low = cast_in_limit(out->raw_low * exp(l->steer.low + own->low), most);
     if (out->low > out->high)
         out->low = out->high;
 }
@@ -439,22 +507,32 @@ static int length_bin_of(const struct sched_length *l, uint32_t tokens)
     return bin;
 }
 
-/* A bound that the limit had cut says nothing when it holds. */
-static void steer_bounds(struct length_steer *b, const struct sched_length_cast *cast,
-                         uint32_t tokens, double gain)
+static void steer_add(struct length_steer *b, double low, double high, double gain)
 {
-    double tail = cast->high < cast->most ? 0.05 : 0.1;
+    b->low = fmin(fmax(b->low + gain * low, -LENGTH_STEER_MAX), LENGTH_STEER_MAX);
+    b->high = fmin(fmax(b->high + gain * high, -LENGTH_STEER_MAX), LENGTH_STEER_MAX);
+}
 
-    if (tokens > cast->high)
-        b->high += gain * 0.95;
-    else if (cast->high < cast->most)
-        b->high -= gain * 0.05;
-    if (tokens < cast->low)
-        b->low -= gain * (1 - tail);
-    else if (cast->low < cast->most)
-        b->low += gain * tail;
-    b->low = fmin(fmax(b->low, -LENGTH_STEER_MAX), LENGTH_STEER_MAX);
-    b->high = fmin(fmax(b->high, -LENGTH_STEER_MAX), LENGTH_STEER_MAX);
+/* Against the bounds as they would be now, not as they were given: an answer comes thousands of requests after its
+ * forecast, and steering by what has long been corrected would swing for ever.  A bound that the limit cuts says
+ * nothing when it holds. */
+static void steer(struct length_steer *all, struct length_steer *own,
+                  const struct sched_length_cast *cast, uint32_t tokens)
+{
+    double high = cast->raw_high * exp(all->high + own->high);
+    double low = fmin(cast->raw_low * exp(all->low + own->low), cast->most);
+    double tail = cast->high < cast->most ? 0.05 : 0.1, up = 0, down = 0;
+
+    if (tokens > high)
+        up = 1 - 0.05;
+    else if (high < cast->most)
+        up = -0.05;
+    if (tokens < low)
+        down = -(1 - tail);
+    else if (low < cast->most)
+        down = tail;
+    steer_add(all, down, up, STEER_ALL);
+    steer_add(own, down, up, STEER_BUCKET);
 }
 
 void sched_length_observe(struct sched_length *l, const struct sched_length_of *of,
@@ -470,8 +548,9 @@ void sched_length_observe(struct sched_length *l, const struct sched_length_of *
     bin = length_bin_of(l, tokens);
     if (score != NULL)
         sched_score_add(score, tokens, sched_length_given(cast, 0, 0.5), cast->low, cast->high);
-    steer_bounds(&l->steer, cast, tokens, STEER_ALL);
-    steer_bounds(&b->steer, cast, tokens, STEER_BUCKET);
+    lives_end(&l->lives, cast->born, bin);
+    if (cast->born != 0 && lives_settled(&l->lives, LIVES_STEERED))
+        steer(&l->steer, &b->steer, cast, tokens);
     hist_add(&l->global, bin, cut, l->prior, KEEP_GLOBAL);
     hist_add(&b->hist, bin, cut, l->prior, KEEP_BUCKET);
     if (of->tenant != 0)

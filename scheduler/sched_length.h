@@ -7,6 +7,10 @@
  * fixed size: the least recently seen one is forgotten.  Before anything was seen: a median of 130 tokens, two
  * thirds between 48 and 350.
  *
+ * At first only short answers have ended, however many long ones are on their way: until the forecasts count many times
+ * the longest life (in forecasts made meanwhile), what was seen is weighted by how many of its kind could have ended
+ * yet, and those that are missing are taken for longer than any that was seen.
+ *
  * A request that ran into its max_new says only that it would have gone on: it counts for what lies beyond, in
  * the proportions seen there.
  *
@@ -40,10 +44,12 @@ struct sched_length_cast {
     float mean;
     uint32_t high; /* calibrated 95 % quantile; with low the 90 % interval */
     uint32_t low;
-    uint32_t most; /* max_new; no quantile lies beyond */
+    uint32_t most;           /* max_new; no quantile lies beyond */
+    float raw_low, raw_high; /* the bounds before calibration: what it learns from */
+    uint32_t born;           /* number of this forecast; 0: made by other means */
 };
 /* max_new 0: no limit. */
-void sched_length_forecast(const struct sched_length *l, const struct sched_length_of *of,
+void sched_length_forecast(struct sched_length *l, const struct sched_length_of *of,
                            struct sched_length_cast *out);
 /* Quantile p (0 .. 1) of the whole length, given that `so_far` tokens are there and it goes on; > so_far, and not
  * past `most` unless so_far is. */

@@ -244,6 +244,43 @@ static void a_change_of_traffic_is_followed(void **arg)
     sched_length_free(l);
 }
 
+/* 100 a second, an answer of n tokens takes 0.3 s + 30 ms x n: when the first long ones end, thousands of short
+ * ones have been seen. */
+static void answers_on_their_way_count_from_the_first_second(void **arg)
+{
+    enum { N = 20000, WINDOW = 1000, TICKS = N + 100000 };
+    static struct sched_length_cast cast[N];
+    static uint32_t tokens[N], next[N], head[TICKS]; /* who ends in this tick of 10 ms, + 1 */
+    struct sched_length *l = create();
+    const struct sched_length_of of = {.n_prompt = 1000};
+    double mean = 0, actual = 0;
+    int inside = 0;
+
+    (void)arg;
+    memset(head, 0, sizeof(head));
+    for (uint32_t i = 0; i < N; i++) {
+        uint32_t end;
+
+        tokens[i] = (uint32_t)fmin(1000, 1 + exp(5 + 0.8 * normal()));
+        sched_length_forecast(l, &of, &cast[i]);
+        inside += tokens[i] >= cast[i].low && tokens[i] <= cast[i].high;
+        mean += (double)cast[i].mean;
+        actual += tokens[i];
+        if (i % WINDOW == WINDOW - 1) {
+            assert_within(inside / (double)WINDOW, 0.8, 0.99);
+            assert_within(mean / actual, 0.75, 1.35);
+            inside = 0;
+            mean = actual = 0;
+        }
+        end = i + 30 + 3 * tokens[i];
+        next[i] = head[end];
+        head[end] = i + 1;
+        for (uint32_t k = head[i]; k != 0; k = next[k - 1])
+            sched_length_observe(l, &of, &cast[k - 1], tokens[k - 1], NULL);
+    }
+    sched_length_free(l);
+}
+
 /* ---- what a forecast says ---- */
 
 static void before_anything_is_seen_a_forecast_is_plausible(void **arg)
@@ -477,6 +514,7 @@ int main(void)
         cmocka_unit_test(intervals_cover_what_they_say_on_a_whole_hour_of_azure),
         cmocka_unit_test(intervals_cover_what_they_say_on_a_whole_hour_of_mooncake),
         cmocka_unit_test(a_change_of_traffic_is_followed),
+        cmocka_unit_test(answers_on_their_way_count_from_the_first_second),
         cmocka_unit_test(before_anything_is_seen_a_forecast_is_plausible),
         cmocka_unit_test(points_ascend_and_stay_inside_the_limit),
         cmocka_unit_test(quantiles_given_tokens_so_far_rise_and_lie_beyond_them),
