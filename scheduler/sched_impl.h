@@ -121,6 +121,11 @@ struct sched_attempt {
     bool finished; /* the last token was sampled; only FINISH is missing */
 };
 
+/* struct sched_times in half the room. */
+struct sched_cast {
+    float queue, prefill, handover, decode_wait, ttft, step, total;
+};
+
 struct sched_request {
     uint64_t id;
     int state;                 /* enum sched_state or SCHED_REQ_*; written by request_set_state
@@ -160,7 +165,8 @@ struct sched_request {
     struct sched_attempt *attempts, *current;
 
     /* of the last offer that bound it, and what became of it */
-    struct sched_times forecast, high, actual;
+    struct sched_cast forecast, high;
+    struct sched_times actual;
     struct sched_pick chosen, runner_up;
     uint64_t bound_ns, dispatched_ns, first_ns,
         decoding_ns; /* when; of the last attempt; 0: not yet */

@@ -158,6 +158,17 @@ static void bind_to(struct sched *s, struct sched_request *r, struct sched_worke
     sched_tell(s, r, SCHED_FACT_BOUND);
 }
 
+static struct sched_cast cast_of(const struct sched_times *t)
+{
+    return (struct sched_cast){.queue = (float)t->queue,
+                               .prefill = (float)t->prefill,
+                               .handover = (float)t->handover,
+                               .decode_wait = (float)t->decode_wait,
+                               .ttft = (float)t->ttft,
+                               .step = (float)t->step,
+                               .total = (float)t->total};
+}
+
 void sched_queue_bind(struct sched *s, struct sched_request *r, const struct sched_offer *offer)
 {
     assert(r->waits_in == SCHED_WAITS_NOWHERE && r->home == NULL);
@@ -167,8 +178,8 @@ void sched_queue_bind(struct sched *s, struct sched_request *r, const struct sch
     r->item.deadline_ns = offer->late_ns;
     r->item.work = offer->work_ns > 0 ? offer->work_ns : 1;
     r->item.density = r->admitted || r->evicted >= SCHED_EVICTED_MAX ? 0 : offer->density;
-    r->forecast = offer->forecast;
-    r->high = offer->high;
+    r->forecast = cast_of(&offer->forecast);
+    r->high = cast_of(&offer->high);
     r->chosen = offer->chosen;
     r->runner_up = offer->runner_up;
     bind_to(s, r, offer->prefill);

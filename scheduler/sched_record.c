@@ -3,6 +3,8 @@
  *
  * What the client saw (FINISH) counts; where the front end does not say, the
  * messages of the workers do. */
+#include <math.h>
+
 #include "base/mem.h"
 #include "scheduler/sched_core.h"
 
@@ -47,24 +49,25 @@ static void stage_times(const struct sched *s, struct sched_request *r)
     t->total = since(r->arrived_ns, s->now);
 }
 
-static uint64_t over(uint64_t actual, uint64_t forecast)
+static double over(uint64_t actual, float forecast)
 {
-    return actual > forecast ? actual - forecast : 0;
+    return fmax(0, (double)actual - (double)forecast);
 }
 
 static enum sched_cause cause_of(const struct sched_request *r, uint32_t tokens)
 {
-    const struct sched_times *a = &r->actual, *f = &r->forecast;
+    const struct sched_times *a = &r->actual;
+    const struct sched_cast *f = &r->forecast;
     const struct {
         enum sched_cause cause;
-        uint64_t cost;
+        double cost;
     } stages[] = {{SCHED_CAUSE_QUEUE, over(a->queue, f->queue)},
                   {SCHED_CAUSE_PREFILL, over(a->prefill, f->prefill)},
                   {SCHED_CAUSE_HANDOVER, over(a->handover, f->handover)},
                   {SCHED_CAUSE_DECODE_WAIT, over(a->decode_wait, f->decode_wait)},
                   {SCHED_CAUSE_DECODE, over(a->step, f->step) * tokens}};
     enum sched_cause cause = SCHED_CAUSE_DECODE;
-    uint64_t most = 0;
+    double most = 0;
 
     if (r->lost)
         return SCHED_CAUSE_FAILURE;
@@ -122,6 +125,17 @@ static void count(struct sched *s, const struct sched_request *r)
     t->broken += r->admitted && (r->late || r->outcome == SCHED_OUT_FAILED);
 }
 
+static struct sched_times times_of(const struct sched_cast *c)
+{
+    return (struct sched_times){.queue = (uint64_t)c->queue,
+                                .prefill = (uint64_t)c->prefill,
+                                .handover = (uint64_t)c->handover,
+                                .decode_wait = (uint64_t)c->decode_wait,
+                                .ttft = (uint64_t)c->ttft,
+                                .step = (uint64_t)c->step,
+                                .total = (uint64_t)c->total};
+}
+
 static struct sched_record *slot(struct sched *s)
 {
     struct sched_record *rec = &s->records[s->next_record++ % s->cfg.records];
@@ -158,8 +172,8 @@ void sched_record_end(struct sched *s, struct sched_request *r)
     rec->tokens = r->delivered;
     rec->epochs = r->admitted ? r->epoch : 0;
     rec->predicted_tokens = r->cast.q[SCHED_LENGTH_POINTS / 2];
-    rec->predicted = r->forecast;
-    rec->high = r->high;
+    rec->predicted = times_of(&r->forecast);
+    rec->high = times_of(&r->high);
     rec->actual = r->actual;
     rec->chosen = r->chosen;
     rec->runner_up = r->runner_up;
