@@ -37,11 +37,12 @@ const struct baton_constants baton_c = {
     .stretch_max = 1.5,
     .stretch_step = 0.01,
 
-    .rate_s = 10,         /* [ref] decay of admitted work */
-    .inflow_s = 5,        /* [ref] decay of what tighter tiers bring in */
-    .price_step = 0.002,  /* [ref] */
-    .price_target = 0.97, /* [ref] of the pools' time */
-    .price_arm = 0.1,     /* [ref] share refused by the plain test from which on prices count */
+    .inflow_s = 5,      /* [ref] decay of what tighter tiers bring in */
+    .mean_step = 0.002, /* decay of mean work and value, per arrival */
+    .value_power = 2,   /* [sim] of the weight, where prices decide: tiers before sizes */
+    .price_prefill = 2, /* [sim] price when the loosest tier's whole time lies before a worker */
+    .price_decode = 1,  /* [sim] price when all room is asked for */
+    .room_free = 0.85,  /* [sim] part of the room that is free of charge */
 
     .floor_gap = 0.10,   /* attainment of a size class may lag so much; 15 points are allowed */
     .floor_step = 0.02,  /* of its boost, per settled request of the class */
@@ -294,10 +295,20 @@ static bool plan_idle(const struct baton_plan *plan)
     return sched_edf_count(&plan->p.w->edf) == 0 && plan->d.wait <= 0;
 }
 
+static double loosest(const struct sched *s)
+{
+    uint64_t most = 1;
+
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++)
+        most = s->cfg.tiers[t].ttft_ns > most ? s->cfg.tiers[t].ttft_ns : most;
+    return (double)most;
+}
+
 /* Can it be promised at a->tier? */
 static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_reason *why)
 {
     struct baton_prefill v[SCHED_CANDIDATES_MAX];
+    struct baton_bill bill;
     uint32_t n;
     double cost;
 
@@ -320,8 +331,11 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
     cost = plan->d.w == NULL
                ? 0
                : baton_decode_cost(a->s, plan->d.w, (double)a->need.prefill_tokens, a->out);
-    if (a->entitled || plan_idle(plan) ||
-        baton_price_ok(a->s, a->weight * baton_boost(a->s, a->r), plan->p.work, cost))
+    bill = (struct baton_bill){.prefill = plan->p.work,
+                               .decode = cost,
+                               .backlog = sched_edf_work(&plan->p.w->edf) / loosest(a->s),
+                               .room = plan->d.used};
+    if (a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->tier, &bill))
         return true;
     *why = SCHED_REASON_PRICE;
     return false;
@@ -498,8 +512,6 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
 
         ask_tier(&a, tier);
         found = find_plan(&a, &plan, &why);
-        if (first && tier == r->tier && why != SCHED_REASON_PRICE)
-            baton_price_refused(s, !found, why == SCHED_REASON_TBT);
         if (found) {
             fill_bind(&a, &plan, true, out);
             return;

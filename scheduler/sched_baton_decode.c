@@ -333,6 +333,8 @@ void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_
                           .need = own,
                           .room = baton_c.room_share * l->room};
     baton_inflow(s, need->tier, &q.inflow, &q.stay);
+    if (ahead > 0)
+        out->used += q.inflow * (1 - exp(-ahead / q.stay)) / (l->room + 1);
     drain = v.drain - q.inflow / q.stay;
     if (drain < baton_c.drain_share * v.drain)
         drain = baton_c.drain_share * v.drain;

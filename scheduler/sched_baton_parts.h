@@ -30,7 +30,7 @@ struct baton_constants {
     double margin_step, margin_max, broken_target;
     double stretch_start, stretch_min, stretch_max, stretch_step;
     /* prices */
-    double rate_s, inflow_s, price_step, price_target, price_arm;
+    double inflow_s, mean_step, value_power, price_prefill, price_decode, room_free;
     /* floors */
     double floor_gap, floor_step, floor_max, floor_rate, size_decay, credit_s;
     /* held ones */
@@ -57,13 +57,7 @@ struct sched_baton {
     /* margin on prefill queues, steered by late first tokens */
     double stretch;
     /* prices */
-    double price[2]; /* by side: weight per ns of that pool's time */
-    double used[2];  /* admitted work, ns, decayed over rate_s */
-    double value[2]; /* mean of weight / work of arrivals */
-    uint64_t used_at;
-    double refused,
-        refused_decode; /* shares of arrivals refused by the plain test, decayed by count */
-    bool armed;
+    double mean_value, mean_work[2]; /* of arrivals; decayed sums of one and the same weight */
     /* sizes */
     double hist[64]; /* decayed counts of prompt lengths by quarter octave */
     uint32_t hist_new;
@@ -80,9 +74,16 @@ void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill
 double baton_weight(const struct sched *s, const struct sched_request *r, uint32_t tier);
 /* Has its tier a right to be served now, whatever it pushes out? */
 bool baton_entitled(struct sched *s, const struct sched_request *r, double prefill);
-/* Does it pay its way? */
-bool baton_price_ok(const struct sched *s, double weight, double prefill, double decode);
-void baton_price_refused(struct sched *s, bool refused, bool decode);
+/* What it would take, and how full the pools are. */
+struct baton_bill {
+    double prefill, decode; /* ns of a worker */
+    double
+        backlog; /* prefill work before it, as a share of the loosest tier's time to first token */
+    double room; /* KV that will be asked for when it is there, as a share of the room */
+};
+/* Is it worth that? */
+bool baton_price_ok(const struct sched *s, const struct sched_request *r, uint32_t tier,
+                    const struct baton_bill *bill);
 void baton_price_bound(struct sched *s, struct sched_request *r, bool undo);
 /* A promise was kept or broken in a stage. */
 void baton_margin_decode(struct sched *s, uint32_t tier, bool broken);

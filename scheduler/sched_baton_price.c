@@ -100,53 +100,33 @@ static double decayed(double v, uint64_t from, uint64_t now, double seconds)
     return v * exp(-((double)(now - from)) / (seconds * 1e9));
 }
 
-static void price_step(struct sched *s)
-{
-    struct sched_baton *b = baton_of(s);
-
-    for (int side = 0; side < 2; side++) {
-        double capacity = (double)s->pool[side + 1].n * baton_c.rate_s * 1e9;
-        double used = b->used[side] = decayed(b->used[side], b->used_at, s->now, baton_c.rate_s);
-        double rho = capacity > 0 ? used / capacity : 0;
-
-        b->price[side] += baton_c.price_step * b->value[side] * (rho - baton_c.price_target);
-        if (b->price[side] < 0 || !b->armed)
-            b->price[side] = 0;
-    }
-    b->used_at = s->now;
-    if (b->price[0] <= 0 && b->price[1] <= 0)
-        b->armed = false;
-    if (b->refused > baton_c.price_arm && b->refused_decode > 0.5 * b->refused)
-        b->armed = true;
-}
-
 void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill, double decode)
 {
     struct sched_baton *b = baton_of(s);
-    double w = s->cfg.tiers[r->tier].weight;
-    double work[2] = {prefill, decode};
+    double keep = 1 - baton_c.mean_step;
 
     size_learn(b, r->n_prompt);
     r->baton.size = size_class(b, r->n_prompt);
-    for (int side = 0; side < 2; side++)
-        if (work[side] > 0)
-            b->value[side] += 0.01 * (w / work[side] - b->value[side]);
-    price_step(s);
+    b->mean_value = keep * b->mean_value + pow(s->cfg.tiers[r->tier].weight, baton_c.value_power);
+    b->mean_work[0] = keep * b->mean_work[0] + prefill;
+    b->mean_work[1] = keep * b->mean_work[1] + decode;
 }
 
-bool baton_price_ok(const struct sched *s, double weight, double prefill, double decode)
+/* The dual of "most value within the time of both pools", read off the queues themselves: a pool's price grows
+ * with what is in front of it, so that admission settles where the queue stays.  At the price of one, the work of
+ * a mean request costs the value of a mean request. */
+bool baton_price_ok(const struct sched *s, const struct sched_request *r, uint32_t tier,
+                    const struct baton_bill *bill)
 {
     const struct sched_baton *b = baton_of(s);
+    double value = pow(s->cfg.tiers[tier].weight, baton_c.value_power) * baton_boost(s, r);
+    double cost = 0, crowd = (bill->room - baton_c.room_free) / (1 - baton_c.room_free);
 
-    return !b->armed || weight >= b->price[0] * prefill + b->price[1] * decode;
-}
-
-void baton_price_refused(struct sched *s, bool refused, bool decode)
-{
-    struct sched_baton *b = baton_of(s);
-
-    b->refused += 0.01 * ((refused ? 1 : 0) - b->refused);
-    b->refused_decode += 0.01 * ((refused && decode ? 1 : 0) - b->refused_decode);
+    if (b->mean_work[0] > 0)
+        cost += baton_c.price_prefill * bill->backlog * bill->prefill / b->mean_work[0];
+    if (b->mean_work[1] > 0 && crowd > 0)
+        cost += baton_c.price_decode * crowd * bill->decode / b->mean_work[1];
+    return value >= cost * b->mean_value;
 }
 
 static void inflow_to_now(const struct sched *s, struct baton_tier *t)
@@ -184,10 +164,6 @@ void baton_price_bound(struct sched *s, struct sched_request *r, bool undo)
     t->stay += sign * tokens * (double)r->baton.out * (double)r->baton.step_ns;
     t->inflow = t->inflow > 0 ? t->inflow : 0;
     t->stay = t->stay > 0 ? t->stay : 0;
-    b->used[0] += sign * (double)r->baton.prefill_ns;
-    b->used[1] += sign * (double)r->baton.decode_ns;
-    for (int side = 0; side < 2; side++)
-        b->used[side] = b->used[side] > 0 ? b->used[side] : 0;
     if (!undo)
         t->admit_ns = s->now;
     if (!undo || r->baton.starving)
