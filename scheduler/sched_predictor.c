@@ -405,6 +405,8 @@ void sched_predictor_forget(struct sched *s, struct sched_worker *w)
 
 /* ---- steps ---- */
 
+#define HEALTH_MAPE 0.1
+
 /* While a stage cannot be predicted, requests are placed by a rule that needs
  * no times. */
 static void look_at_health(struct sched *s)
@@ -418,8 +420,13 @@ static void look_at_health(struct sched *s)
     if (s->policy->baseline || s->policy->clairvoyant)
         return;
     for (size_t i = 0; i < sizeof(stages) / sizeof(stages[0]) && bad == NULL; i++) {
-        which = stages[i];
-        bad = s->score[SCHED_TIERS_MAX][which].lost ? &s->score[SCHED_TIERS_MAX][which] : NULL;
+        const struct sched_score *one = &s->score[SCHED_TIERS_MAX][stages[i]];
+
+        /* Times that are right to a few percent serve, whatever their intervals claim. */
+        if (one->lost && one->mape > HEALTH_MAPE) {
+            bad = one;
+            which = stages[i];
+        }
     }
     if (bad == NULL) {
         s->placing = s->policy;
