@@ -11,7 +11,7 @@
 #include "base/mem.h"
 #include "bench/sim_impl.h"
 
-enum { SLOT_BITS = 24, REPORT_MS = 100 };
+enum { SLOT_BITS = 24 };
 static const double DRAIN_S =
     3600; /* after the last arrival; what is not done then has timed out */
 
@@ -228,6 +228,16 @@ void sim_over(struct sim *m, struct sim_req *r, enum bench_fate fate, uint64_t r
     if (fate == BENCH_DONE && r->measured && o.late_s <= 0 && o.ttft_s <= o.ttft_target_s &&
         !bench_outcome_kept(&o))
         m->result->late_mean++;
+    if (r->measured && !bench_outcome_kept(&o)) {
+        const uint32_t counts[] = {r->tier, SCHED_TIERS_MAX};
+
+        for (int i = 0; i < 2; i++) {
+            uint64_t most = m->setup->give_up[counts[i]];
+
+            if (++m->missed[counts[i]] > most && most > 0)
+                m->result->gave_up = true;
+        }
+    }
     bench_run_add(m->run, &o);
     if (m->setup->records != NULL)
         write_record(m, r, &o);
@@ -251,16 +261,16 @@ void sim_finish(struct sim *m, struct sim_req *r)
 }
 
 /* What the client has now, to the token. */
-static uint32_t delivered(struct sim *m, const struct sim_req *r)
+uint32_t sim_delivered(struct sim *m, const struct sim_req *r)
 {
     return r->n0 + (r->d_state == SIM_D_RESIDENT ? sim_batch_done(&m->worker[r->d_worker], r) : 0);
 }
 
-static void say_tokens(struct sim *m, const struct sim_req *r)
+void sim_say_tokens(struct sim *m, const struct sim_req *r)
 {
     struct sched_event e = {.kind = SCHED_EV_TOKENS, .request = r->id};
 
-    e.u.tokens.delivered = delivered(m, r);
+    e.u.tokens.delivered = sim_delivered(m, r);
     sim_say(m, &e);
 }
 
@@ -339,7 +349,7 @@ static void on_cancel(struct sim *m, const struct sched_action *a)
         sim_say_released(m, r, a->worker, a->epoch, ERR_CANCELED);
     }
     if (r->d_state != SIM_D_NONE && r->d_worker == a->worker && r->d_epoch == a->epoch) {
-        uint32_t had = delivered(m, r);
+        uint32_t had = sim_delivered(m, r);
 
         sim_decode_drop(m, r);
         r->n0 = had;
@@ -367,15 +377,12 @@ static void on_end(struct sim *m, const struct sched_action *a)
     sim_settle(m, r);
 }
 
-static void leave(struct sim *m, struct sim_worker *w);
-static void join(struct sim *m, struct sim_worker *w);
-
 static void on_flip(struct sim *m, struct sim_worker *w)
 {
     if (!w->alive)
         return;
     m->result->flips++;
-    leave(m, w);
+    sim_worker_leave(m, w);
     w->role = w->role == SCHED_ROLE_PREFILL ? SCHED_ROLE_DECODE : SCHED_ROLE_PREFILL;
     sim_at(m, m->now + (uint64_t)(m->cluster->flip_s * 1e9), SIM_EV_FLIPPED, w->id, w->gen);
 }
@@ -400,8 +407,8 @@ static void act(struct sim *m, const struct sched_action *a)
     case SCHED_ACT_RESUME:
         m->result->resumes++;
         if (r != NULL) {
-            r->n0 = delivered(m, r);
-            say_tokens(m, r);
+            r->n0 = sim_delivered(m, r);
+            sim_say_tokens(m, r);
         }
         break;
     case SCHED_ACT_TIER:
@@ -466,140 +473,6 @@ static void drain(struct sim *m)
     }
     m->n_say = 0;
 }
-
-/* ---- workers come, go, report ---- */
-
-static void join(struct sim *m, struct sim_worker *w)
-{
-    const struct bench_sim_class *c = sim_class(m, w);
-    struct sched_event e = {.kind = SCHED_EV_WORKER_JOIN, .worker = w->id};
-
-    w->alive = true;
-    w->block_tokens = c->block_tokens;
-    w->n_blocks = w->free_blocks = c->kv_tokens / c->block_tokens;
-    w->tx = w->rx = (struct sim_list){SIM_NONE, SIM_NONE};
-    w->plan_wake_ns = SIM_NEVER;
-    w->joined_ns = m->now;
-    e.u.join.role = w->role;
-    e.u.join.n_blocks = w->n_blocks;
-    e.u.join.block_tokens = c->block_tokens;
-    e.u.join.max_batch = c->max_batch;
-    e.u.join.max_context = c->max_context;
-    e.u.join.klass = m->class_id[w->klass];
-    e.u.join.max_step_tokens = c->max_step_tokens;
-    e.u.join.can_flip = true;
-    e.u.join.can_prefill = w->role == SCHED_ROLE_DECODE;
-    sim_say(m, &e);
-    sim_at(m, m->now + (REPORT_MS + w->id % REPORT_MS) * SIM_MS, SIM_EV_REPORT, w->id, w->gen);
-}
-
-/* All it held is gone; the front end tells what each client has. */
-static void leave(struct sim *m, struct sim_worker *w)
-{
-    struct sched_event e = {.kind = SCHED_EV_WORKER_LEAVE, .worker = w->id};
-
-    for (uint32_t i = 0; i < m->n_req; i++) {
-        struct sim_req *r = &m->req[i];
-
-        if (r->id == 0)
-            continue;
-        if (r->d_state != SIM_D_NONE && r->d_worker == w->id) {
-            uint32_t had = delivered(m, r);
-
-            sim_decode_drop(m, r);
-            r->n0 = had;
-            say_tokens(m, r);
-        }
-        if (r->p_state != SIM_P_NONE && r->p_worker == w->id) {
-            sim_prefill_drop(m, r);
-            say_tokens(m, r);
-        }
-        sim_settle(m, r);
-    }
-    m->result->busy[w->role] += w->busy_ns;
-    sim_worker_clear(w);
-    sim_say(m, &e);
-}
-
-void sim_worker_clear(struct sim_worker *w)
-{
-    struct sim_worker kept = {.id = w->id,
-                              .klass = w->klass,
-                              .gen = w->gen + 1,
-                              .role = w->role,
-                              .factor = w->factor,
-                              .rng = w->rng};
-
-    sim_heap_free(&w->ready);
-    sim_heap_free(&w->finish);
-    sim_peak_free(&w->gaps);
-    for (uint32_t i = 0; i < w->n_tbt; i++) {
-        sim_heap_free(&w->tbt[i].theta);
-        sim_heap_free(&w->tbt[i].late);
-        sim_heap_free(&w->tbt[i].mean);
-        sim_peak_free(&w->tbt[i].peak);
-    }
-    mem_free(w->part);
-    mem_free(w->member);
-    mem_free(w->joiner);
-    *w = kept;
-}
-
-static void report(struct sim *m, struct sim_worker *w)
-{
-    struct sched_event e = {.kind = SCHED_EV_WORKER_REPORT, .worker = w->id};
-
-    e.u.report.free_blocks = w->free_blocks;
-    e.u.report.waiting = w->role == SCHED_ROLE_PREFILL ? w->ready.n : w->n_wait;
-    e.u.report.running = w->role == SCHED_ROLE_PREFILL ? w->n_part : w->n_res;
-    e.u.report.parked = w->n_parked;
-    e.u.report.step_ns = (uint64_t)w->step_ns;
-    e.u.report.steps = w->steps;
-    e.u.report.context = w->ctx;
-    sim_at(m, m->now + REPORT_MS * SIM_MS, SIM_EV_REPORT, w->id, w->gen);
-    if (m->setup->stale_s > 0) {
-        uint32_t i, cap = m->cap_late;
-        void *p = m->late, *q = m->late_free;
-
-        if (m->n_late_free > 0) {
-            i = m->late_free[--m->n_late_free];
-        } else {
-            if (!sim_grow(m, &q, m->n_late + 1, &cap, sizeof(*m->late_free)))
-                return;
-            m->late_free = q;
-            if (!sim_grow(m, &p, m->n_late + 1, &m->cap_late, sizeof(*m->late)))
-                return;
-            m->late = p;
-            i = m->n_late++;
-        }
-        m->late[i] = e;
-        sim_at(m, m->now + (uint64_t)(m->setup->stale_s * 1e9), SIM_EV_DELAYED, i, w->gen);
-        return;
-    }
-    sim_say(m, &e);
-}
-
-static void delayed(struct sim *m, uint32_t i, uint32_t gen)
-{
-    struct sched_event e = m->late[i];
-
-    m->late_free[m->n_late_free++] = i;
-    if (m->worker[e.worker].gen == gen)
-        sim_say(m, &e);
-}
-
-static void fault(struct sim *m, const struct bench_sim_fault *f, bool begins)
-{
-    struct sim_worker *w = &m->worker[f->worker];
-
-    if (f->factor > 0)
-        w->factor = begins ? w->factor * f->factor : w->factor / f->factor;
-    else if (begins && w->alive)
-        leave(m, w);
-    else if (!begins && !w->alive)
-        join(m, w);
-}
-
 /* ---- the loop ---- */
 
 static void dispatch(struct sim *m, const struct sim_due *d)
@@ -633,20 +506,20 @@ static void dispatch(struct sim *m, const struct sim_due *d)
         break;
     case SIM_EV_REPORT:
         if (w->gen == d->gen)
-            report(m, w);
+            sim_worker_report(m, w);
         break;
     case SIM_EV_DELAYED:
-        delayed(m, d->arg, d->gen);
+        sim_worker_delayed(m, d->arg, d->gen);
         break;
     case SIM_EV_FAULT:
-        fault(m, &m->setup->fault[d->arg], true);
+        sim_worker_fault(m, &m->setup->fault[d->arg], true);
         break;
     case SIM_EV_UNFAULT:
-        fault(m, &m->setup->fault[d->arg], false);
+        sim_worker_fault(m, &m->setup->fault[d->arg], false);
         break;
     case SIM_EV_FLIPPED:
         if (w->gen == d->gen)
-            join(m, w);
+            sim_worker_join(m, w);
         break;
     }
 }
@@ -681,63 +554,9 @@ static bool step(struct sim *m)
         arrive(m, &l->v[m->next_arrival++]);
     }
     drain(m);
-    return m->err == ERR_OK;
+    return m->err == ERR_OK && !m->result->gave_up;
 }
-
 /* ---- start and end ---- */
-
-static enum err add_classes(struct sim *m)
-{
-    for (uint32_t i = 0; i < m->cluster->n_classes; i++) {
-        struct sched_class c = m->cluster->klass[i].sched;
-        uint32_t id = 0;
-        enum err err;
-
-        c.frozen = m->setup->no_learning || m->setup->clairvoyant;
-        for (int k = 0; k < 4 && m->setup->clairvoyant; k++) {
-            c.prefill.c[k] *= m->setup->bias; /* perfect knowledge knows of the lie */
-            c.decode.c[k] *= m->setup->bias;
-        }
-        err = sched_add_class(m->sched, &c, m->msg, &id);
-        if (err != ERR_OK)
-            return err;
-        m->class_id[i] = id;
-    }
-    return ERR_OK;
-}
-
-static enum err add_workers(struct sim *m)
-{
-    uint32_t n = bench_cluster_count(m->cluster, SCHED_ROLE_PREFILL) +
-                 bench_cluster_count(m->cluster, SCHED_ROLE_DECODE);
-
-    m->worker = mem_try_calloc((size_t)n + 1, sizeof(*m->worker));
-    if (m->worker == NULL)
-        return err_set(m->msg, ERR_NOMEM, "out of memory");
-    for (uint32_t i = 0; i < m->cluster->n_pools; i++) {
-        for (uint32_t k = 0; k < m->cluster->pool[i].count; k++) {
-            struct sim_worker *w = &m->worker[++m->n_workers];
-
-            w->id = m->n_workers;
-            w->klass = m->cluster->pool[i].klass;
-            w->role = m->cluster->pool[i].role;
-            w->factor = 1;
-            w->rng = (struct bench_rng){m->setup->seed * 0x9e3779b97f4a7c15u + w->id};
-            join(m, w);
-        }
-    }
-    for (uint32_t i = 0; i < m->setup->n_faults; i++) {
-        const struct bench_sim_fault *f = &m->setup->fault[i];
-
-        if (f->worker == 0 || f->worker > m->n_workers)
-            return err_set(m->msg, ERR_INVALID, "there is no worker %u: they are 1 to %u",
-                           f->worker, m->n_workers);
-        sim_at(m, (uint64_t)(f->at_s * 1e9), SIM_EV_FAULT, i, 0);
-        if (f->until_s > f->at_s)
-            sim_at(m, (uint64_t)(f->until_s * 1e9), SIM_EV_UNFAULT, i, 0);
-    }
-    return ERR_OK;
-}
 
 /* What a client asks for at most: the longest answer of the load, in steps that people choose. */
 static uint32_t longest(const struct bench_sim_setup *s)
@@ -766,9 +585,9 @@ static enum err open_world(struct sim *m)
     m->max_new = longest(m->setup);
     err = sched_create(&c, m->msg, &m->sched);
     if (err == ERR_OK)
-        err = add_classes(m);
+        err = sim_add_classes(m);
     if (err == ERR_OK)
-        err = add_workers(m);
+        err = sim_add_workers(m);
     if (err == ERR_OK)
         drain(m);
     return err == ERR_OK ? m->err : err;

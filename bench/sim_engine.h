@@ -48,6 +48,8 @@ struct bench_sim_setup {
     bool timing;   /* measure the scheduler with the wall clock */
     bool check;    /* sched_check() after every event: slow */
     FILE *records; /* JSON lines of what became of each request; NULL: none */
+    /* The run ends early when more of the tier's measured requests were missed (last: of all); 0: never. */
+    uint64_t give_up[SCHED_TIERS_MAX + 1];
 };
 struct bench_sim_result {
     uint64_t events, sched_events; /* all; of them, given to the scheduler */
@@ -59,6 +61,7 @@ struct bench_sim_result {
     double busy[3]; /* share of time that workers of a role computed */
     struct sched_health health[SCHED_TIERS_MAX + 1][SCHED_STAGES]; /* last: all tiers */
     uint64_t late_mean; /* requests that missed by their mean time per token alone */
+    bool gave_up;
 };
 
 /* Time of the prompt (less what is cached) alone on an idle worker, in its chunks: what deadlines grow with. */

@@ -164,6 +164,7 @@ struct sim {
     struct sched_batch_item *item;
     uint32_t *scratch, cap_item;
     uint64_t serial, link_seq;
+    uint64_t missed[SCHED_TIERS_MAX + 1]; /* measured requests; last: all */
     uint32_t class_id[SCHED_CLASSES_MAX]; /* as the scheduler numbers them */
 };
 
@@ -188,6 +189,9 @@ void sim_settle(struct sim *m, struct sim_req *r);
 /* Time of a step: the law, the worker's factor, noise. */
 double sim_step_time(struct sim *m, struct sim_worker *w, const struct sched_step *did);
 void sim_say_step(struct sim *m, const struct sim_worker *w);
+void sim_say_tokens(struct sim *m, const struct sim_req *r);
+uint32_t sim_delivered(struct sim *m,
+                       const struct sim_req *r); /* what the client has, to the token */
 static inline const struct bench_sim_class *sim_class(const struct sim *m,
                                                       const struct sim_worker *w)
 {
@@ -238,6 +242,16 @@ uint64_t sim_batch_tightest(const struct sim_worker *w);
 void sim_batch_stepped(struct sim *m, struct sim_worker *w, uint64_t before_ns);
 /* The step that starts now gives its first token of the segment to whoever has none. */
 void sim_batch_joined(struct sim *m, struct sim_worker *w, uint64_t end_ns);
+
+/* ---- sim_world.c ---- */
+
+MUST_USE enum err sim_add_classes(struct sim *m);
+MUST_USE enum err sim_add_workers(struct sim *m);
+void sim_worker_join(struct sim *m, struct sim_worker *w);
+void sim_worker_leave(struct sim *m, struct sim_worker *w);
 void sim_worker_clear(struct sim_worker *w);
+void sim_worker_report(struct sim *m, struct sim_worker *w);
+void sim_worker_delayed(struct sim *m, uint32_t i, uint32_t gen);
+void sim_worker_fault(struct sim *m, const struct bench_sim_fault *f, bool begins);
 
 #endif

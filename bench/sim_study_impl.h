@@ -1,0 +1,60 @@
+/* bench/sim_study_impl.h - private to bench/sim_study*.c: one call of `baton simulate`. */
+#ifndef BENCH_SIM_STUDY_IMPL_H
+#define BENCH_SIM_STUDY_IMPL_H
+
+#include "bench/perf_report.h"
+#include "bench/sim_study.h"
+#include "bench/trace.h"
+
+enum { POLICIES_MAX = 32, SEEDS_MAX = 1000, RUNS_MAX = 1024, BOUNDS_MAX = 64 };
+
+struct study {
+    const struct bench_study *o;
+    struct err_msg *msg;
+    struct bench_cluster cluster;
+    struct bench_trace trace; /* of the seed in hand */
+    uint64_t trace_seed;
+    bool have_trace;
+    char policy[POLICIES_MAX][SCHED_NAME_MAX];
+    uint32_t n_policies;
+    struct bench_load load;
+    double load_speedup;
+    uint64_t load_seed;
+    bool have_load;
+    struct known_bound {
+        double speedup, weight;
+        uint64_t seed;
+    } bound[BOUNDS_MAX];
+    uint32_t n_bounds;
+    FILE *records;
+    struct bench_report report;
+    struct bench_run *run[RUNS_MAX];
+    size_t n_runs;
+};
+
+/* What several seeds of one policy at one speed gave. */
+struct pooled {
+    struct bench_run *run;
+    struct bench_sim_result sum;
+    struct pooled_health {
+        double coverage, mape, bias, worst;
+        uint32_t seen;
+    } health[SCHED_TIERS_MAX + 1][SCHED_STAGES]; /* last: all tiers */
+};
+
+/* ---- sim_study_load.c: arrivals and their bound ---- */
+
+/* Arrivals and lengths come from a seed, not from a file's clock. */
+bool study_is_drawn(const struct bench_study *o);
+MUST_USE enum err study_load_trace(struct study *s, uint64_t seed);
+/* s->load for this speed and seed; kept until another is asked for. */
+MUST_USE enum err study_make_load(struct study *s, double speedup, uint64_t seed);
+/* Of the load in hand; 0 where none was asked for. */
+MUST_USE enum err study_bound(struct study *s, double *weight);
+
+/* ---- sim_study_rows.c: results ---- */
+
+void study_add_rows(struct study *s, const struct pooled *p);
+void study_print_table(const struct study *s);
+
+#endif
