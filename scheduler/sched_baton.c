@@ -40,8 +40,8 @@ const struct baton_constants baton_c = {
     .inflow_s = 5,      /* [ref] decay of what tighter tiers bring in */
     .mean_step = 0.002, /* decay of mean work and value, per arrival */
     .value_power = 2,   /* [sim] of the weight, where prices decide: tiers before sizes */
-    .price_prefill = 2, /* [sim] price when the loosest tier's whole time lies before a worker */
-    .price_decode = 1,  /* [sim] price when all room is asked for */
+    .price_prefill = 0.3, /* [sim] price when the loosest tier's whole time lies before a worker */
+    .price_decode = 0.1,  /* [sim] price when all room is asked for */
     .room_free = 0.85,  /* [sim] part of the room that is free of charge */
 
     .floor_gap = 0.10,   /* attainment of a size class may lag so much; 15 points are allowed */
