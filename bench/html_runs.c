@@ -115,7 +115,7 @@ static void run_table(struct html_out *o, const struct bench_run *r, bool open)
     html_text(o, name);
     html_put(o, " on ");
     html_text(o, r->trace);
-    html_fmt(o, " x%g, %s requests/s</summary>\n", r->speedup, rate);
+    html_fmt(o, " x%.4g, %s requests/s</summary>\n", r->speedup, rate);
     run_facts(o, r);
     html_put(
         o,
@@ -268,13 +268,14 @@ static void pair(struct html_out *o, const struct bench_run *s, const struct ben
     html_legend(o, key, 2);
 }
 
+/* A simulated and a live run that go by one name, or the live one by that of the policy. */
 static bool same_name(const struct bench_run *a, const struct bench_run *b)
 {
     char x[HTML_NAME_MAX], y[HTML_NAME_MAX];
 
     html_name(a, false, x, sizeof(x));
     html_name(b, false, y, sizeof(y));
-    return strcmp(x, y) == 0;
+    return strcmp(x, y) == 0 || strcmp(a->policy, y) == 0;
 }
 
 static bool comparable(const struct bench_run *s, const struct bench_run *l)
