@@ -45,6 +45,7 @@ void sched_score_health(const struct sched_score *s, struct sched_health *out);
 struct sched_spread {
     double low, high; /* of the 90 % interval: exp(low) .. exp(high) times the prediction */
     double sd;        /* of the residual, decayed; single outliers count little */
+    double missed;    /* share outside the interval, of the last 20 or so */
     uint64_t n;
 };
 void sched_spread_init(struct sched_spread *s, double sd);

@@ -13,26 +13,32 @@ static const double SD_FLOOR = 1e-9;     /* so that exact laws keep exact interv
 static const double ERROR_MAX = 20;      /* of a log: e^20 off is off */
 static const double SPREAD_STEER = 0.05; /* of its half width, moved per observation */
 static const double SPREAD_FAR = 4;      /* sd beyond which a bound is drawn in */
+static const double SPREAD_ALARM = 0.25; /* share of misses that no luck explains */
 enum { SPREAD_EARLY = 50 }; /* observations while the first guess of sd still matters */
 
 void sched_spread_init(struct sched_spread *s, double sd)
 {
-    *s = (struct sched_spread){.low = -Z_TAIL * sd, .high = Z_TAIL * sd, .sd = sd};
+    *s = (struct sched_spread){
+        .low = -Z_TAIL * sd, .high = Z_TAIL * sd, .sd = sd, .missed = 2 * SPREAD_TAIL};
 }
 
 void sched_spread_add(struct sched_spread *s, double log_error)
 {
-    double was = fmax(s->sd, SD_FLOOR), bound = SPREAD_FAR * was, e, gain, step;
+    double was = fmax(s->sd, SD_FLOOR), bound = SPREAD_FAR * was, e, gain, rate, step;
 
     if (!isfinite(log_error))
         return;
     e = fmin(fmax(log_error, -ERROR_MAX), ERROR_MAX);
     s->n++;
-    gain = fmax(0.02, 1 / ((double)s->n + 10));
+    gain = fmax(s->missed > SPREAD_ALARM ? 0.1 : 0.02, 1 / ((double)s->n + 10));
     /* Steering first: against the interval that stood when the observation came.  In parts of its own width, because
-     * sd says little about it where a few outliers make most of sd; in large ones at first, when it is a guess. */
-    step = fmax((s->high - s->low) / 2 * fmax(SPREAD_STEER, fmin(0.25, 30 / ((double)s->n + 20))),
-                0.01 * was);
+     * sd says little about it where a few outliers make most of sd; in large ones at first, when it is a guess, and
+     * when misses come in rows, since then the noise itself has changed. */
+    s->missed += 0.05 * ((e > s->high || e < s->low ? 1 : 0) - s->missed);
+    rate = fmax(SPREAD_STEER, fmin(0.25, 30 / ((double)s->n + 20)));
+    if (s->missed > SPREAD_ALARM)
+        rate = fmin(0.5, rate * s->missed * s->missed / (4 * SPREAD_TAIL * SPREAD_TAIL));
+    step = fmax((s->high - s->low) / 2 * rate, 0.01 * was);
     s->high += e > s->high ? step * (1 - SPREAD_TAIL) : -step * SPREAD_TAIL;
     s->low += e < s->low ? -step * (1 - SPREAD_TAIL) : step * SPREAD_TAIL;
     /* One outlier may not blow the spread up; a lasting change gets through in a few steps. */

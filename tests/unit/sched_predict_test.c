@@ -481,6 +481,27 @@ static void factors_bound_what_they_say(void **arg)
     assert_true(isfinite(sched_spread_factor(&s, 1)));
 }
 
+static void an_interval_follows_when_the_noise_changes_thirtyfold(void **arg)
+{
+    struct sched_spread s;
+    struct sched_score score = {0};
+    struct sched_health h;
+
+    (void)arg;
+    state = 9;
+    sched_spread_init(&s, 0.03);
+    for (int i = 0; i < 40000; i++) {
+        double e = ((i / 2000) % 2 == 0 ? 0.002 : 0.06) * normal();
+
+        sched_score_add(&score, exp(e), 1, exp(s.low), exp(s.high));
+        sched_spread_add(&s, e);
+    }
+    sched_score_health(&score, &h);
+    assert_within(h.coverage, 0.88, 0.92);
+    assert_within(h.worst, 0.8, 0.92);
+    assert_false(h.lost);
+}
+
 /* ---- links ---- */
 
 static void a_link_is_learned_from_what_hand_overs_took(void **arg)
@@ -614,6 +635,7 @@ int main(void)
         cmocka_unit_test(trust_is_lost_under_70_and_back_over_85_percent),
         cmocka_unit_test(the_worst_window_is_the_worst_of_all_windows_of_500),
         cmocka_unit_test(factors_bound_what_they_say),
+        cmocka_unit_test(an_interval_follows_when_the_noise_changes_thirtyfold),
         cmocka_unit_test(a_link_is_learned_from_what_hand_overs_took),
         cmocka_unit_test(a_link_that_nobody_knows_starts_from_its_first_hand_over),
         cmocka_unit_test(values_that_make_no_sense_change_nothing),
