@@ -78,7 +78,9 @@ static enum err check_waiting(const struct sched *s, const struct sched_request 
         r->node.linked != (bound || r->waits_in == SCHED_WAITS_HELD))
         FAIL(msg, "request %" PRIu64 " in state %d waits in %d", r->id, r->state, r->waits_in);
     if (r->item.linked != (r->home != NULL) ||
-        r->item.linked != (bound || r->state == SCHED_STATE_PREFILLING))
+        (r->item.linked && !bound && r->state != SCHED_STATE_PREFILLING) ||
+        (!r->item.linked &&
+         (bound || (r->state == SCHED_STATE_PREFILLING && !r->current->finished))))
         FAIL(msg, "request %" PRIu64 " in state %d: in a worker's queue %d", r->id, r->state,
              r->item.linked);
     sum->waits[r->waits_in]++;

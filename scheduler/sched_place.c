@@ -46,7 +46,8 @@ static void hold(struct sched *s, struct sched_request *r, const struct sched_of
     sched_request_arm(s, r);
 }
 
-static void place_one(struct sched *s, struct sched_request *r, struct sched_actions *out)
+/* true: the policy keeps it aside.  r may be gone afterwards. */
+static bool place_one(struct sched *s, struct sched_request *r, struct sched_actions *out)
 {
     struct sched_need need = sched_request_need(r);
     struct sched_offer o = {.verdict = SCHED_HOLD,
@@ -58,7 +59,7 @@ static void place_one(struct sched *s, struct sched_request *r, struct sched_act
         sched_queue_take(s, r);
         sched_queue_put(s, r, SCHED_WAITS_WORKER);
         sched_request_arm(s, r);
-        return;
+        return false;
     }
     s->placing->place(s, r, &o);
     if (o.verdict == SCHED_BIND && !offer_holds(s, &o, &need)) {
@@ -69,17 +70,18 @@ static void place_one(struct sched *s, struct sched_request *r, struct sched_act
         o.verdict = SCHED_HOLD; /* it was promised to be served */
     if (o.verdict == SCHED_HOLD) {
         hold(s, r, &o);
-        return;
+        return true;
     }
     sched_queue_take(s, r);
     if (o.verdict == SCHED_REFUSE) {
         sched_request_refuse(s, r, &o, out);
-        return;
+        return false;
     }
     if (o.tier != r->tier)
         sched_request_retier(s, r, o.tier, out);
     sched_queue_bind(s, r, &o);
     sched_request_arm(s, r);
+    return false;
 }
 
 /* ---- dispatch ---- */
@@ -180,12 +182,6 @@ static bool feed(struct sched *s, struct sched_worker *w, struct sched_actions *
 
 /* ---- held requests ---- */
 
-static void ask(struct sched *s, struct sched_request *r, struct sched_actions *out, uint32_t *no)
-{
-    place_one(s, r, out);
-    *no += r->waits_in == SCHED_WAITS_HELD;
-}
-
 /* The first in order until some of them have said no; then one more, in turn,
  * so that nobody waits behind others that cannot be served. */
 static bool ask_held(struct sched *s, struct sched_actions *out)
@@ -197,7 +193,7 @@ static bool ask_held(struct sched *s, struct sched_actions *out)
         next = sched_queue_next_held(r);
         if (!sched_actions_reserve(out, SCHED_ACTIONS_PER_PLACE))
             return false;
-        ask(s, r, out, &no);
+        no += place_one(s, r, out);
     }
     if (r == NULL)
         return true;
@@ -208,7 +204,7 @@ static bool ask_held(struct sched *s, struct sched_actions *out)
     if (!sched_actions_reserve(out, SCHED_ACTIONS_PER_PLACE))
         return false;
     s->held_cursor = r->id;
-    ask(s, r, out, &no);
+    place_one(s, r, out);
     return true;
 }
 

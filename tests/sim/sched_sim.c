@@ -136,7 +136,8 @@ static void deliver(struct sim *m, const struct sched_action *a)
     hash_in(m, (uint64_t)a->kind << 56 ^ a->request << 32 ^ a->epoch);
     hash_in(m, (uint64_t)a->worker << 32 ^ a->peer);
     hash_in(m, a->order ^ a->retry_after_ns ^ (uint64_t)a->reason << 60);
-    if (a->kind != SCHED_ACT_RESERVE && a->kind != SCHED_ACT_PREFILL && a->kind != SCHED_ACT_CANCEL)
+    if (a->kind != SCHED_ACT_RESERVE && a->kind != SCHED_ACT_PREFILL &&
+        a->kind != SCHED_ACT_CANCEL && a->kind != SCHED_ACT_FLIP)
         return;
     if (a->kind == SCHED_ACT_PREFILL)
         item.arg = sim_request_of(m, a->request)->delivered;
@@ -204,6 +205,7 @@ static void arrival(struct sim *m)
                               .max_new = sim_pick(m, 6) == 0 ? 1 : sim_between(m, 1, 120),
                               .arrived = m->now,
                               .epoch = 1};
+    r->tenant = sim_pick(m, SIM_TENANTS + 1);
     r->stop_at = sim_pick(m, 2) ? r->max_new : sim_between(m, 1, r->max_new);
     e.request = r->id;
     e.u.arrive.tier = r->tier;
@@ -211,6 +213,15 @@ static void arrival(struct sim *m)
     e.u.arrive.n_prompt = r->n_prompt;
     e.u.arrive.max_new = r->max_new;
     e.u.arrive.arrived_ns = m->now - sim_pick(m, 3) * SIM_MS;
+    e.u.arrive.tenant = r->tenant;
+    e.u.arrive.length_key = sim_pick(m, 4);
+    e.u.arrive.true_new = sim_pick(m, 2) ? r->stop_at : 0;
+    e.u.arrive.ttft_ns = sim_pick(m, 3) == 0 ? sim_pick(m, 5000) * SIM_MS : 0;
+    e.u.arrive.tbt_ns = sim_pick(m, 3) == 0 ? sim_pick(m, 500) * SIM_MS : 0;
+    e.u.arrive.n_prefix = sim_pick(m, SCHED_PREFIX_MAX);
+    for (uint32_t i = 0; i < e.u.arrive.n_prefix; i++)
+        e.u.arrive.prefix[i] = (struct sched_prefix){
+            .worker = sim_pick(m, 6), .tokens = sim_pick(m, 200), .bytes_per_s = 1e8};
     sim_soon(m, &e);
     next.at = m->now + sim_pick(m, sim_pick(m, 4) == 0 ? 60 : 4) * SIM_MS;
     if (m->n_req < m->arrivals)
@@ -333,6 +344,45 @@ static void choose_faults(struct sim *m)
         m->rate[f] = sim_pick(m, 2) ? 1 + sim_pick(m, most[f]) : 0;
 }
 
+/* Contracts, quotas and laws of all kinds; the laws may be wrong by a factor of three. */
+static void choose_contracts(struct sim *m)
+{
+    struct sched_config *c = &m->cfg;
+
+    for (uint32_t t = 0; t < c->n_tiers; t++) {
+        c->tiers[t].on_miss = (enum sched_miss_rule)sim_pick(m, 3);
+        c->tiers[t].ttft_ns = sim_between(m, 50, 3000) * SIM_MS;
+        c->tiers[t].tbt_ns = sim_between(m, 5, 300) * SIM_MS;
+        c->tiers[t].reserved = sim_pick(m, 3) * 0.1;
+    }
+    c->elastic.on = sim_pick(m, 2);
+    c->elastic.interval_ns = sim_between(m, 20, 100) * SIM_MS;
+    c->elastic.cooldown_ns = sim_between(m, 50, 1000) * SIM_MS;
+}
+
+static void add_parties(struct sim *m)
+{
+    double wrong = 0.3 + sim_pick(m, 27) * 0.1;
+    struct sched_class k = {.name = "sim",
+                            .prefill = {.c = {1e6 * wrong, 1e5 * wrong, 0, 0}},
+                            .decode = {.c = {1e6 * wrong, 2e5 * wrong, 0, 0}},
+                            .kv_bytes_per_token = 1000,
+                            .link_bytes_per_s = 1e8};
+
+    if (sched_add_class(m->s, &k, NULL, &m->klass) != ERR_OK)
+        sim_violation(m, "no class");
+    for (uint32_t t = 1; t <= SIM_TENANTS; t++) {
+        m->tenant[t] = (struct sched_tenant){.id = t,
+                                             .weight = 1 + sim_pick(m, 4),
+                                             .max_live = sim_pick(m, 2) * sim_between(m, 1, 8),
+                                             .burst_s = 0.5,
+                                             .tokens_per_s = sim_pick(m, 2) *
+                                                             (double)sim_between(m, 500, 5000)};
+        if (sched_set_tenant(m->s, &m->tenant[t], NULL) != ERR_OK)
+            sim_violation(m, "no tenant");
+    }
+}
+
 static void choose_policy(struct sim *m)
 {
     char names[512];
@@ -371,11 +421,13 @@ static void open_world(struct sim *m)
     c->records = sim_between(m, 1, 40);
     c->local_prefill = sim_pick(m, 2);
     choose_policy(m);
+    choose_contracts(m);
     choose_faults(m);
     if (sched_create(c, NULL, &m->s) != ERR_OK) {
         sim_violation(m, "the scheduler cannot be made");
         return;
     }
+    add_parties(m);
     for (uint32_t i = 0; i < n_prefill; i++)
         sim_join(m, SCHED_ROLE_PREFILL);
     for (uint32_t i = 0; i < n_decode; i++)
@@ -384,6 +436,18 @@ static void open_world(struct sim *m)
     sim_push(m, &first);
     first.what = SIM_FAULT_TICK;
     sim_push(m, &first);
+}
+
+/* The planner looks on for ever; that is no unrest. */
+static bool at_rest(const struct sim *m)
+{
+    struct sched_stats st;
+
+    if (m->n_heap > 0)
+        return false;
+    sched_get_stats(m->s, &st);
+    return sched_next_timer(m->s) == UINT64_MAX ||
+           (m->cfg.elastic.on && st.requests == 0 && st.claims == 0);
 }
 
 bool sched_sim_run(uint64_t seed, struct sched_sim_result *out)
@@ -397,7 +461,7 @@ bool sched_sim_run(uint64_t seed, struct sched_sim_result *out)
     m->rng = seed * 0x9e3779b97f4a7c15u;
     m->now = 1000 * SIM_MS;
     open_world(m);
-    while (out->why[0] == '\0' && (m->n_heap > 0 || sched_next_timer(m->s) != UINT64_MAX)) {
+    while (out->why[0] == '\0' && !at_rest(m)) {
         step(m);
         if (out->events > EVENTS_MAX)
             sim_violation(m, "it does not come to rest");

@@ -18,7 +18,7 @@ struct sched_sim_result {
     uint64_t hash; /* over every action */
     uint64_t events;
     uint32_t requests, finished, canceled, rejected, failed;
-    uint32_t resumes, lost_workers;
+    uint32_t resumes, lost_workers, flips;
     char why[320]; /* the first violation, with time and event number; empty: none */
 };
 

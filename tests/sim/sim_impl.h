@@ -6,7 +6,7 @@
 #include "scheduler/sched_view.h"
 #include "tests/sim/sched_sim.h"
 
-enum { SIM_REQUESTS = 64, SIM_WORKERS = 96, SIM_HOLDS = 1024, SIM_BLOCK = 16 };
+enum { SIM_REQUESTS = 64, SIM_WORKERS = 96, SIM_HOLDS = 1024, SIM_BLOCK = 16, SIM_TENANTS = 3 };
 #define SIM_MS ((uint64_t)1000000)
 
 enum sim_fault {
@@ -39,6 +39,7 @@ struct sim_worker {
     enum sched_role role;
     uint32_t n_blocks, max_batch;
     bool alive, joined, draining, can_prefill;
+    uint64_t steps;             /* that it told */
     uint64_t last_in, last_out; /* its two streams are in order unless SIM_REORDER */
 };
 
@@ -82,6 +83,7 @@ struct sim_request {
     uint32_t tier;
     int32_t priority;
     uint32_t n_prompt, max_new, stop_at;
+    uint32_t tenant; /* 0: none */
     uint64_t arrived;
     /* the front end */
     uint32_t delivered, epoch;
@@ -117,7 +119,10 @@ struct sim {
     struct sched *s;
     struct sched_config cfg;
     struct sched_actions act;
-    struct sched_event soon[256]; /* to apply right after the present event */
+    uint32_t klass;
+    struct sched_tenant tenant[SIM_TENANTS + 1];
+    double promised[SIM_TENANTS + 1]; /* prompt tokens of theirs that were dispatched */
+    struct sched_event soon[256];     /* to apply right after the present event */
     size_t n_soon;
     uint32_t queued_before;
     uint32_t rate[SIM_FAULTS]; /* per thousand */
@@ -151,6 +156,7 @@ void sim_die(struct sim *m, uint32_t worker);
 void sim_command(struct sim *m, const struct sim_item *item); /* an action reached its worker */
 void sim_task(struct sim *m, const struct sim_item *item);
 void sim_send(struct sim *m, uint32_t worker, const struct sched_event *e);
+void sim_flip(struct sim *m, uint32_t worker);
 void sim_client_leaves(struct sim *m, struct sim_request *r);
 
 /* sim_oracle.c: what the scheduler owes */

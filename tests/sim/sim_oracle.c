@@ -4,6 +4,7 @@
  * of every claim (promised by an action, ended by RELEASED or a leaving worker).  Before an event it works
  * out which requests must change attempt, which must end and which must stay; afterwards it compares. */
 #include <inttypes.h>
+#include <string.h>
 
 #include "tests/sim/sim_impl.h"
 
@@ -295,9 +296,12 @@ static void after_place(struct sim *m, const struct sched_action *a, struct sim_
         if (claim_of(m, a->request, a->epoch, a->peer) == NULL)
             claim_add(m, a, a->peer, 0, true);
     }
-    if (r->order != 0 && r->order != a->order)
+    /* while predictions are lost, "edf" gives the order in place of baton */
+    if (r->order != 0 && r->order != a->order && strncmp(m->cfg.policy, "baton", 5) != 0)
         sim_violation(m, "request %" PRIu64 " lost its place in the order", a->request);
     r->order = a->order;
+    if (!r->dispatched)
+        m->promised[r->tenant] += r->n_prompt;
     r->dispatched = true;
     r->at = (struct sim_attempt){.active = true,
                                  .epoch = a->epoch,
@@ -343,6 +347,19 @@ static void after_final(struct sim *m, const struct sched_action *a, struct sim_
         m->out->failed++;
 }
 
+static void after_flip(struct sim *m, uint32_t worker)
+{
+    struct sched_worker_view v;
+
+    for (uint32_t i = 0; i < m->n_claim; i++) {
+        if (m->claim[i].used && m->claim[i].worker == worker)
+            sim_violation(m, "worker %u is to change its role and has claims", worker);
+    }
+    if (!m->worker[worker].joined || sched_get_worker(m->s, worker, &v) != ERR_OK || !v.flipping)
+        sim_violation(m, "worker %u is to change its role and was not drained for it", worker);
+    m->out->flips++;
+}
+
 void sim_oracle_action(struct sim *m, const struct sched_action *a)
 {
     struct sim_request *r = a->request == 0 ? NULL : sim_request_of(m, a->request);
@@ -377,12 +394,32 @@ void sim_oracle_action(struct sim *m, const struct sched_action *a)
         r->order = 0;
         break;
     case SCHED_ACT_FLIP:
+        after_flip(m, a->worker);
+        break;
     case SCHED_ACT_SCALE:
         break;
     }
 }
 
 /* ---- after ---- */
+
+/* I10: no tenant has more than its share of requests or of tokens at any time. */
+static void check_tenants(struct sim *m)
+{
+    uint32_t live[SIM_TENANTS + 1] = {0};
+
+    for (uint32_t i = 0; i < m->n_req; i++)
+        live[m->req[i].tenant] += m->req[i].known;
+    for (uint32_t t = 1; t <= SIM_TENANTS; t++) {
+        const struct sched_tenant *q = &m->tenant[t];
+        double since_s = (double)(m->now - 1000 * SIM_MS) / 1e9;
+
+        if (q->max_live != 0 && live[t] > q->max_live)
+            sim_violation(m, "tenant %u has %u requests, %u are allowed", t, live[t], q->max_live);
+        if (q->tokens_per_s > 0 && m->promised[t] > q->tokens_per_s * (q->burst_s + since_s) + 1)
+            sim_violation(m, "tenant %u got %g tokens in %g s", t, m->promised[t], since_s);
+    }
+}
 
 static enum sched_state state_of(const struct sim_request *r)
 {
@@ -434,6 +471,7 @@ void sim_oracle_after(struct sim *m, const struct sched_event *e)
     for (uint32_t i = 0; i < m->n_req; i++)
         check_request(m, &m->req[i], before[i]);
     check_claims(m);
+    check_tenants(m);
 }
 
 void sim_oracle_rest(struct sim *m)

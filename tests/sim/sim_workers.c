@@ -123,6 +123,8 @@ static void say_handover(struct sim *m, const struct sim_hold *h, bool from_deco
 
     e.u.handover.err = err;
     e.u.handover.from_decode = from_decode;
+    e.u.handover.bytes = h->blocks * 16000u;
+    e.u.handover.wire_ns = sim_pick(m, 20) * SIM_MS;
     sim_send(m, h->worker, &e);
 }
 
@@ -167,6 +169,12 @@ static void take_token(struct sim *m, uint64_t request, uint32_t epoch, uint32_t
     r->over = true;
     m->out->finished++;
     item.event = (struct sched_event){.kind = SCHED_EV_FINISH, .request = r->id};
+    if (sim_pick(m, 2)) {
+        item.event.u.finish.first_token_ns = r->arrived + sim_pick(m, 3000) * SIM_MS;
+        item.event.u.finish.last_token_ns = m->now;
+        item.event.u.finish.tokens = r->delivered;
+        item.event.u.finish.late_ns = (int64_t)sim_pick(m, 200) - 150;
+    }
     item.event.epoch = sim_pick(m, 2) ? epoch : 0;
     if (sim_fault(m, SIM_LATE_FINISH)) {
         item.at = m->now + sim_pick(m, 1000) * SIM_MS;
@@ -234,18 +242,39 @@ void sim_command(struct sim *m, const struct sim_item *item)
         if (h != NULL && !sim_fault(m, SIM_LOSE_CANCEL))
             say_released(m, h, ERR_CANCELED);
         break;
+    case SCHED_ACT_FLIP:
+        sim_flip(m, a->worker);
+        break;
     case SCHED_ACT_INTRODUCE:
     case SCHED_ACT_RESUME:
     case SCHED_ACT_REJECT:
     case SCHED_ACT_FAIL:
     case SCHED_ACT_TIER:
-    case SCHED_ACT_FLIP:
     case SCHED_ACT_SCALE:
         break;
     }
 }
 
 /* ---- work ---- */
+
+/* What a step took, as its worker tells it: mostly near the law, sometimes nonsense. */
+static void tell_step(struct sim *m, uint32_t worker, double n, double b, double ctx)
+{
+    struct sched_event e = {.kind = SCHED_EV_STEP, .worker = worker};
+    struct sched_event report = {.kind = SCHED_EV_WORKER_REPORT, .worker = worker};
+
+    e.u.step.did = (struct sched_step){.n = n, .n2 = n * n, .b = b, .ctx = ctx};
+    e.u.step.ns = (uint64_t)(1e6 + 1e5 * n + 2e5 * b) * (50 + sim_pick(m, 100)) / 100;
+    if (sim_pick(m, 50) == 0)
+        e.u.step.ns = sim_random(m) >> sim_pick(m, 64);
+    sim_soon(m, &e);
+    if (b <= 0 || sim_pick(m, 4) != 0)
+        return;
+    m->worker[worker].steps += sim_pick(m, 20);
+    report.u.report.steps = m->worker[worker].steps;
+    report.u.report.context = (uint64_t)ctx;
+    sim_soon(m, &report);
+}
 
 static void on_step(struct sim *m, struct sim_hold *h, uint32_t done)
 {
@@ -260,6 +289,7 @@ static void on_step(struct sim *m, struct sim_hold *h, uint32_t done)
     done += sim_between(m, 16, 64);
     e.u.progress.tokens_done = done < total ? done : total;
     sim_send(m, h->worker, &e);
+    tell_step(m, h->worker, 32, 0, 0);
     if (done < total)
         later(m, h, SIM_STEP, done, 10);
     else
@@ -326,6 +356,7 @@ static void on_decode(struct sim *m, struct sim_hold *h)
         say_released(m, h, ERR_DEVICE);
         return;
     }
+    tell_step(m, h->worker, 0, 1 + sim_pick(m, 4), h->blocks * SIM_BLOCK);
     for (uint32_t n = sim_between(m, 1, 12); n > 0 && h->next <= r->stop_at; n--)
         take_token(m, h->request, h->epoch, h->next++);
     if (h->next > r->stop_at)
@@ -380,7 +411,25 @@ void sim_join(struct sim *m, enum sched_role role)
     e.u.join.max_context = 300;
     e.u.join.can_prefill = w->can_prefill;
     e.u.join.max_step_tokens = 64;
+    e.u.join.can_flip = sim_pick(m, 2);
+    e.u.join.klass = sim_pick(m, 3) == 0 ? 0 : m->klass;
     sim_soon(m, &e);
+}
+
+/* It holds nothing and takes the other role: it leaves and joins anew. */
+void sim_flip(struct sim *m, uint32_t worker)
+{
+    struct sim_worker *w = &m->worker[worker];
+
+    if (!w->alive || sim_fault(m, SIM_LOSE_CANCEL))
+        return;
+    for (uint32_t i = 0; i < m->n_hold; i++) {
+        if (m->hold[i].used && m->hold[i].worker == worker)
+            sim_violation(m, "worker %u is to change its role and holds a request", worker);
+    }
+    w->alive = false;
+    sim_soon(m, &(struct sched_event){.kind = SCHED_EV_WORKER_LEAVE, .worker = worker});
+    sim_join(m, w->role == SCHED_ROLE_PREFILL ? SCHED_ROLE_DECODE : SCHED_ROLE_PREFILL);
 }
 
 /* Dead at once; what it had on the way comes, or does not; the scheduler is told a little later. */

@@ -29,16 +29,17 @@ static void no_world_breaks_a_promise(void **state)
         sum.failed += one.failed;
         sum.resumes += one.resumes;
         sum.lost_workers += one.lost_workers;
+        sum.flips += one.flips;
     }
     print_message("%llu events, %u requests: %u finished, %u canceled, %u rejected, %u failed; "
-                  "%u resumes, %u workers lost\n",
+                  "%u resumes, %u workers lost, %u role changes\n",
                   (unsigned long long)sum.events, sum.requests, sum.finished, sum.canceled,
-                  sum.rejected, sum.failed, sum.resumes, sum.lost_workers);
+                  sum.rejected, sum.failed, sum.resumes, sum.lost_workers, sum.flips);
     assert_int_equal(mem_live(), live);
     /* the worlds are worth something only if much goes well and much goes wrong */
     assert_true(sum.finished > sum.requests / 3);
     assert_true(sum.resumes > SEEDS && sum.lost_workers > SEEDS && sum.failed > 0 &&
-                sum.rejected > 0 && sum.canceled > 0);
+                sum.rejected > 0 && sum.canceled > 0 && sum.flips > 0);
 }
 
 static void same_seed_gives_the_same_actions(void **state)
