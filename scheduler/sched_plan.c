@@ -319,6 +319,7 @@ void sched_moments_get(const struct sched_moments *m, double now_s, struct sched
 
 enum { PLAN_TICKS = 3, PLAN_PREFILL = 1, PLAN_DECODE = 2 };
 static const double PLAN_REVERSAL_S = 60, PLAN_QUIET_S = 300, PLAN_COOLDOWN_MAX_S = 600;
+static const double PLAN_GAIN = 0.25; /* of use, that a flip into a pool that misses has to bring */
 static const double PLAN_FLIGHT_MAX_S = 120, PLAN_FLIP_COST_MAX_S = 60;
 
 void sched_plan_init(struct sched_plan *p)
@@ -333,7 +334,12 @@ static bool plan_short(const struct sched_plan_config *c, const struct sched_pla
 
     if (!(needs->use > (needs->late ? low : high)))
         return false;
-    return gives->use_if_less < low && !gives->late && gives->can_give && gives->n > keep;
+    if (gives->late || !gives->can_give || gives->n <= keep)
+        return false;
+    /* Where the need is great, a pool that is left busy is better than one that misses: the way back asks for the
+     * opposite difference, so this does not swing. */
+    return gives->use_if_less < low ||
+           (needs->late && gives->use_if_less < 1 && gives->use_if_less + PLAN_GAIN < needs->use);
 }
 
 static void plan_calm(struct sched_plan *p, double base, double now_s)

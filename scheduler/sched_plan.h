@@ -94,7 +94,8 @@ void sched_plan_init(struct sched_plan *p);
 /* Once per interval.  Returns the role (1 prefill, 2 decode) that one worker should flip to; 0: none.
  *
  * A role is short while its use is above `high` (above `low` where its targets are missed) and the other one
- * would stay below `low` without one worker, misses no target, and has more than its minimum.  Three ticks in
+ * would stay below `low` without one worker (below 1 and a quarter below the short one, where that misses
+ * targets), misses none itself, and has more than its minimum.  Three ticks in
  * a row make a flip.  One is in flight at a time; the next comes after the cooldown, or ten times what the flip
  * took.  A flip back within a minute (or two cooldowns) doubles the cooldown, up to 10 minutes; every 5
  * minutes in which one could have come and did not halve it. */

@@ -686,6 +686,29 @@ static void test_a_stage_that_misses_its_targets_asks_earlier(void **state)
     assert_int_equal(ticks(&p, &c, pool_of(4, 0.3), needs, &now, 3), 2);
 }
 
+static void test_a_pool_far_over_its_limit_is_helped_by_one_that_is_left_busy(void **state)
+{
+    (void)state;
+    struct sched_plan_config c = {.interval_s = 1, .cooldown_s = 10};
+    struct sched_plan_pool needs = pool_of(1, 1.9), gives = pool_of(4, 0.71);
+    struct sched_plan p;
+    double now = 0;
+
+    sched_plan_init(&p); /* one prefill worker less would be 0.95 busy */
+    assert_int_equal(ticks(&p, &c, gives, needs, &now, 20), 0);
+    needs.late = true;
+    assert_int_equal(ticks(&p, &c, gives, needs, &now, 3), 2);
+    sched_plan_flipped(&p, now, true);
+    gives = pool_of(3, 0.95); /* nobody wants it back */
+    gives.late = true;
+    needs = pool_of(2, 0.95);
+    assert_int_equal(ticks(&p, &c, gives, needs, &now, 300), 0);
+    sched_plan_init(&p); /* a giver that would be over its own limit keeps its workers */
+    needs = pool_of(1, 1.9);
+    needs.late = true;
+    assert_int_equal(ticks(&p, &c, pool_of(4, 0.76), needs, &now, 20), 0);
+}
+
 static void test_one_flip_is_in_flight_and_a_lost_one_does_not_block_for_ever(void **state)
 {
     (void)state;
@@ -776,6 +799,7 @@ int main(void)
         cmocka_unit_test(test_nobody_gives_when_both_are_short),
         cmocka_unit_test(test_a_role_keeps_its_minimum_and_a_worker_that_cannot_give_stays),
         cmocka_unit_test(test_a_stage_that_misses_its_targets_asks_earlier),
+        cmocka_unit_test(test_a_pool_far_over_its_limit_is_helped_by_one_that_is_left_busy),
         cmocka_unit_test(test_one_flip_is_in_flight_and_a_lost_one_does_not_block_for_ever),
         cmocka_unit_test(test_each_reversal_doubles_the_pause_and_quiet_halves_it),
     };
