@@ -18,8 +18,8 @@ const struct baton_constants baton_c = {
     .tbt_share = 0.97,  /* [ref] of the time between tokens that a step may take */
     .wait_share = 0.8,  /* [ref] of the slack that a stream builds up, for its wait */
     .need_share = 0.6,  /* [ref] of its output that counts as its need */
-    .drain_share = 0.1, /* least part of the drain that tighter tiers leave */
-    .refresh_ns = 1e8,  /* age at which a load is counted anew: some steps */
+    .drain_share = 1, /* [sim] of the drain of a tier and tighter ones that serves one that waits */
+    .refresh_ns = 1e8, /* age at which a load is counted anew: some steps */
 
     .guard_ns = 3e6,      /* messages and the end of the running step */
     .density_power = 1.5, /* [sim] of the weight in work per weight: who is evicted first */
@@ -37,16 +37,17 @@ const struct baton_constants baton_c = {
     .stretch_max = 1.5,
     .stretch_step = 0.01,
 
-    .inflow_s = 5,      /* [ref] decay of what tighter tiers bring in */
-    .mean_step = 0.002, /* decay of mean work and value, per arrival */
-    .value_power = 2,   /* [sim] of the weight, where prices decide: tiers before sizes */
+    .inflow_s = 5,        /* [ref] decay of what tighter tiers bring in */
+    .mean_step = 0.002,   /* decay of mean work and value, per arrival */
+    .value_power = 2,     /* [sim] of the weight, where prices decide: tiers before sizes */
     .price_prefill = 0.3, /* [sim] price when the loosest tier's whole time lies before a worker */
-    .price_decode = 0.1,  /* [sim] price when all room is asked for */
-    .room_free = 0.85,  /* [sim] part of the room that is free of charge */
+    .price_decode = 0.15, /* [sim] price when all room is asked for */
+    .room_free = 0.85,    /* [sim] part of the room that is free of charge */
 
-    .floor_gap = 0.10,   /* attainment of a size class may lag so much; 15 points are allowed */
-    .floor_step = 0.02,  /* of its boost, per settled request of the class */
-    .floor_max = 16,     /* of its boost */
+    .floor_gap = 0.10,  /* attainment of a size class may lag so much; 15 points are allowed */
+    .floor_step = 0.02, /* of its boost, per settled request of the class */
+    .floor_max =
+        4, /* [sim] of its boost: beyond it a point of gap costs more than a point of goodput */
     .floor_rate = 0.005, /* decay of attainment by size: 200 requests of the class */
     .size_decay = 0.98,  /* of the length histogram, per 64 requests */
     .credit_s = 2,       /* a tier's reserved share can be saved up for so long */
