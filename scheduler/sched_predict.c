@@ -237,7 +237,9 @@ static void law_learn(struct sched_predict *p, const double *x, uint32_t cell, d
 
 static const double BIAS_SLOW = 0.02, BIAS_FAST = 0.15, BIAS_LEAK = 0.0002;
 static const double BIAS_PRIOR = 4; /* how slowly the gain falls from its start: 2 / (age + this) */
-static const double BIAS_UNFAMILIAR = 0.04;
+static const double BIAS_UNFAMILIAR = 0.04, BIAS_HINT = 0.01;
+static const double MIXED_GAIN = 0.05;
+enum { MIXED_SOME = 20 };
 static const double BIAS_MAX = 9; /* e^9: beyond it is no speed but a fault */
 enum { BIAS_STREAK = 3 };
 
@@ -291,6 +293,15 @@ static void bias_learn(struct sched_bias *b, double log_error, bool familiar)
     b->log_factor -= BIAS_LEAK * b->log_factor;
 }
 
+/* From a step that says little about it. */
+static void bias_hint(struct sched_bias *b, double log_error)
+{
+    double step = BIAS_HINT * law_clamp(log_error, 0.2);
+
+    b->log_factor = law_clamp(b->log_factor + step, BIAS_MAX);
+    b->fast = law_clamp(b->fast + step, BIAS_MAX);
+}
+
 void sched_bias_add(struct sched_bias *b, double log_error)
 {
     bias_learn(b, log_error, true);
@@ -314,6 +325,7 @@ void sched_predict_init(struct sched_predict *p, const struct sched_law *seed, b
         p->seed = (struct sched_law){.knee = DEFAULT_KNEE[prefill]};
     p->law = p->seed;
     sched_spread_init(&p->spread, sched_law_known(&p->seed) ? 0.03 : 0.1);
+    sched_spread_init(&p->mixed, 0.1);
 }
 
 static struct sched_estimate spread_around(const struct sched_spread *s, double ns)
@@ -366,29 +378,68 @@ void sched_predict_observe(struct sched_predict *p, struct sched_bias *bias,
         law_learn(p, x, cell, bias != NULL ? ns / sched_bias_factor(bias) : ns);
 }
 
+/* Each half alone. */
+static void mixed_parts(const struct sched_predict *prefill, const struct sched_bias *prefill_bias,
+                        const struct sched_predict *decode, const struct sched_bias *decode_bias,
+                        const struct sched_step *did, double *a, double *b)
+{
+    *a = sched_predict_step(prefill, prefill_bias, did).ns;
+    *b = sched_predict_step(decode, decode_bias, did).ns;
+}
+
+/* Until one was seen: the smaller constant part, which is all that two laws can say. */
+static double mixed_overlap(const struct sched_predict *prefill,
+                            const struct sched_bias *prefill_bias,
+                            const struct sched_predict *decode,
+                            const struct sched_bias *decode_bias)
+{
+    if (decode->n_mixed > 0)
+        return decode->overlap;
+    return fmin(prefill->law.c[0] * (prefill_bias != NULL ? sched_bias_factor(prefill_bias) : 1),
+                decode->law.c[0] * (decode_bias != NULL ? sched_bias_factor(decode_bias) : 1));
+}
+
 struct sched_estimate sched_predict_mixed(const struct sched_predict *prefill,
                                           const struct sched_bias *prefill_bias,
                                           const struct sched_predict *decode,
                                           const struct sched_bias *decode_bias,
                                           const struct sched_step *did)
 {
-    struct sched_estimate a, b, e;
-    double both;
+    double a, b;
 
     if (!(did->b > 0))
         return sched_predict_step(prefill, prefill_bias, did);
     if (!(did->n > 0))
         return sched_predict_step(decode, decode_bias, did);
-    a = sched_predict_step(prefill, prefill_bias, did);
-    b = sched_predict_step(decode, decode_bias, did);
-    if (!ns_usable(a.ns) || !ns_usable(b.ns))
+    mixed_parts(prefill, prefill_bias, decode, decode_bias, did, &a, &b);
+    if (!ns_usable(a) || !ns_usable(b))
         return (struct sched_estimate){0};
-    both = fmin(prefill->law.c[0] * (prefill_bias != NULL ? sched_bias_factor(prefill_bias) : 1),
-                decode->law.c[0] * (decode_bias != NULL ? sched_bias_factor(decode_bias) : 1));
-    e.ns = a.ns + b.ns - both;
-    e.low = fmax(0, a.low + b.low - both);
-    e.high = a.high + b.high - both;
-    return e;
+    return spread_around(
+        &decode->mixed, b + fmax(0, a - mixed_overlap(prefill, prefill_bias, decode, decode_bias)));
+}
+
+/* What the two alone would take and this took less; how much that says about a worker's speed is little, since
+ * how far they overlap differs from engine to engine. */
+static void mixed_learn(struct sched_predict *prefill, struct sched_bias *prefill_bias,
+                        struct sched_predict *decode, struct sched_bias *decode_bias,
+                        const struct sched_step *did, double ns, double error)
+{
+    double a, b, saved;
+
+    if (fabs(error) < EXACT)
+        return;
+    mixed_parts(prefill, prefill_bias, decode, decode_bias, did, &a, &b);
+    saved = fmin(fmax(a + b - ns, 0), a);
+    if (decode->n_mixed++ == 0)
+        decode->overlap = mixed_overlap(prefill, prefill_bias, decode, decode_bias);
+    decode->overlap +=
+        fmax(MIXED_GAIN, 1 / ((double)decode->n_mixed + 2)) * (saved - decode->overlap);
+    if (decode->n_mixed < MIXED_SOME)
+        return;
+    if (prefill_bias != NULL)
+        bias_hint(prefill_bias, error);
+    if (decode_bias != NULL)
+        bias_hint(decode_bias, error);
 }
 
 void sched_predict_observe_mixed(struct sched_predict *prefill, struct sched_bias *prefill_bias,
@@ -410,11 +461,9 @@ void sched_predict_observe_mixed(struct sched_predict *prefill, struct sched_bia
         return;
     if (score != NULL)
         sched_score_add(score, ns, e.ns, e.low, e.high);
-    /* That the two overlap as the law says is an assumption of its own, so no jumps from here. */
-    if (prefill_bias != NULL && !prefill->frozen)
-        bias_learn(prefill_bias, log(ns / e.ns), false);
-    if (decode_bias != NULL && !decode->frozen)
-        bias_learn(decode_bias, log(ns / e.ns), false);
+    sched_spread_add(&decode->mixed, log(ns / e.ns));
+    if (!decode->frozen)
+        mixed_learn(prefill, prefill_bias, decode, decode_bias, did, ns, log(ns / e.ns));
 }
 
 /* ---- links ---- */

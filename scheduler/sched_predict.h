@@ -82,6 +82,10 @@ struct sched_predict {
     struct sched_predict_sums all, cell[SCHED_PREDICT_CELLS];
     struct sched_spread spread;
     uint64_t n;
+    /* Decode only: what prefill beside decode saves against the two alone, ns, and the spread of mixed steps. */
+    double overlap;
+    uint64_t n_mixed;
+    struct sched_spread mixed;
 };
 void sched_predict_init(struct sched_predict *p, const struct sched_law *seed, bool prefill,
                         bool frozen);
@@ -98,14 +102,15 @@ struct sched_estimate sched_predict_step(const struct sched_predict *p,
 void sched_predict_observe(struct sched_predict *p, struct sched_bias *bias,
                            struct sched_score *score, const struct sched_step *did, double ns);
 
-/* Steps of any kind of one worker: prefill, decode, or both at once.  All 0 while a law that is needed is
- * unknown. */
+/* Steps of any kind of one worker: prefill, decode, or both at once: decode + max(0, prefill - overlap), with an
+ * overlap that starts as sched_law_step has it.  All 0 while a law that is needed is unknown. */
 struct sched_estimate sched_predict_mixed(const struct sched_predict *prefill,
                                           const struct sched_bias *prefill_bias,
                                           const struct sched_predict *decode,
                                           const struct sched_bias *decode_bias,
                                           const struct sched_step *did);
-/* As sched_predict_observe for the half it is; a mixed one teaches both biases alone and is scored. */
+/* As sched_predict_observe for the half it is; a mixed one teaches the overlap, and both biases a little, and is
+ * scored. */
 void sched_predict_observe_mixed(struct sched_predict *prefill, struct sched_bias *prefill_bias,
                                  struct sched_predict *decode, struct sched_bias *decode_bias,
                                  struct sched_score *score, const struct sched_step *did,
