@@ -14,7 +14,8 @@
 #include "bench/sim_heap.h"
 #include "scheduler/sched_batch.h"
 
-enum { SIM_NONE = UINT32_MAX, SIM_TBTS = SCHED_TIERS_MAX, SIM_BLOCK_MAX = 1024 };
+enum { SIM_TBTS = SCHED_TIERS_MAX, SIM_BLOCK_MAX = 1024 };
+#define SIM_NONE UINT32_MAX
 #define SIM_NEVER UINT64_MAX
 #define SIM_MS ((uint64_t)1000000)
 

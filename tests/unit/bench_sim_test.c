@@ -76,7 +76,7 @@ static void open_world(struct world *w)
 {
     memset(w, 0, sizeof(*w));
     w->cluster = read_cluster(cluster_text);
-    w->run = mem_try_alloc(sizeof(*w->run));
+    w->run = mem_try_calloc(1, sizeof(*w->run));
     assert_non_null(w->run);
     w->setup = (struct bench_sim_setup){
         .cluster = &w->cluster, .load = &w->load, .seed = 1, .bias = 1, .noise = 0, .check = true};
