@@ -94,7 +94,7 @@ static enum err arrive(struct driver *d)
     e.u.arrive.n_prompt = draw(d, 100, 3000);
     e.u.arrive.max_new = draw(d, 2, 500);
     e.u.arrive.arrived_ns = d->now;
-    e.u.arrive.ttft_ns = (uint64_t)draw(d, 600, 40000) * CLOCK_NS_PER_S;
+    e.u.arrive.ttft_ns = (uint64_t)draw(d, 100000, 400000) * CLOCK_NS_PER_S;
     return apply(d, &e);
 }
 
@@ -174,25 +174,40 @@ static enum err add_workers(struct driver *d, const struct world *w, struct err_
     return err;
 }
 
+/* There where jemalloc is linked in place of the C library's allocator. */
+extern int mallctl(const char *name, void *old, size_t *old_size, void *now, size_t now_size)
+    __attribute__((weak));
+
 static size_t heap_bytes(void)
 {
-    return mallinfo2().uordblks + mallinfo2().hblkhd;
+    uint64_t epoch = 1;
+    size_t bytes = 0, size = sizeof(bytes);
+
+    if (mallctl == NULL)
+        return mallinfo2().uordblks + mallinfo2().hblkhd;
+    if (mallctl("epoch", NULL, NULL, &epoch, sizeof(epoch)) != 0 ||
+        mallctl("stats.allocated", &bytes, &size, NULL, 0) != 0)
+        return 0;
+    return bytes;
 }
 
+/* What a request costs once the tables are there: over the second half of them. */
 static enum err fill(struct driver *d, const struct world *w, double *memory, struct err_msg *msg)
 {
-    size_t before = heap_bytes();
+    size_t half = 0;
     uint64_t tries = 0;
     enum err err = ERR_OK;
 
     while (err == ERR_OK && (queued(d) < w->queued || d->n < w->workers / 2)) {
         err = arrive(d);
+        if (half == 0 && queued(d) >= w->queued / 2)
+            half = heap_bytes();
         if (err == ERR_OK && ++tries > 3 * (uint64_t)w->queued + 100 * (uint64_t)w->workers)
             return err_set(msg, ERR_BAD_STATE, "perf sched: %u of %u requests wait, %llu refused",
                            queued(d), w->queued, (unsigned long long)d->refused);
     }
     if (w->queued > 0)
-        *memory = (double)(heap_bytes() - before) / w->queued;
+        *memory = (double)(heap_bytes() - half) / (w->queued - w->queued / 2);
     return err;
 }
 
@@ -234,9 +249,12 @@ static enum err run_world(const struct world *w, struct figures *out, struct err
     enum err err;
 
     sched_config_defaults(&c);
+    for (uint32_t t = 0; t < c.n_tiers; t++)
+        c.tiers[t].on_miss =
+            SCHED_MISS_WAIT; /* nobody is sent away: queues grow as long as wanted */
     c.max_queued = w->queued + 100 * w->workers;
     c.max_queued_tokens = UINT64_MAX;
-    c.queue_timeout_ns = c.request_timeout_ns = 24 * 3600 * CLOCK_NS_PER_S;
+    c.queue_timeout_ns = c.request_timeout_ns = 20 * 24 * 3600 * CLOCK_NS_PER_S;
     d.ring = mem_try_calloc(RING, sizeof(*d.ring));
     d.decision = mem_try_calloc(SAMPLES, sizeof(*d.decision));
     if (d.ring == NULL || d.decision == NULL)
@@ -281,7 +299,7 @@ enum err bench_perf_sched(bool json, struct err_msg *msg)
         add(&report, &w, "decision.p50", f.p50, "us", i > 0 ? &first.p50 : NULL);
         add(&report, &w, "decision.p99", f.p99, "us", i > 0 ? &first.p99 : NULL);
         add(&report, &w, "request", f.request, "us", i > 0 ? &first.request : NULL);
-        if (w.queued > 0)
+        if (w.queued == waiting[2])
             add(&report, &w, "memory", f.memory, "bytes", NULL);
         if (i == 0)
             first = f;
