@@ -116,7 +116,7 @@ def test_an_open_loop_run_counts_every_request_once(sim, tmp_path):
     assert {r["fate"] for r in lines} == {"done"} and summary["completed"] == len(lines)
     assert all(r["output_tokens"] == r["asked_tokens"] == 128 and r["prompt_tokens"] == 512 for r in lines)
     # the modelled machine takes at least 13 ms for the prompt and 7.1 ms for each token
-    assert all(r["ttft_s"] > 0.012 and 0.007 < r["tbt_s"] < 0.05 for r in lines)
+    assert all(r["ttft_s"] > 0.012 and 0.007 < r["tbt_s"] < 0.05 * PATIENCE for r in lines)
     for tier in ("gold", "silver", "bronze"):
         of_tier = [r for r in lines if r["tier"] == tier]
         assert rows[f"bench.poisson.x1.attainment.{tier}"] == pytest.approx(
