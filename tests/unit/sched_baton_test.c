@@ -1,0 +1,316 @@
+/* tests/unit/sched_baton_test.c - the policy "baton" by hand: who is promised what, who makes way, and what a refusal
+ * says.  One token of prompt takes a millisecond, a decode step ten, so that every number below is plain. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/sim/sched_rig.h"
+
+enum { P = 1, P2 = 2, D = 11, D2 = 12, GOLD = 0, SILVER = 1, BRONZE = 2 };
+
+/* Gold 500 ms, silver 2 s, bronze 10 s to the first token, whatever the prompt; each refuses. */
+static void plain_config(struct sched_config *cfg)
+{
+    sched_config_defaults(cfg);
+    snprintf(cfg->policy, sizeof(cfg->policy), "baton");
+    cfg->prefill_window_tokens = 100;
+    for (uint32_t t = 0; t < cfg->n_tiers; t++) {
+        cfg->tiers[t].ttft_factor = 0;
+        cfg->tiers[t].reserved = 0;
+        cfg->tiers[t].on_miss = SCHED_MISS_REFUSE;
+    }
+}
+
+static uint32_t add_class(struct rig *r, double step_ms)
+{
+    struct sched_class c = {.name = "test", .frozen = true};
+    struct err_msg msg;
+    uint32_t id = 0;
+
+    c.prefill.c[1] = 1e6;
+    c.decode.c[0] = step_ms * 1e6;
+    c.kv_bytes_per_token = 1;
+    assert_int_equal(sched_add_class(r->s, &c, &msg, &id), ERR_OK);
+    return id;
+}
+
+/* One prefill and one decode worker. */
+static void open_with(struct rig *r, const struct sched_config *cfg, double step_ms)
+{
+    uint32_t k;
+
+    rig_open(r, cfg);
+    k = add_class(r, step_ms);
+    rig_join_can(r, P, SCHED_ROLE_PREFILL, k, true);
+    rig_join_can(r, D, SCHED_ROLE_DECODE, k, false);
+}
+
+static void open_plain(struct rig *r)
+{
+    struct sched_config cfg;
+
+    plain_config(&cfg);
+    open_with(r, &cfg, 10);
+}
+
+static const struct sched_action *refusal(const struct rig *r, uint64_t id)
+{
+    for (size_t i = 0; i < r->act.n; i++)
+        if (r->act.v[i].kind == SCHED_ACT_REJECT && r->act.v[i].request == id)
+            return &r->act.v[i];
+    return NULL;
+}
+
+/* Bronze prompts of 0.9 s, as many as can be in time; how many those are. */
+static uint64_t fill_with_bronze(struct rig *r)
+{
+    for (uint64_t id = 100;; id++) {
+        rig_arrive(r, id, BRONZE, 900, 10);
+        if (refusal(r, id) != NULL)
+            return id - 100;
+        assert_true(id < 130);
+    }
+}
+
+static void an_idle_pool_serves_at_once(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    open_plain(&r);
+    rig_arrive(&r, 1, GOLD, 300, 10);
+    assert_non_null(rig_find(&r, SCHED_ACT_PREFILL));
+    assert_int_equal(rig_find(&r, SCHED_ACT_PREFILL)->worker, P);
+    assert_int_equal(rig_decode_of(&r, 1), D);
+    rig_close(&r);
+}
+
+static void what_cannot_be_in_time_is_refused_at_once_and_says_why(void **state)
+{
+    const struct sched_action *no;
+    struct rig r;
+
+    (void)state;
+    open_plain(&r);
+    rig_arrive(&r, 1, GOLD, 800, 10); /* 800 ms of work for a promise of 500 */
+    no = refusal(&r, 1);
+    assert_non_null(no);
+    assert_int_equal(no->reason, SCHED_REASON_TTFT);
+    assert_int_equal(no->refusal.resource, SCHED_RES_PREFILL_TIME);
+    assert_int_equal(no->refusal.target_ns, 500 * RIG_MS);
+    assert_true(no->refusal.predicted_ns >= 800 * RIG_MS);
+    assert_true(no->retry_after_ns > 0);
+    assert_int_equal(rig_stats(&r).claims, 0);
+    rig_close(&r);
+}
+
+static void no_more_is_promised_than_can_be_kept(void **state)
+{
+    struct rig r;
+    uint64_t n;
+
+    (void)state;
+    open_plain(&r);
+    n = fill_with_bronze(&r);
+    assert_in_range(n, 8, 11); /* 0.9 s each within 10 s, with some margin */
+    rig_close(&r);
+}
+
+static void a_tighter_promise_overtakes_what_has_time(void **state)
+{
+    uint64_t bronze;
+    struct rig r;
+
+    (void)state;
+    open_plain(&r);
+    rig_arrive(&r, 1, BRONZE, 900, 10);
+    assert_non_null(rig_find(&r, SCHED_ACT_PREFILL));
+    bronze = rig_find(&r, SCHED_ACT_PREFILL)->order;
+    rig_arrive(&r, 2, GOLD, 100, 10);
+    assert_non_null(rig_find(&r, SCHED_ACT_PREFILL));
+    assert_true(rig_find(&r, SCHED_ACT_PREFILL)->order < bronze);
+    rig_close(&r);
+}
+
+static void what_is_worth_less_makes_way_and_is_told(void **state)
+{
+    const struct sched_action *out;
+    struct rig r;
+
+    (void)state;
+    open_plain(&r);
+    (void)fill_with_bronze(&r);
+    rig_arrive(&r, 1, GOLD, 400, 10);
+    assert_null(refusal(&r, 1));
+    out = rig_find(&r, SCHED_ACT_REJECT);
+    assert_non_null(out);
+    assert_true(out->request >= 100);
+    assert_int_equal(out->reason, SCHED_REASON_DISPLACED);
+    assert_int_equal(rig_count(&r, SCHED_ACT_REJECT), 1);
+    rig_close(&r);
+}
+
+static void what_was_dispatched_never_makes_way(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    open_plain(&r);
+    rig_arrive(&r, 1, SILVER, 1700, 10); /* runs, and has no time to spare */
+    assert_non_null(rig_find(&r, SCHED_ACT_PREFILL));
+    rig_arrive(&r, 2, GOLD, 400, 10);
+    assert_non_null(refusal(&r, 2));
+    assert_int_equal(rig_state(&r, 1), SCHED_STATE_PREFILLING);
+    rig_close(&r);
+}
+
+static void a_promise_on_decode_counts_the_step_time(void **state)
+{
+    struct sched_config cfg;
+    const struct sched_action *no;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    open_with(&r, &cfg, 40); /* gold wants a token every 30 ms */
+    rig_arrive(&r, 1, GOLD, 100, 10);
+    no = refusal(&r, 1);
+    assert_non_null(no);
+    assert_int_equal(no->reason, SCHED_REASON_TBT);
+    assert_int_equal(no->refusal.resource, SCHED_RES_DECODE_TIME);
+    assert_int_equal(no->refusal.target_ns, 30 * RIG_MS);
+    rig_arrive(&r, 2, SILVER, 100, 10); /* 100 ms are enough for silver */
+    assert_null(refusal(&r, 2));
+    rig_close(&r);
+}
+
+static void tier_rule_downgrade_serves_at_the_next_looser_tier(void **state)
+{
+    struct sched_config cfg;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.tiers[GOLD].on_miss = SCHED_MISS_DOWNGRADE;
+    open_with(&r, &cfg, 10);
+    rig_arrive(&r, 1, GOLD, 800, 10);
+    assert_non_null(rig_find(&r, SCHED_ACT_TIER));
+    assert_int_equal(rig_find(&r, SCHED_ACT_TIER)->terms.tier, SILVER);
+    assert_non_null(rig_find(&r, SCHED_ACT_PREFILL));
+    rig_close(&r);
+}
+
+static void tier_rule_wait_holds_until_it_is_hopeless(void **state)
+{
+    struct sched_config cfg;
+    uint64_t first = 0;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.tiers[BRONZE].on_miss = SCHED_MISS_WAIT;
+    open_with(&r, &cfg, 10);
+    for (uint64_t id = 100; id < 111; id++) /* more than fit */
+        rig_arrive(&r, id, BRONZE, 900, 10);
+    rig_arrive(&r, 200, BRONZE, 900, 10);
+    assert_null(refusal(&r, 200));
+    assert_int_equal(rig_state(&r, 200), SCHED_STATE_QUEUED);
+    for (int k = 0; k < 200 && first == 0;
+         k++) { /* nothing moves: 0.9 s before its 10 s are over */
+        rig_timer(&r, r.now + 100 * RIG_MS);
+        if (refusal(&r, 200) != NULL)
+            first = r.now;
+    }
+    assert_in_range(first, 9500 * RIG_MS, 10200 * RIG_MS); /* arrived at 1000 ms */
+    rig_close(&r);
+}
+
+static void the_decode_worker_with_more_room_is_chosen(void **state)
+{
+    struct sched_config cfg;
+    uint32_t on_first, on_second;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.prefill_window_tokens = 4096;
+    open_with(&r, &cfg, 10);
+    rig_join_can(&r, D2, SCHED_ROLE_DECODE, 1, false);
+    rig_arrive(&r, 1, BRONZE, 2000, 1000);
+    on_first = rig_decode_of(&r, 1);
+    rig_arrive(&r, 2, BRONZE, 100, 1000);
+    on_second = rig_decode_of(&r, 2);
+    assert_int_not_equal(on_first, 0);
+    assert_int_not_equal(on_second, 0);
+    assert_int_not_equal(on_first, on_second);
+    rig_close(&r);
+}
+
+static void who_was_admitted_is_served_after_its_worker_died(void **state)
+{
+    struct sched_config cfg;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    open_with(&r, &cfg, 10);
+    rig_arrive(&r, 1, GOLD, 400, 10);
+    assert_int_equal(rig_prefill_of(&r, 1), P);
+    r.now += 300 * RIG_MS;
+    rig_join_can(&r, P2, SCHED_ROLE_PREFILL, 1, true);
+    rig_leave(&r, P); /* 400 ms of work and 200 left: late, but promised */
+    assert_int_equal(rig_prefill_of(&r, 1), P2);
+    rig_close(&r);
+}
+
+/* Gold without end: it is worth four times as much, and there is never time for both. */
+static void a_tier_that_got_nothing_for_its_bound_gets_in(void **state)
+{
+    struct sched_config cfg;
+    bool in = false;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.tiers[BRONZE].ttft_ns = 500 * RIG_MS;
+    cfg.tiers[BRONZE].starvation_ns = 2000 * RIG_MS;
+    open_with(&r, &cfg, 10);
+    for (uint64_t k = 0; k < 60 && !in; k++) {
+        uint64_t running = 1000 + 2 * k;
+
+        rig_arrive(&r, running, GOLD, 300, 1);
+        rig_arrive(&r, running + 1, GOLD, 150, 1);
+        rig_arrive(&r, 5000 + k, BRONZE, 300, 1);
+        in = refusal(&r, 5000 + k) == NULL;
+        assert_true(k > 15 || !in); /* not before its bound */
+        r.now += 150 * RIG_MS;
+        for (uint64_t id = 1000; id <= running + 1; id++)
+            if (rig_state(&r, id) == SCHED_STATE_PREFILLING)
+                rig_prefilled(&r, id, rig_epoch(&r, id), P, true);
+    }
+    assert_true(in);
+    rig_close(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_idle_pool_serves_at_once),
+        cmocka_unit_test(what_cannot_be_in_time_is_refused_at_once_and_says_why),
+        cmocka_unit_test(no_more_is_promised_than_can_be_kept),
+        cmocka_unit_test(a_tighter_promise_overtakes_what_has_time),
+        cmocka_unit_test(what_is_worth_less_makes_way_and_is_told),
+        cmocka_unit_test(what_was_dispatched_never_makes_way),
+        cmocka_unit_test(a_promise_on_decode_counts_the_step_time),
+        cmocka_unit_test(tier_rule_downgrade_serves_at_the_next_looser_tier),
+        cmocka_unit_test(tier_rule_wait_holds_until_it_is_hopeless),
+        cmocka_unit_test(the_decode_worker_with_more_room_is_chosen),
+        cmocka_unit_test(who_was_admitted_is_served_after_its_worker_died),
+        cmocka_unit_test(a_tier_that_got_nothing_for_its_bound_gets_in),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
