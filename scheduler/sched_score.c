@@ -13,8 +13,9 @@ static const double SD_FLOOR = 1e-9;     /* so that exact laws keep exact interv
 static const double ERROR_MAX = 20;      /* of a log: e^20 off is off */
 static const double SPREAD_STEER = 0.05; /* of its half width, moved per observation */
 static const double SPREAD_FAR = 4;      /* sd beyond which a bound is drawn in */
-static const double SPREAD_ALARM = 0.25; /* share of misses that no luck explains */
-enum { SPREAD_EARLY = 50 }; /* observations while the first guess of sd still matters */
+static const double SPREAD_ALARM = 0.25,
+                    SPREAD_IDLE = 0.01; /* shares of misses that no luck explains */
+enum { SPREAD_EARLY = 50 };             /* observations while the first guess of sd still matters */
 
 void sched_spread_init(struct sched_spread *s, double sd)
 {
@@ -37,7 +38,9 @@ void sched_spread_add(struct sched_spread *s, double log_error)
     s->missed += 0.05 * ((e > s->high || e < s->low ? 1 : 0) - s->missed);
     rate = fmax(SPREAD_STEER, fmin(0.25, 30 / ((double)s->n + 20)));
     if (s->missed > SPREAD_ALARM)
-        rate = fmin(0.5, rate * s->missed * s->missed / (4 * SPREAD_TAIL * SPREAD_TAIL));
+        rate = fmin(0.5, rate * s->missed * s->missed / (8 * SPREAD_TAIL * SPREAD_TAIL));
+    else if (s->missed < SPREAD_IDLE)
+        rate *= 3;
     step = fmax((s->high - s->low) / 2 * rate, 0.01 * was);
     s->high += e > s->high ? step * (1 - SPREAD_TAIL) : -step * SPREAD_TAIL;
     s->low += e < s->low ? -step * (1 - SPREAD_TAIL) : step * SPREAD_TAIL;
