@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -637,12 +638,21 @@ static void figures(struct sim *m)
     bench_run_finish(m->run, window > 0 ? window : 1);
 }
 
+static double cpu_s(void)
+{
+    struct timespec t = {0};
+
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
 enum err bench_sim_run(const struct bench_sim_setup *setup, struct bench_run *run,
                        struct bench_sim_result *result, struct err_msg *msg)
 {
     struct sim m = {
         .setup = setup, .cluster = setup->cluster, .run = run, .result = result, .msg = msg};
     uint64_t start = clock_now_ns();
+    double cpu = cpu_s();
     enum err err;
 
     *result = (struct bench_sim_result){0};
@@ -655,6 +665,7 @@ enum err bench_sim_run(const struct bench_sim_setup *setup, struct bench_run *ru
         figures(&m);
     close_world(&m);
     result->events += result->sched_events;
+    result->cpu_s = cpu_s() - cpu;
     result->wall_s = (double)(clock_now_ns() - start) / 1e9;
     return err;
 }

@@ -206,6 +206,7 @@ static void pool_result(struct pooled *p, const struct bench_sim_result *r)
     p->sum.sched_events += r->sched_events;
     p->sum.virtual_s += r->virtual_s;
     p->sum.wall_s += r->wall_s;
+    p->sum.cpu_s += r->cpu_s;
     p->sum.sched_s += r->sched_s;
     for (int i = 0; i <= SCHED_EV_TIMER; i++) {
         p->sum.kind_s[i] += r->kind_s[i];

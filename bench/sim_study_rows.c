@@ -29,8 +29,9 @@ static void add_timing(struct study *s, const struct pooled *p)
                                                           [SCHED_EV_TIMER] = "timer"};
     const struct bench_run *r = p->run;
 
-    row(s, r, "events.rate", "", (double)p->sum.events / p->sum.wall_s, "1/s", BENCH_HIGHER);
+    row(s, r, "events.rate", "", (double)p->sum.events / p->sum.cpu_s, "1/s", BENCH_HIGHER);
     row(s, r, "wall", "", p->sum.wall_s / s->o->seeds, "s", BENCH_LOWER);
+    row(s, r, "cpu", "", p->sum.cpu_s / s->o->seeds, "s", BENCH_LOWER);
     row(s, r, "scheduler.share", "", p->sum.sched_s / p->sum.wall_s, "1", BENCH_LOWER);
     row(s, r, "scheduler.mean", "", p->sum.sched_s / (double)p->sum.sched_events * 1e6, "us",
         BENCH_LOWER);

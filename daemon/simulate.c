@@ -74,7 +74,8 @@ static const char usage[] =
     "  .recovery.TIER               s from the last fault to 30 s in which the first tier is above "
     "98 %\n"
     "  .busy.ROLE, .parked, .resumes, .flips, .unfinished, .events\n"
-    "  .decision.p99, .events.rate, .wall, .scheduler.share, .scheduler.mean    with --timing\n"
+    "  .decision.p99, .events.rate (per s of CPU), .wall, .cpu, .scheduler.share, .scheduler.mean  "
+    "  with --timing\n"
     "  policy.trace.rate.tier90|gold99|all90                   with --find-rate, req/s\n"
     "\n"
     "Policies: ";
