@@ -54,7 +54,7 @@ struct bench_sim_setup {
 struct bench_sim_result {
     uint64_t events, sched_events; /* all; of them, given to the scheduler */
     double virtual_s;
-    double wall_s, sched_s;            /* with timing */
+    double wall_s, cpu_s, sched_s;     /* sched_s: with timing */
     double kind_s[SCHED_EV_TIMER + 1]; /* of it, by enum sched_event_kind */
     uint64_t kind_n[SCHED_EV_TIMER + 1];
     uint64_t flips, resumes, parked, skipped, unfinished;
