@@ -374,7 +374,7 @@ static struct sched_request *request_make(struct sched *s, const struct sched_ev
     r->length_key = e->u.arrive.length_key;
     r->own_ttft_ns = e->u.arrive.ttft_ns;
     r->own_tbt_ns = e->u.arrive.tbt_ns;
-    r->n_prefix = e->u.arrive.n_prefix;
+    r->n_prefix = (uint8_t)e->u.arrive.n_prefix;
     for (uint32_t i = 0; i < r->n_prefix; i++)
         r->prefix[i] = e->u.arrive.prefix[i];
     r->epoch = 1;
@@ -415,7 +415,7 @@ static enum err charge(struct sched *s, struct sched_request *r, struct sched_re
     double tokens = r->cast.mean > 0 ? (double)r->cast.mean : (double)r->max_new;
     enum err err;
 
-    r->cost = r->n_prompt + 2 * tokens;
+    r->cost = (float)(r->n_prompt + 2 * tokens);
     err = sched_tenants_take(s->tenants, r->tenant, s->now, r->cost, &why->retry_after_ns);
     why->refusal.resource = SCHED_RES_TENANT;
     if (why->retry_after_ns == UINT64_MAX)

@@ -106,9 +106,9 @@ static enum err check_live(const struct sched *s, const struct sched_request *r,
     if (!timer_armed(s, &r->timer) || at > r->state_deadline_ns || at > r->give_up_ns)
         FAIL(msg, "request %" PRIu64 " waits in %s without a timer", r->id,
              sched_state_name((enum sched_state)r->state));
-    if (r->waits_in == SCHED_WAITS_BACKOFF && at > r->not_before_ns)
+    if (r->waits_in == SCHED_WAITS_BACKOFF && at > r->wake_ns)
         FAIL(msg, "request %" PRIu64 ": nobody ends its back-off", r->id);
-    if (r->waits_in == SCHED_WAITS_HELD && at > r->hold_until_ns)
+    if (r->waits_in == SCHED_WAITS_HELD && at > r->wake_ns)
         FAIL(msg, "request %" PRIu64 ": nobody asks for it again", r->id);
     if (!queued && r->state_deadline_ns == SCHED_NEVER)
         FAIL(msg, "request %" PRIu64 " may stay in %s for ever", r->id,
@@ -196,7 +196,7 @@ static enum err check_queue(const struct sched *s, const struct sched_worker *w,
         if (SCHED_OWNER(i, struct sched_request, item)->home != w || !(i->work > 0))
             FAIL(msg, "worker %u: its queue holds what is not its own", w->id);
     }
-    for (const struct sched_request *m = w->mates; m != NULL; m = m->mate_next, mates++)
+    for (const struct sched_request *m = w->mates; m != NULL; m = m->next, mates++)
         blocks += m->mate_blocks;
     if (mates != w->promised || blocks != w->promised_blocks)
         FAIL(msg, "worker %u: %u promised, counted %u", w->id, mates, w->promised);

@@ -128,58 +128,59 @@ struct sched_cast {
 
 struct sched_request {
     uint64_t id;
-    int state;                 /* enum sched_state or SCHED_REQ_*; written by request_set_state
-                alone */
+    int state; /* enum sched_state or SCHED_REQ_*; written by request_set_state alone */
     uint32_t tier_asked, tier; /* at arrival; served at */
     int32_t priority;
     uint32_t n_prompt, max_new, delivered;
     uint32_t true_new; /* 0: nobody knows */
     uint32_t tenant;
+    uint32_t epoch; /* of the current attempt, or of the next one while QUEUED */
     uint64_t length_key;
-    uint32_t n_prefix;
-    struct sched_prefix prefix[SCHED_PREFIX_MAX];
     uint64_t arrived_ns;
     uint64_t own_ttft_ns, own_tbt_ns; /* asked for; 0: the tier's */
-    uint64_t isolated_ns;             /* its uncached prompt alone on an idle worker,
-                           predicted at arrival; 0: unknown */
-    uint64_t deadline_ns, tbt_ns;     /* of the first token, absolute; of each after it */
+    uint64_t
+        isolated_ns; /* its uncached prompt alone on an idle worker, predicted at arrival; 0: unknown */
+    uint64_t deadline_ns, tbt_ns; /* of the first token, absolute; of each after it */
+    struct sched_prefix prefix[SCHED_PREFIX_MAX];
     struct sched_length_cast cast;
 
-    uint32_t epoch; /* of the current attempt, or of the next one while QUEUED */
-    uint32_t points, fails, evicted;
+    uint16_t points, fails;
+    uint8_t n_prefix, evicted;
+    bool admitted : 1; /* was dispatched once: never refused any more */
+    bool late : 1;     /* a token was late */
+    bool lost : 1;     /* an attempt failed or lost its worker */
+    enum sched_waits_in waits_in : 8;
+    enum sched_outcome outcome : 8; /* from the end on */
+    enum sched_reason reason : 8;
+    enum sched_cause cause : 8;
     uint32_t avoid[2]; /* workers of the attempt that failed last */
-    bool admitted;     /* was dispatched once: never refused any more */
-    bool late;         /* a token was late */
-    bool lost;         /* an attempt failed or lost its worker */
-    uint64_t give_up_ns, state_deadline_ns, grant_deadline_ns, not_before_ns, hold_until_ns;
+    uint64_t give_up_ns, state_deadline_ns, grant_deadline_ns;
+    uint64_t wake_ns; /* BACKOFF: the end of the pause; HELD: asked again at the latest */
 
-    enum sched_waits_in waits_in;
     struct sched_worker *home;         /* while item is in its edf */
-    struct sched_worker *mate;         /* BOUND: the decode worker promised; NULL: none needed */
+    struct sched_worker *mate;         /* the decode worker promised or in use; NULL: none needed */
     struct sched_edf_item item;        /* in home->edf from BOUND until the prompt is computed */
     struct sched_node node;            /* HELD: sched.held; BOUND: home->waiting */
-    struct sched_request *prev, *next; /* WORKER, PLACE */
-    struct sched_request *mate_prev, *mate_next; /* BOUND: of mate */
-    uint32_t mate_blocks;                        /* BOUND: expected there */
+    struct sched_request *prev, *next; /* WORKER, PLACE: those lists; BOUND: mate->mates */
+    uint32_t mate_blocks;              /* BOUND: expected on mate */
+    uint32_t cached;                   /* prompt tokens that were not to be computed */
     struct sched_timer timer;
     struct sched_attempt *attempts, *current;
 
     /* of the last offer that bound it, and what became of it */
     struct sched_cast forecast, high;
-    struct sched_times actual;
-    struct sched_pick chosen, runner_up;
-    uint64_t bound_ns, dispatched_ns, first_ns,
-        decoding_ns; /* when; of the last attempt; 0: not yet */
-    uint64_t granted_ns;
-    uint32_t cached; /* prompt tokens that were not to be computed */
+    struct {
+        uint64_t queue, prefill, ttft, step; /* the first two as the worker said */
+    } actual;
+    struct {
+        uint32_t prefill, decode;
+        float score;
+    } chosen, runner_up;
+    uint64_t dispatched_ns, first_ns, granted_ns, decoding_ns; /* of the last attempt; 0: not yet */
+    uint64_t steps_joined; /* decode worker's step counter when it began to decode there */
     int64_t late_ns;
-    uint64_t steps_joined;      /* decode worker's step counter when it began to decode
-                            there */
-    enum sched_outcome outcome; /* from the end on */
-    enum sched_reason reason;
-    enum sched_cause cause;
+    float cost; /* charged to the tenant */
     struct sched_refusal refusal;
-    double cost; /* charged to the tenant */
     struct sched_baton_request baton;
 };
 

@@ -114,10 +114,10 @@ static void mate_add(struct sched_request *r)
 
     if (d == NULL)
         return;
-    r->mate_prev = NULL;
-    r->mate_next = d->mates;
+    r->prev = NULL;
+    r->next = d->mates;
     if (d->mates != NULL)
-        d->mates->mate_prev = r;
+        d->mates->prev = r;
     d->mates = r;
     r->mate_blocks = sched_ledger_expected(d, r);
     d->promised_blocks += r->mate_blocks;
@@ -133,13 +133,13 @@ static void mate_remove(struct sched_request *r)
         return;
     d->promised_blocks -= r->mate_blocks;
     d->promised--;
-    if (r->mate_prev != NULL)
-        r->mate_prev->mate_next = r->mate_next;
+    if (r->prev != NULL)
+        r->prev->next = r->next;
     else
-        d->mates = r->mate_next;
-    if (r->mate_next != NULL)
-        r->mate_next->mate_prev = r->mate_prev;
-    r->mate_prev = r->mate_next = NULL;
+        d->mates = r->next;
+    if (r->next != NULL)
+        r->next->prev = r->prev;
+    r->prev = r->next = NULL;
     sched_ledger_reindex(d);
 }
 
@@ -149,7 +149,6 @@ static void bind_to(struct sched *s, struct sched_request *r, struct sched_worke
         w->since_ns = s->now;
     r->home = w;
     r->waits_in = SCHED_WAITS_BOUND;
-    r->bound_ns = s->now;
     sched_edf_insert(&w->edf, &r->item);
     sched_tree_insert(&w->waiting, &r->node);
     mate_add(r);
@@ -180,8 +179,12 @@ void sched_queue_bind(struct sched *s, struct sched_request *r, const struct sch
     r->item.density = r->admitted || r->evicted >= SCHED_EVICTED_MAX ? 0 : offer->density;
     r->forecast = cast_of(&offer->forecast);
     r->high = cast_of(&offer->high);
-    r->chosen = offer->chosen;
-    r->runner_up = offer->runner_up;
+    r->chosen.prefill = offer->chosen.prefill;
+    r->chosen.decode = offer->chosen.decode;
+    r->chosen.score = (float)offer->chosen.score;
+    r->runner_up.prefill = offer->runner_up.prefill;
+    r->runner_up.decode = offer->runner_up.decode;
+    r->runner_up.score = (float)offer->runner_up.score;
     bind_to(s, r, offer->prefill);
 }
 

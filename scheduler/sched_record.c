@@ -32,21 +32,25 @@ static uint64_t since(uint64_t from, uint64_t to)
 
 /* The waits are told apart by the grant: until then the decode worker had no
  * room, after it the KV moves. */
-static void stage_times(const struct sched *s, struct sched_request *r)
+static struct sched_times stage_times(const struct sched *s, const struct sched_request *r)
 {
-    struct sched_times *t = &r->actual;
+    struct sched_times t = {.queue = r->actual.queue,
+                            .prefill = r->actual.prefill,
+                            .ttft = r->actual.ttft,
+                            .step = r->actual.step};
 
     if (r->dispatched_ns != 0)
-        t->queue += since(r->arrived_ns, r->dispatched_ns);
-    if (t->prefill == 0 && r->first_ns != 0)
-        t->prefill = since(r->dispatched_ns, r->first_ns);
-    if (r->first_ns != 0 && t->ttft == 0)
-        t->ttft = since(r->arrived_ns, r->first_ns);
+        t.queue += since(r->arrived_ns, r->dispatched_ns);
+    if (t.prefill == 0 && r->first_ns != 0)
+        t.prefill = since(r->dispatched_ns, r->first_ns);
+    if (r->first_ns != 0 && t.ttft == 0)
+        t.ttft = since(r->arrived_ns, r->first_ns);
     if (r->granted_ns > r->first_ns && r->first_ns != 0)
-        t->decode_wait = since(r->first_ns, r->granted_ns);
+        t.decode_wait = since(r->first_ns, r->granted_ns);
     if (r->decoding_ns != 0 && r->mate != NULL)
-        t->handover = since(r->first_ns + t->decode_wait, r->decoding_ns);
-    t->total = since(r->arrived_ns, s->now);
+        t.handover = since(r->first_ns + t.decode_wait, r->decoding_ns);
+    t.total = since(r->arrived_ns, s->now);
+    return t;
 }
 
 static double over(uint64_t actual, float forecast)
@@ -54,9 +58,8 @@ static double over(uint64_t actual, float forecast)
     return fmax(0, (double)actual - (double)forecast);
 }
 
-static enum sched_cause cause_of(const struct sched_request *r, uint32_t tokens)
+static enum sched_cause cause_of(const struct sched_request *r, const struct sched_times *a)
 {
-    const struct sched_times *a = &r->actual;
     const struct sched_cast *f = &r->forecast;
     const struct {
         enum sched_cause cause;
@@ -65,7 +68,7 @@ static enum sched_cause cause_of(const struct sched_request *r, uint32_t tokens)
                   {SCHED_CAUSE_PREFILL, over(a->prefill, f->prefill)},
                   {SCHED_CAUSE_HANDOVER, over(a->handover, f->handover)},
                   {SCHED_CAUSE_DECODE_WAIT, over(a->decode_wait, f->decode_wait)},
-                  {SCHED_CAUSE_DECODE, over(a->step, f->step) * tokens}};
+                  {SCHED_CAUSE_DECODE, over(a->step, f->step) * r->delivered}};
     enum sched_cause cause = SCHED_CAUSE_DECODE;
     double most = 0;
 
@@ -82,9 +85,9 @@ static enum sched_cause cause_of(const struct sched_request *r, uint32_t tokens)
 
 /* ---- outcome ---- */
 
-static void score_ttft(struct sched *s, const struct sched_request *r)
+static void score_ttft(struct sched *s, const struct sched_request *r, uint64_t ttft)
 {
-    double f = (double)r->forecast.ttft, high = (double)r->high.ttft, is = (double)r->actual.ttft;
+    double f = (double)r->forecast.ttft, high = (double)r->high.ttft, is = (double)ttft;
 
     if (f <= 0 || high < f || is <= 0 || r->lost)
         return;
@@ -153,14 +156,14 @@ static double used(const struct sched_request *r)
 void sched_record_end(struct sched *s, struct sched_request *r)
 {
     struct sched_record *rec = slot(s);
+    struct sched_times t = stage_times(s, r);
 
-    stage_times(s, r);
     sched_tenants_end(s->tenants, r->tenant, r->tier, s->now, r->cost, used(r));
     if (r->outcome == SCHED_OUT_MISSED || r->outcome == SCHED_OUT_FAILED)
-        r->cause = cause_of(r, r->delivered);
+        r->cause = cause_of(r, &t);
     sched_elastic_end(s, r);
     count(s, r);
-    score_ttft(s, r);
+    score_ttft(s, r, t.ttft);
     rec->request = r->id;
     rec->arrived_ns = r->arrived_ns;
     rec->tenant = r->tenant;
@@ -174,9 +177,10 @@ void sched_record_end(struct sched *s, struct sched_request *r)
     rec->predicted_tokens = r->cast.q[SCHED_LENGTH_POINTS / 2];
     rec->predicted = times_of(&r->forecast);
     rec->high = times_of(&r->high);
-    rec->actual = r->actual;
-    rec->chosen = r->chosen;
-    rec->runner_up = r->runner_up;
+    rec->actual = t;
+    rec->chosen = (struct sched_pick){r->chosen.prefill, r->chosen.decode, r->chosen.score};
+    rec->runner_up =
+        (struct sched_pick){r->runner_up.prefill, r->runner_up.decode, r->runner_up.score};
     rec->outcome = r->outcome;
     rec->reason = r->reason;
     rec->refusal = r->refusal;

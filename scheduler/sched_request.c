@@ -100,9 +100,9 @@ void sched_request_arm(struct sched *s, struct sched_request *r)
     if (r->state == SCHED_REQ_ENDED || (SCHED_PLANTED(4) && r->state == SCHED_STATE_HANDOVER))
         at = SCHED_NEVER;
     else if (r->waits_in == SCHED_WAITS_BACKOFF)
-        at = min_ns(at, r->not_before_ns);
+        at = min_ns(at, r->wake_ns);
     else if (r->waits_in == SCHED_WAITS_HELD && !SCHED_PLANTED(25))
-        at = min_ns(at, r->hold_until_ns);
+        at = min_ns(at, r->wake_ns);
     else if (r->state != SCHED_STATE_QUEUED)
         at = min_ns(at, r->grant_deadline_ns);
     sched_timer_set(&s->timers, &r->timer, at);
@@ -573,7 +573,7 @@ static uint64_t backoff(uint32_t fails)
     return min_ns(wait, SCHED_BACKOFF_MAX);
 }
 
-/* Next attempt, with the pause that was set in not_before_ns; or the end. */
+/* Next attempt, with the pause that was set in wake_ns; or the end. */
 static void attempt_replace(struct sched *s, struct sched_request *r, uint32_t points,
                             struct sched_actions *out)
 {
@@ -585,7 +585,7 @@ static void attempt_replace(struct sched *s, struct sched_request *r, uint32_t p
         sched_request_end(s, r, SCHED_TELL_BOTH, out);
         return;
     }
-    r->points += points;
+    r->points = (uint16_t)(r->points + points);
     if (r->points >= 2 * s->cfg.max_attempts && !SCHED_PLANTED(14)) {
         sched_request_fail(s, r, SCHED_REASON_ATTEMPTS, out);
         return;
@@ -600,7 +600,7 @@ static void attempt_replace(struct sched *s, struct sched_request *r, uint32_t p
         r->deadline_ns = sched_after(s->now, s->cfg.tiers[r->tier].ttft_ns);
     request_set_state(s, r, SCHED_STATE_QUEUED);
     r->mate = NULL;
-    sched_queue_put(s, r, r->not_before_ns > s->now ? SCHED_WAITS_BACKOFF : SCHED_WAITS_PLACE);
+    sched_queue_put(s, r, r->wake_ns > s->now ? SCHED_WAITS_BACKOFF : SCHED_WAITS_PLACE);
     sched_request_arm(s, r);
     sched_request_settle(s, a);
 }
@@ -611,7 +611,7 @@ void sched_request_attempt_failed(struct sched *s, struct sched_request *r,
                                   struct sched_actions *out)
 {
     r->fails++;
-    r->not_before_ns = sched_after(s->now, backoff(r->fails));
+    r->wake_ns = sched_after(s->now, backoff(r->fails));
     for (int i = 0; i < 2; i++)
         r->avoid[i] = r->current->side[i].worker_id;
     attempt_replace(s, r, POINTS_FAILED, out);
@@ -624,7 +624,7 @@ void sched_request_worker_lost(struct sched *s, struct sched_request *r, bool al
 
     if (r->delivered - r->current->base >= SCHED_FORGIVE_TOKENS)
         points = 0;
-    r->not_before_ns = s->now;
+    r->wake_ns = s->now;
     attempt_replace(s, r, points, out);
 }
 
@@ -636,8 +636,8 @@ static void queued_timer(struct sched *s, struct sched_request *r, struct sched_
         sched_request_fail(s, r, SCHED_REASON_QUEUE_TIMEOUT, out);
         return;
     }
-    if ((r->waits_in == SCHED_WAITS_BACKOFF && s->now >= r->not_before_ns) ||
-        (r->waits_in == SCHED_WAITS_HELD && s->now >= r->hold_until_ns && !SCHED_PLANTED(25))) {
+    if ((r->waits_in == SCHED_WAITS_BACKOFF && s->now >= r->wake_ns) ||
+        (r->waits_in == SCHED_WAITS_HELD && s->now >= r->wake_ns && !SCHED_PLANTED(25))) {
         sched_queue_take(s, r);
         sched_queue_put(s, r, SCHED_WAITS_PLACE);
     }
