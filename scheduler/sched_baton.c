@@ -40,6 +40,7 @@ const struct baton_constants baton_c = {
     .inflow_s = 5,        /* [ref] decay of what tighter tiers bring in */
     .mean_step = 0.002,   /* decay of mean work and value, per arrival */
     .value_power = 2,     /* [sim] of the weight, where prices decide: tiers before sizes */
+    .price_s = 2,         /* [sim] decay of what prices see of the queues */
     .price_prefill = 0.3, /* [sim] price when the loosest tier's whole time lies before a worker */
     .price_decode = 0.15, /* [sim] price when all room is asked for */
     .room_free = 0.85,    /* [sim] part of the room that is free of charge */
@@ -336,6 +337,7 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
                                .decode = cost,
                                .backlog = sched_edf_work(&plan->p.w->edf) / loosest(a->s),
                                .room = plan->d.used};
+    baton_price_look(a->s, &bill);
     if (a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->tier, &bill))
         return true;
     *why = SCHED_REASON_PRICE;

@@ -3,8 +3,8 @@
  *
  * Every request that decodes there or was promised to it is an entry with its expected KV at a few
  * horizons: context then, times the chance that it still runs then, given the tokens so far.  The sums per
- * tier are kept as entries come and go; the entries are counted anew when the sums are older than
- * refresh_ns, so that a question costs a walk over the horizons and now and then one over the entries.
+ * tier are kept as entries come and go; entries are counted anew in turn, a few per question, so that a question
+ * costs a walk over the horizons and a bounded number of entries.
  *
  * Nested: a decode worker parks looser KV for tighter (sched_batch.h), so a tier is asked only about the
  * room and the step time that it and the tighter ones need. */
@@ -14,6 +14,7 @@
 
 #include "base/mem.h"
 
+enum { LOAD_TURN = 32 }; /* entries counted anew by one question */
 static const double load_horizon[BATON_HORIZONS] = {0, 0.5e9, 1e9, 2e9, 4e9, 8e9, 16e9, 32e9};
 
 struct load_entry {
@@ -30,10 +31,10 @@ struct load_sums {
 
 struct baton_load {
     struct load_entry *v;
-    uint32_t n, cap;
-    uint64_t at; /* horizons count from here */
-    double step; /* present step time */
-    double room; /* tokens */
+    uint32_t n, cap, turn; /* turn: counted anew last */
+    uint64_t at;           /* horizons count from here */
+    double step;           /* present step time */
+    double room;           /* tokens */
     struct sched_law law;
     struct load_sums tier[SCHED_TIERS_MAX];
 };
@@ -140,40 +141,40 @@ static void load_fill(const struct sched *s, const struct baton_load *l, struct 
     e->tier = r->tier;
 }
 
-static void load_clear(struct baton_load *l)
-{
-    for (int t = 0; t < SCHED_TIERS_MAX; t++)
-        l->tier[t] = (struct load_sums){.n = 0};
-}
-
-static double load_now(const struct baton_load *l)
+static double load_now(const struct baton_load *l, uint32_t n_tiers)
 {
     double sum = 0;
 
-    for (int t = 0; t < SCHED_TIERS_MAX; t++)
+    for (uint32_t t = 0; t < n_tiers; t++)
         sum += l->tier[t].kv[0];
     return sum;
 }
 
+/* A few entries at a time, so that no question pays for all of them: each comes round within refresh_ns while
+ * questions are frequent.  An entry that waits for its turn is that much behind, which is little against the
+ * horizons. */
 static void load_refresh(struct sched *s, struct sched_worker *w, struct baton_load *l)
 {
-    double held;
+    double held, due = (double)(s->now - l->at) * l->n / baton_c.refresh_ns;
+    uint32_t n = due < LOAD_TURN ? (uint32_t)due : LOAD_TURN;
 
-    if (l->at != 0 && (double)(s->now - l->at) < baton_c.refresh_ns)
+    if (l->at != 0 && (double)(s->now - l->at) < baton_c.refresh_ns && n == 0)
         return;
+    n = n < l->n ? n : l->n;
     l->room = (double)w->shape->n_blocks * (double)w->shape->block_tokens;
     l->law = sched_decode_law(s, w);
-    held = load_now(l);
+    held = load_now(l, s->cfg.n_tiers);
     held = held < l->room ? held : l->room;
     if (sched_law_known(&l->law))
         l->step = sched_law_decode(&l->law, (double)w->decoding, held);
     else
         l->step = (double)w->step_ns;
     l->at = s->now > 0 ? s->now : 1;
-    load_clear(l);
-    for (uint32_t i = 0; i < l->n; i++) {
-        load_fill(s, l, &l->v[i]);
-        load_count(l, &l->v[i], 1);
+    for (; n > 0; n--) {
+        l->turn = l->turn + 1 < l->n ? l->turn + 1 : 0;
+        load_count(l, &l->v[l->turn], -1);
+        load_fill(s, l, &l->v[l->turn]);
+        load_count(l, &l->v[l->turn], 1);
     }
 }
 
@@ -364,7 +365,7 @@ double baton_load_use(struct sched *s, struct sched_worker *w)
     if (l == NULL)
         return 0;
     load_refresh(s, w, l);
-    return l->room > 0 ? load_now(l) / l->room : 1;
+    return l->room > 0 ? load_now(l, s->cfg.n_tiers) / l->room : 1;
 }
 
 double baton_load_step(struct sched *s, struct sched_worker *w)

@@ -30,7 +30,7 @@ struct baton_constants {
     double margin_step, margin_max, broken_target;
     double stretch_start, stretch_min, stretch_max, stretch_step;
     /* prices */
-    double inflow_s, mean_step, value_power, price_prefill, price_decode, room_free;
+    double inflow_s, mean_step, price_s, value_power, price_prefill, price_decode, room_free;
     /* floors */
     double floor_gap, floor_step, floor_max, floor_rate, size_decay, credit_s;
     /* held ones */
@@ -58,6 +58,8 @@ struct sched_baton {
     double stretch;
     /* prices */
     double mean_value, mean_work[2]; /* of arrivals; decayed sums of one and the same weight */
+    double backlog, crowd;           /* as bills show them, decayed over price_s */
+    uint64_t looked_at;
     /* sizes */
     double hist[64]; /* decayed counts of prompt lengths by quarter octave */
     uint32_t hist_new;
@@ -81,6 +83,8 @@ struct baton_bill {
         backlog; /* prefill work before it, as a share of the loosest tier's time to first token */
     double room; /* KV that will be asked for when it is there, as a share of the room */
 };
+/* What the pools look like to one that asks. */
+void baton_price_look(struct sched *s, const struct baton_bill *bill);
 /* Is it worth that? */
 bool baton_price_ok(const struct sched *s, const struct sched_request *r, uint32_t tier,
                     const struct baton_bill *bill);

@@ -114,18 +114,30 @@ void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill
 
 /* The dual of "most value within the time of both pools", read off the queues themselves: a pool's price grows
  * with what is in front of it, so that admission settles where the queue stays.  At the price of one, the work of
- * a mean request costs the value of a mean request. */
+ * a mean request costs the value of a mean request.  Smoothed: a price that follows every gap in the queue would
+ * take a costly request in one moment and turn a cheap one away in the next. */
+void baton_price_look(struct sched *s, const struct baton_bill *bill)
+{
+    struct sched_baton *b = baton_of(s);
+    double crowd = bill->room > baton_c.room_free ? bill->room - baton_c.room_free : 0;
+    double step = 1 - decayed(1, b->looked_at, s->now, baton_c.price_s);
+
+    b->backlog += step * (bill->backlog - b->backlog);
+    b->crowd += step * (crowd / (1 - baton_c.room_free) - b->crowd);
+    b->looked_at = s->now;
+}
+
 bool baton_price_ok(const struct sched *s, const struct sched_request *r, uint32_t tier,
                     const struct baton_bill *bill)
 {
     const struct sched_baton *b = baton_of(s);
     double value = pow(s->cfg.tiers[tier].weight, baton_c.value_power) * baton_boost(s, r);
-    double cost = 0, crowd = (bill->room - baton_c.room_free) / (1 - baton_c.room_free);
+    double cost = 0;
 
     if (b->mean_work[0] > 0)
-        cost += baton_c.price_prefill * bill->backlog * bill->prefill / b->mean_work[0];
-    if (b->mean_work[1] > 0 && crowd > 0)
-        cost += baton_c.price_decode * crowd * bill->decode / b->mean_work[1];
+        cost += baton_c.price_prefill * b->backlog * bill->prefill / b->mean_work[0];
+    if (b->mean_work[1] > 0)
+        cost += baton_c.price_decode * b->crowd * bill->decode / b->mean_work[1];
     return value >= cost * b->mean_value;
 }
 
