@@ -1,9 +1,9 @@
-/* scheduler/sched.c - create, apply, look: the entry points of sched.h.
+/* scheduler/sched.c - create, apply: the entry points of sched.h.
  *
- * Each event is checked, then room is made for everything its handler may
- * append or create, and only then is anything changed: so ERR_NOMEM always
- * means "as before".  Placement comes after the handler; if it runs out of
- * memory the event still counts and placement is tried again a moment later. */
+ * Each event is checked, then room is made for everything its handler may append or create, and
+ * only then is anything changed: so ERR_NOMEM always means "as before".  Placement comes after the
+ * handler; if it runs out of memory the event still counts and placement is tried again a moment
+ * later. */
 #include "scheduler/sched.h"
 
 #include <string.h>
@@ -345,8 +345,7 @@ static void reject(struct sched *s, struct sched_actions *out, const struct sche
     sched_record_reject(s, e, why);
 }
 
-/* One prompt longer than the bound is let in when nobody waits: it may well
- * start at once. */
+/* One prompt longer than the bound is let in when nobody waits: it may well start at once. */
 static bool queue_full(const struct sched *s, const struct sched_event *e)
 {
     uint64_t tokens = s->stats.queued_tokens;

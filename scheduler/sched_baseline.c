@@ -1,6 +1,6 @@
-/* scheduler/sched_baseline.c - baselines that look at load: round robin, least
- * loaded, two choices, DistServe, strict priority, earliest deadline, and the
- * two fixed answers to "who computes the prompt". */
+/* scheduler/sched_baseline.c - baselines that look at load: round robin, least loaded, two choices,
+ * DistServe, strict priority, earliest deadline, and the two fixed answers to "who computes the
+ * prompt". */
 #include "scheduler/sched_baseline.h"
 
 #include "scheduler/sched_core.h"

@@ -1,8 +1,8 @@
-/* scheduler/sched_baseline_predict.c - baselines that predict: llm-d's token
- * load and predicted latency, Mooncake's early rejection.
+/* scheduler/sched_baseline_predict.c - baselines that predict: llm-d's token load and predicted
+ * latency, Mooncake's early rejection.
  *
- * Sources: scheduler plugin pages of llm-d (2026) and its blog of 2026-08-17;
- * Mooncake (FAST'25), algorithm 1. */
+ * Sources: scheduler plugin pages of llm-d (2026) and its blog of 2026-08-17; Mooncake (FAST'25),
+ * algorithm 1. */
 #include <math.h>
 
 #include "scheduler/sched_baseline.h"
@@ -10,8 +10,8 @@
 
 /* ---- llm-d: sticky until saturated ---- */
 
-/* A worker with the prefix keeps its session until its uncached tokens in
- * flight take so long to compute. */
+/* A worker with the prefix keeps its session until its uncached tokens in flight take so long to
+ * compute. */
 static const double STICKY_NS = 14e9;
 
 static uint32_t prefix_on(const struct sched_request *r, const struct sched_worker *w)
@@ -92,8 +92,8 @@ static double step_on(const struct sched *s, const struct sched_request *r,
 
 /* ---- llm-d: predicted latency ---- */
 
-/* Least headroom first, so that workers are filled to the edge of the target;
- * without any, the one that misses by least.  *valid: it keeps the target. */
+/* Least headroom first, so that workers are filled to the edge of the target; without any, the one
+ * that misses by least.  *valid: it keeps the target. */
 struct best {
     struct sched_worker *w;
     double room;
@@ -118,8 +118,7 @@ static struct best prefill_by_headroom(const struct sched *s, const struct sched
         if (sched_worker_fits(w, &need))
             consider(&b, w, target - ttft_on(s, r, w, r->deadline_ns));
     }
-    /* affinity: a worker with four fifths of the prompt, unless that costs more
-   * than 5 s */
+    /* affinity: a worker with four fifths of the prompt, unless that costs more than 5 s */
     if (sticky != NULL && prefix_on(r, sticky) >= 0.8 * r->n_prompt) {
         double room = target - ttft_on(s, r, sticky, r->deadline_ns);
 
@@ -161,9 +160,8 @@ static void refuse(struct sched_offer *out, enum sched_reason why, enum sched_re
     out->refusal.target_ns = target;
 }
 
-/* The score 0.8 x TTFT + 0.2 x TPOT is a sum over the two workers: each side
- * has its own best.  Only the lowest tier is shed, and only when nothing would
- * keep its targets and nothing is idle. */
+/* The score 0.8 x TTFT + 0.2 x TPOT is a sum over the two workers: each side has its own best.
+ * Only the lowest tier is shed, and only when nothing would keep its targets and nothing is idle. */
 static void place_predicted(struct sched *s, struct sched_request *r, struct sched_offer *out)
 {
     struct best p = prefill_by_headroom(s, r), d = {NULL, 0};
@@ -219,8 +217,7 @@ static bool over_room(const struct sched_worker *d, const struct sched_request *
            d->shape->n_blocks;
 }
 
-/* Refused on arrival when the prefill or the decode side is predicted to miss,
- * whatever the tier. */
+/* Refused on arrival when the prefill or the decode side is predicted to miss, whatever the tier. */
 static void place_mooncake(struct sched *s, struct sched_request *r, struct sched_offer *out)
 {
     struct sched_worker *p = quickest(s, r), *d = decode_least(s, r);

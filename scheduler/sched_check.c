@@ -1,8 +1,7 @@
-/* scheduler/sched_check.c - walk everything and hold it against everything
- * else.
+/* scheduler/sched_check.c - walk everything and hold it against everything else.
  *
- * Sums are recomputed from the objects they sum up; each link is followed from
- * both ends.  Not on any hot path: the cost is linear in all there is. */
+ * Sums are recomputed from the objects they sum up; each link is followed from both ends.  Not on
+ * any hot path: the cost is linear in all there is. */
 #include <inttypes.h>
 
 #include "scheduler/sched_core.h"

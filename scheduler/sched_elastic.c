@@ -1,10 +1,11 @@
-/* scheduler/sched_elastic.c - how busy the two pools are, how many workers of each role the load needs, and the
- * change of a worker's role: drained first, told when nothing is left on it, back in service if that takes too
- * long.
+/* scheduler/sched_elastic.c - how busy the two pools are, how many workers of each role the load
+ * needs, and the change of a worker's role: drained first, told when nothing is left on it, back in
+ * service if that takes too long.
  *
- * Use of the prefill pool: the share of time its workers had something to compute, or the offered load.  Use of
- * the decode pool: KV that is claimed, or how far a step is from the fixed cost to the tightest target.  A
- * refusal for want of a stage says more than its use: admission keeps use below 1. */
+ * Use of the prefill pool: the share of time its workers had something to compute, or the offered
+ * load.  Use of the decode pool: KV that is claimed, or how far a step is from the fixed cost to
+ * the tightest target.  A refusal for want of a stage says more than its use: admission keeps use
+ * below 1. */
 #include <math.h>
 
 #include "scheduler/sched_core.h"

@@ -1,11 +1,10 @@
-/* scheduler/sched_events.c - what workers and front ends say about one request,
- * and a worker's leaving.
+/* scheduler/sched_events.c - what workers and front ends say about one request, and a worker's
+ * leaving.
  *
- * Messages of one attempt come over several sockets, so any order is possible
- * between the two workers and the front end: the decode worker may say
- * "verified", or even "released", before the prefill worker's "first token
- * sampled" is read.  What is old, doubled or from the wrong worker is counted
- * and changes nothing. */
+ * Messages of one attempt come over several sockets, so any order is possible between the two
+ * workers and the front end: the decode worker may say "verified", or even "released", before the
+ * prefill worker's "first token sampled" is read.  What is old, doubled or from the wrong worker is
+ * counted and changes nothing. */
 #include "scheduler/sched_core.h"
 
 static void ignore(struct sched *s)
@@ -20,8 +19,7 @@ static struct sched_request *request_live(const struct sched *s, uint64_t id)
     return r == NULL || r->state == SCHED_REQ_ENDED ? NULL : r;
 }
 
-/* The current attempt, if the event is about it and comes from the worker on
- * that side. */
+/* The current attempt, if the event is about it and comes from the worker on that side. */
 static struct sched_attempt *attempt_named(const struct sched_request *r,
                                            const struct sched_event *e, int side)
 {
@@ -101,8 +99,8 @@ static void on_handover_done(struct sched *s, struct sched_request *r, const str
 
     if (a == NULL || a->local || a->side[SCHED_SIDE_DECODE].worker_id == 0 || a->finished ||
         (a->verified && !SCHED_PLANTED(20))) {
-        ignore(s); /* a sender's late trouble with a hand-over that arrived whole is
-                  nobody's problem */
+        ignore(
+            s); /* a sender's late trouble with a hand-over that arrived whole is nobody's problem */
     } else if (ok && from_decode) {
         sched_predictor_handover(s, r, e);
         sched_request_verified(s, r);
@@ -111,8 +109,7 @@ static void on_handover_done(struct sched *s, struct sched_request *r, const str
     }
 }
 
-/* The next token is due and has not come: proof that the stream is late, since
- * the count is exact. */
+/* The next token is due and has not come: proof that the stream is late, since the count is exact. */
 static void look_for_lateness(struct sched *s, struct sched_request *r)
 {
     double due = (double)r->deadline_ns + (double)r->delivered * (double)r->tbt_ns;
@@ -121,8 +118,7 @@ static void look_for_lateness(struct sched *s, struct sched_request *r)
         sched_request_late(s, r);
 }
 
-/* Tokens of an older attempt count too: the client has them.  Only a new one is
- * a sign of life. */
+/* Tokens of an older attempt count too: the client has them.  Only a new one is a sign of life. */
 static void on_tokens(struct sched *s, struct sched_request *r, const struct sched_event *e,
                       struct sched_actions *out)
 {
@@ -151,10 +147,9 @@ static void on_tokens(struct sched *s, struct sched_request *r, const struct sch
     }
 }
 
-/* Whoever sampled the last token stops by itself.  FINISH can overtake
- * PREFILL_DONE; then the decode worker may still wait for a hand-over that
- * never comes.  And it may be about tokens of an attempt that has been
- * replaced; then nobody stops by itself. */
+/* Whoever sampled the last token stops by itself.  FINISH can overtake PREFILL_DONE; then the
+ * decode worker may still wait for a hand-over that never comes.  And it may be about tokens of an
+ * attempt that has been replaced; then nobody stops by itself. */
 static void on_finish(struct sched *s, struct sched_request *r, const struct sched_event *e,
                       struct sched_actions *out)
 {
@@ -242,8 +237,8 @@ static struct sched_side *side_claimed(const struct sched *s, const struct sched
     return NULL;
 }
 
-/* The prefill worker let go of the current attempt.  In HANDOVER and without an
- * error it has sent all it had: the decode worker's word is still to come. */
+/* The prefill worker let go of the current attempt.  In HANDOVER and without an error it has sent
+ * all it had: the decode worker's word is still to come. */
 static void prefill_released(struct sched *s, struct sched_request *r, enum err err,
                              struct sched_actions *out)
 {
@@ -255,8 +250,8 @@ static void prefill_released(struct sched *s, struct sched_request *r, enum err 
     }
 }
 
-/* The decode worker let go.  If it had the KV and reports no error it has
- * sampled the last token, and FINISH is on its way from the front end. */
+/* The decode worker let go.  If it had the KV and reports no error it has sampled the last token,
+ * and FINISH is on its way from the front end. */
 static void decode_released(struct sched *s, struct sched_request *r, enum err err,
                             struct sched_actions *out)
 {
@@ -330,8 +325,7 @@ static void side_lost(struct sched *s, struct sched_side *side, bool alone,
     } else if (attempt_needs(a, i, was_claimed)) {
         sched_request_worker_lost(s, r, alone, out);
     } else if (a->finished) {
-        /* Its last token is in the front end's socket or lost with it: find out
-     * soon. */
+        /* Its last token is in the front end's socket or lost with it: find out soon. */
         uint64_t soon = sched_after(s->now, SCHED_FINISH_GRACE);
 
         if (i == SCHED_SIDE_DECODE)

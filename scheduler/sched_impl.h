@@ -1,23 +1,19 @@
-/* scheduler/sched_impl.h - private to scheduler/: the objects behind sched.h
- * and who changes them.
+/* scheduler/sched_impl.h - private to scheduler/: the objects behind sched.h and who changes them.
  *
  *   request  --attempts-->  attempt  --side[2]-->  worker
  *
- * A request is live from ARRIVE to its end; what is left of it then (state
- * SCHED_REQ_ENDED) is only the holder of attempts whose workers have not said
- * RELEASED.  An attempt is current while its request runs on it, and stays
- * afterwards as long as one side is claimed.  A side is on its worker's list
- * while it is claimed or its attempt is current: so a worker that leaves finds
- * all that depended on it.
+ * A request is live from ARRIVE to its end; what is left of it then (state SCHED_REQ_ENDED) is only
+ * the holder of attempts whose workers have not said RELEASED.  An attempt is current while its
+ * request runs on it, and stays afterwards as long as one side is claimed.  A side is on its
+ * worker's list while it is claimed or its attempt is current: so a worker that leaves finds all
+ * that depended on it.
  *
- * Queues: a bound request is in two sets of its worker `home`: `waiting` until
- * it is dispatched, and `edf` until its prompt is computed.  So edf holds all
- * the prefill work that the worker has before it, dispatched or not, with what
- * is left of each.
+ * Queues: a bound request is in two sets of its worker `home`: `waiting` until it is dispatched,
+ * and `edf` until its prompt is computed.  So edf holds all the prefill work that the worker has
+ * before it, dispatched or not, with what is left of each.
  *
- * Allocation: a request is allocated at ARRIVE, an attempt when it is
- * dispatched, and both reserve their place in the timer heap then; every later
- * step works with what is there and cannot fail.
+ * Allocation: a request is allocated at ARRIVE, an attempt when it is dispatched, and both reserve
+ * their place in the timer heap then; every later step works with what is there and cannot fail.
  *
  * Order: nothing here depends on addresses or on map iteration. */
 #ifndef SCHEDULER_SCHED_IMPL_H
@@ -36,8 +32,8 @@
 #include "scheduler/sched_tree.h"
 #include "scheduler/sched_view.h"
 
-/* A build of the same sources with planted bugs, one of them at a time; tests/sim shows that the simulator
- * sees them all.  Nothing that ships has them. */
+/* A build of the same sources with planted bugs, one of them at a time; tests/sim shows that the
+ * simulator sees them all.  Nothing that ships has them. */
 #ifdef SCHED_MUTANTS
 extern int sched_mutant;
 #define SCHED_PLANTED(n) (sched_mutant == (n))
@@ -51,13 +47,13 @@ enum {
     SCHED_PER_SHAPE = 4,   /* least loaded workers of one shape that placement compares */
     SCHED_CANDIDATES = 16, /* of all shapes, without those that hold a prefix */
     SCHED_CANDIDATES_MAX = SCHED_CANDIDATES + SCHED_PREFIX_MAX,
-    SCHED_ASK_MAX = 2,         /* held requests asked again per event that made room: so
-                        many of the first */
-    SCHED_EVICTED_MAX = 8,     /* so often one request may be displaced */
-    SCHED_FORGIVE_TOKENS = 16, /* an attempt that delivered so many is not blamed
-                                for a lost worker */
-    SCHED_DRAIN_SECONDS = 10,  /* window of the measured drain rate */
-    SCHED_STEP_TOKENS = 512    /* join.max_step_tokens when it is 0 */
+    SCHED_ASK_MAX =
+        2, /* held requests asked again per event that made room: so many of the first */
+    SCHED_EVICTED_MAX = 8, /* so often one request may be displaced */
+    SCHED_FORGIVE_TOKENS =
+        16, /* an attempt that delivered so many is not blamed for a lost worker */
+    SCHED_DRAIN_SECONDS = 10, /* window of the measured drain rate */
+    SCHED_STEP_TOKENS = 512   /* join.max_step_tokens when it is 0 */
 };
 #define SCHED_MS ((uint64_t)1000000)
 #define SCHED_SECOND (1000 * SCHED_MS)
@@ -65,8 +61,8 @@ enum {
 #define SCHED_BACKOFF_MAX SCHED_SECOND
 #define SCHED_FINISH_GRACE (500 * SCHED_MS)
 #define SCHED_TICK (100 * SCHED_MS)
-/* What a prompt token is taken for while nothing is known of a class: queues
- * still compare by length. */
+/* What a prompt token is taken for while nothing is known of a class: queues still compare by
+ * length. */
 #define SCHED_NOMINAL_NS 20000.0
 
 static inline uint64_t sched_after(uint64_t now, uint64_t wait)
@@ -74,9 +70,7 @@ static inline uint64_t sched_after(uint64_t now, uint64_t wait)
     return wait > SCHED_NEVER - now ? SCHED_NEVER : now + wait;
 }
 
-/* ---- the objects
- * -------------------------------------------------------------------------------
- */
+/* ---- the objects ------------------------------------------------------------------------------- */
 
 enum { SCHED_SIDE_PREFILL = 0, SCHED_SIDE_DECODE = 1 };
 /* Private states beside enum sched_state. */
@@ -86,10 +80,9 @@ enum sched_waits_in {
     SCHED_WAITS_NOWHERE = 0, /* not QUEUED */
     SCHED_WAITS_PLACE,       /* the policy is asked after the present event */
     SCHED_WAITS_BOUND,       /* in the queue of `home` */
-    SCHED_WAITS_HELD,        /* the policy keeps it aside: until hold_until_ns, asked
-                          when room appears */
-    SCHED_WAITS_BACKOFF,     /* after a failed attempt: until not_before_ns */
-    SCHED_WAITS_WORKER       /* no worker here could hold it: until one joins */
+    SCHED_WAITS_HELD, /* the policy keeps it aside: until wake_ns, asked when room appears */
+    SCHED_WAITS_BACKOFF, /* after a failed attempt: until wake_ns */
+    SCHED_WAITS_WORKER   /* no worker here could hold it: until one joins */
 };
 
 struct sched_side {
@@ -108,9 +101,8 @@ struct sched_attempt {
     struct sched_attempt *next; /* of the request, newest first */
     struct sched_side side[2];  /* local: side[DECODE] alone */
     struct sched_timer timer;   /* armed while it waits for RELEASED */
-    uint64_t given, done;       /* prompt tokens: outstanding on the computing worker is
-                           given - done */
-    uint32_t cached;            /* of the given, not to be computed */
+    uint64_t given, done; /* prompt tokens: outstanding on the computing worker is given - done */
+    uint32_t cached;      /* of the given, not to be computed */
     uint32_t epoch;
     uint32_t base; /* tokens delivered before this attempt */
     bool current;
@@ -184,8 +176,7 @@ struct sched_request {
     struct sched_baton_request baton;
 };
 
-/* Workers that differ in nothing that decides whether a request could ever fit,
- * or how fast it is. */
+/* Workers that differ in nothing that decides whether a request could ever fit, or how fast it is. */
 struct sched_shape {
     struct sched_shape *next;
     enum sched_role role;
@@ -202,8 +193,7 @@ struct sched_worker {
     struct sched_shape *shape;
     struct sched_klass *klass;
     bool draining, flipping, can_flip;
-    bool can_prefill; /* prefill worker, or a decode worker that can compute
-                       prompts */
+    bool can_prefill; /* prefill worker, or a decode worker that can compute prompts */
     uint32_t max_step_tokens;
     uint32_t claimed_blocks, claims; /* decode: expectations, may be more than there is */
     uint64_t outstanding;            /* prompt tokens dispatched to it and not yet computed */

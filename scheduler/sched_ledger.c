@@ -1,14 +1,13 @@
 /* scheduler/sched_ledger.c - workers and what is claimed on them.
  *
- * The ledger is the reservation: blocks are claimed here before anything is
- * sent, and given back when the worker says RELEASED or leaves, never when
- * somebody merely decides that a request is over.  On a prefill worker the
- * claim is a bound: it covers the tokens it computes, and nothing is dispatched
- * that does not fit.  On a decode worker it is what is expected: that worker
- * has its own wait list and parks.
+ * The ledger is the reservation: blocks are claimed here before anything is sent, and given back
+ * when the worker says RELEASED or leaves, never when somebody merely decides that a request is
+ * over.  On a prefill worker the claim is a bound: it covers the tokens it computes, and nothing is
+ * dispatched that does not fit.  On a decode worker it is what is expected: that worker has its own
+ * wait list and parks.
  *
- * Workers of one shape share an index, least loaded first, so a decision looks
- * at a few workers of each shape.  Draining workers are not in it. */
+ * Workers of one shape share an index, least loaded first, so a decision looks at a few workers of
+ * each shape.  Draining workers are not in it. */
 #include "scheduler/sched_core.h"
 
 #include <assert.h>
@@ -29,8 +28,8 @@ static bool worker_less(const struct sched_node *na, const struct sched_node *nb
     return a->id < b->id;
 }
 
-/* Prefill: when all its work would be done, 0 for none, so that time need not
- * pass in the index. Decode: claimed and promised blocks, then requests. */
+/* Prefill: when all its work would be done, 0 for none, so that time need not pass in the index.
+ * Decode: claimed and promised blocks, then requests. */
 double sched_ledger_load(const struct sched_worker *w)
 {
     uint32_t claims = w->claims + w->promised;

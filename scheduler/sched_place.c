@@ -1,23 +1,21 @@
-/* scheduler/sched_place.c - after each event: ask the policy where requests go,
- * give workers what is first in their queues, let idle ones take over, ask held
- * ones again.
+/* scheduler/sched_place.c - after each event: ask the policy where requests go, give workers what
+ * is first in their queues, let idle ones take over, ask held ones again.
  *
- * What a worker has been given and has not computed is bounded by the prefill
- * window, so that what comes later and is more urgent overtakes here, not
- * behind a long line in the worker.  An idle worker takes any one request.
- * Where the policy preempts, only what goes before a request counts: the worker
- * computes the smallest key first and changes over between chunks.
+ * What a worker has been given and has not computed is bounded by the prefill window, so that what
+ * comes later and is more urgent overtakes here, not behind a long line in the worker.  An idle
+ * worker takes any one request. Where the policy preempts, only what goes before a request counts:
+ * the worker computes the smallest key first and changes over between chunks.
  *
- * No blocks on the prefill worker for the first in its queue: nobody passes it,
- * so a long prompt is not starved by short ones. */
+ * No blocks on the prefill worker for the first in its queue: nobody passes it, so a long prompt is
+ * not starved by short ones. */
 #include "scheduler/sched_core.h"
 
 enum { PLACE_MAX = 512 }; /* placements after one event; the rest a moment later */
 
 /* ---- the policy's answer ---- */
 
-/* A policy that offers what is not there is a bug of ours: sched_check() names
- * it, and nothing breaks. */
+/* A policy that offers what is not there is a bug of ours: sched_check() names it, and nothing
+ * breaks. */
 static bool offer_holds(const struct sched *s, const struct sched_offer *o,
                         const struct sched_need *need)
 {
@@ -182,8 +180,8 @@ static bool feed(struct sched *s, struct sched_worker *w, struct sched_actions *
 
 /* ---- held requests ---- */
 
-/* The first in order until some of them have said no; then one more, in turn,
- * so that nobody waits behind others that cannot be served. */
+/* The first in order until some of them have said no; then one more, in turn, so that nobody waits
+ * behind others that cannot be served. */
 static bool ask_held(struct sched *s, struct sched_actions *out)
 {
     struct sched_request *r = sched_queue_first_held(s), *next;

@@ -1,9 +1,8 @@
-/* scheduler/sched_predictor.c - classes, what their predictors say about one
- * worker, link or request, and what events teach them.
+/* scheduler/sched_predictor.c - classes, what their predictors say about one worker, link or
+ * request, and what events teach them.
  *
- * A prompt is computed in chunks of the worker's max_step_tokens; the quadratic
- * term of the law telescopes over chunks, so the time of any number of them is
- * a closed form. */
+ * A prompt is computed in chunks of the worker's max_step_tokens; the quadratic term of the law
+ * telescopes over chunks, so the time of any number of them is a closed form. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -225,8 +224,7 @@ double sched_worker_chunk(const struct sched *s, const struct sched_worker *w)
     return fmax(0, running_chunk(s, w) - (double)(s->now - w->since_ns));
 }
 
-/* The work is counted from since_ns; of what has passed no more than one chunk
- * was spent on it. */
+/* The work is counted from since_ns; of what has passed no more than one chunk was spent on it. */
 double sched_worker_start(const struct sched *s, const struct sched_worker *w)
 {
     if (w->outstanding == 0)
@@ -407,8 +405,7 @@ void sched_predictor_forget(struct sched *s, struct sched_worker *w)
 
 #define HEALTH_MAPE 0.1
 
-/* While a stage cannot be predicted, requests are placed by a rule that needs
- * no times. */
+/* While a stage cannot be predicted, requests are placed by a rule that needs no times. */
 static void look_at_health(struct sched *s)
 {
     static const enum sched_stage stages[] = {SCHED_STAGE_PREFILL, SCHED_STAGE_DECODE,

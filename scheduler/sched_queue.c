@@ -1,14 +1,15 @@
-/* scheduler/sched_queue.c - who waits, where, and in which order; the measured
- * rate at which they leave.
+/* scheduler/sched_queue.c - who waits, where, and in which order; the measured rate at which they
+ * leave.
  *
  * A waiting request is in exactly one place (enum sched_waits_in):
- *   PLACE    the list of those the policy is asked about after the present
- * event BOUND    the queue of one worker, in order of the key the policy gave,
- * then id HELD     kept aside by the policy, in order of tier, priority,
- * deadline, arrival, id BACKOFF  nowhere: its timer wakes it after the pause
- * that follows a failed attempt WORKER   the list of those that no present
- * worker could hold; a join wakes them all The last two are in no tree, so that
- * they hold up nobody and cost nothing per decision. */
+ *
+ *   PLACE    the list of those the policy is asked about after the present event
+ *   BOUND    the queue of one worker, in order of the key the policy gave, then id
+ *   HELD     kept aside by the policy, in order of tier, priority, deadline, arrival, id
+ *   BACKOFF  nowhere: its timer wakes it after the pause that follows a failed attempt
+ *   WORKER   the list of those that no present worker could hold; a join wakes them all
+ *
+ * The last two are in no tree, so that they hold up nobody and cost nothing per decision. */
 #include <assert.h>
 
 #include "scheduler/sched_core.h"
@@ -282,8 +283,7 @@ void sched_queue_evict(struct sched *s, struct sched_request *victim)
     sched_queue_put(s, victim, SCHED_WAITS_PLACE);
 }
 
-/* Whose worker drains or leaves did nothing for it: it is placed again like a
- * new one. */
+/* Whose worker drains or leaves did nothing for it: it is placed again like a new one. */
 void sched_queue_unbind_all(struct sched *s, struct sched_worker *w)
 {
     struct sched_request *r;
@@ -348,8 +348,7 @@ void sched_queue_count_placed(struct sched *s)
     s->placed[s->placed_second % SCHED_DRAIN_SECONDS]++;
 }
 
-/* How long the present queue would take at the rate measured over the last
- * seconds. */
+/* How long the present queue would take at the rate measured over the last seconds. */
 uint64_t sched_queue_retry_after(struct sched *s)
 {
     const uint64_t most = 60 * SCHED_SECOND;
@@ -364,8 +363,7 @@ uint64_t sched_queue_retry_after(struct sched *s)
     return wait < SCHED_SECOND ? SCHED_SECOND : wait > most ? most : wait;
 }
 
-/* Up to a quarter more, by request: those refused together do not come back
- * together. */
+/* Up to a quarter more, by request: those refused together do not come back together. */
 uint64_t sched_queue_jitter(const struct sched *s, uint64_t request, uint64_t wait_ns)
 {
     uint64_t x = request ^ (s->cfg.seed + 0x9e3779b97f4a7c15u);

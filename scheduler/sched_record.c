@@ -1,8 +1,8 @@
-/* scheduler/sched_record.c - what became of each request: outcome, times of its
- * stages, the cause of a miss, the counts of its tier, and the ring of records.
+/* scheduler/sched_record.c - what became of each request: outcome, times of its stages, the cause
+ * of a miss, the counts of its tier, and the ring of records.
  *
- * What the client saw (FINISH) counts; where the front end does not say, the
- * messages of the workers do. */
+ * What the client saw (FINISH) counts; where the front end does not say, the messages of the
+ * workers do. */
 #include <math.h>
 
 #include "base/mem.h"
@@ -30,8 +30,8 @@ static uint64_t since(uint64_t from, uint64_t to)
 
 /* ---- times ---- */
 
-/* The waits are told apart by the grant: until then the decode worker had no
- * room, after it the KV moves. */
+/* The waits are told apart by the grant: until then the decode worker had no room, after it the KV
+ * moves. */
 static struct sched_times stage_times(const struct sched *s, const struct sched_request *r)
 {
     struct sched_times t = {.queue = r->actual.queue,

@@ -1,31 +1,26 @@
-/* scheduler/sched_request.c - the life of a request: states, attempts,
- * deadlines.
+/* scheduler/sched_request.c - the life of a request: states, attempts, deadlines.
  *
- * request_set_state() alone writes the state, so the table below is the whole
- * truth about which moves are legal, and what each state waits for is armed
- * with the move.
+ * request_set_state() alone writes the state, so the table below is the whole truth about which
+ * moves are legal, and what each state waits for is armed with the move.
  *
  *   state       waits for                                deadline, else
- *   QUEUED      its turn; after a failure first a pause   queue timeout: FAIL
- *   PREFILLING  progress, the first token, the grant      prefill or grant
- * timeout: next attempt HANDOVER    the grant, then the decode worker's word
- * grant, then hand-over timeout: next attempt DECODING    tokens, FINISH decode
- * timeout: next attempt (attempt)   RELEASED of both sides release timeout:
- * CANCEL again
+ *   QUEUED      its turn; after a failure first a pause  queue timeout: FAIL
+ *   PREFILLING  progress, the first token, the grant     prefill or grant timeout: next attempt
+ *   HANDOVER    the grant, then the decode worker's word grant, then hand-over timeout: next attempt
+ *   DECODING    tokens, FINISH                           decode timeout: next attempt
+ *   (attempt)   RELEASED of both sides                   release timeout: CANCEL again
  *
- * and every live request has the request timeout.  A prompt that others go
- * before makes no progress and is not to blame while its worker does; a stream
- * that is ahead of its line may be parked until the line catches up; a decode
- * worker may keep a hand-over waiting as long as its tokens would not be late.
+ * and every live request has the request timeout.  A prompt that others go before makes no progress
+ * and is not to blame while its worker does; a stream that is ahead of its line may be parked until
+ * the line catches up; a decode worker may keep a hand-over waiting as long as its tokens would not
+ * be late.
  *
- * How many attempts: a failed attempt costs 2 points, and a request with 2 *
- * max_attempts is given up. An attempt that ended because a worker went away
- * costs 1: most requests on a crashed worker are innocent.  It costs 2 when the
- * request was alone on that worker, since then nobody else can be to blame; so
- * a request that kills what it touches is stopped after max_attempts workers at
- * the latest when the pool is idle and twice that when it is busy.  It costs
- * nothing when the attempt had delivered SCHED_FORGIVE_TOKENS tokens: long
- * streams outlive any number of restarts. */
+ * How many attempts: a failed attempt costs 2 points, and a request with 2 * max_attempts is given
+ * up. An attempt that ended because a worker went away costs 1: most requests on a crashed worker
+ * are innocent.  It costs 2 when the request was alone on that worker, since then nobody else can
+ * be to blame; so a request that kills what it touches is stopped after max_attempts workers at the
+ * latest when the pool is idle and twice that when it is busy.  It costs nothing when the attempt
+ * had delivered SCHED_FORGIVE_TOKENS tokens: long streams outlive any number of restarts. */
 #include "scheduler/sched_core.h"
 
 #include "base/mem.h"
@@ -140,16 +135,14 @@ static uint64_t state_deadline(const struct sched *s, const struct sched_request
     }
 }
 
-/* A decode worker that has no room now keeps the hand-over waiting as long as
- * that makes nobody late, and we the blocks; after that, and what a message
- * takes, nothing will come. */
+/* A decode worker that has no room now keeps the hand-over waiting as long as that makes nobody
+ * late, and we the blocks; after that, and what a message takes, nothing will come. */
 static uint64_t grant_deadline(const struct sched *s, const struct sched_request *r)
 {
     return sched_after(max_ns(s->now, due_of(r, r->max_new)), s->cfg.grant_timeout_ns);
 }
 
-/* Requests in DECODING on their worker, by tier: whose steps those are that it
- * reports. */
+/* Requests in DECODING on their worker, by tier: whose steps those are that it reports. */
 static void count_decoding(struct sched_request *r, int next)
 {
     bool was = r->state == SCHED_STATE_DECODING, will = next == SCHED_STATE_DECODING;
@@ -176,13 +169,11 @@ void sched_request_mate_gone(struct sched_request *r)
     r->mate = NULL;
 }
 
-/* The one place that moves a request, with the counts and the deadline that go
- * with the state. */
+/* The one place that moves a request, with the counts and the deadline that go with the state. */
 static void request_set_state(struct sched *s, struct sched_request *r, int next)
 {
     if (!may_move[r->state][next])
-        s->illegal_moves++; /* a bug here, not in the outside: sched_check() names
-                           it */
+        s->illegal_moves++; /* a bug here, not in the outside: sched_check() names it */
     if (r->state == SCHED_STATE_QUEUED) {
         sched_queue_take(s, r);
         s->wake |= next == SCHED_REQ_ENDED;
@@ -294,8 +285,7 @@ static void attempt_tell(struct sched *s, struct sched_attempt *a, int i, struct
         sched_ledger_release(s, side);
 }
 
-/* The attempt is no longer what the request runs on; its claims stay until
- * RELEASED. */
+/* The attempt is no longer what the request runs on; its claims stay until RELEASED. */
 static void attempt_retire(struct sched *s, struct sched_request *r, unsigned tell,
                            struct sched_actions *out)
 {
@@ -474,8 +464,8 @@ void sched_request_verified(struct sched *s, struct sched_request *r)
     sched_request_arm(s, r);
 }
 
-/* The hand-over of a prompt whose decode worker has not yet given its blocks is
- * not late: the grant is. */
+/* The hand-over of a prompt whose decode worker has not yet given its blocks is not late: the grant
+ * is. */
 static void to_handover(struct sched *s, struct sched_request *r, struct sched_actions *out)
 {
     struct sched_attempt *a = r->current;
@@ -513,8 +503,7 @@ void sched_request_prefilled(struct sched *s, struct sched_request *r, bool fini
     } else {
         to_handover(s, r, out);
     }
-    if (a->finished) /* nothing is computed any more: FINISH is all that is
-                      missing */
+    if (a->finished) /* nothing is computed any more: FINISH is all that is missing */
         r->state_deadline_ns = sched_after(s->now, s->cfg.handover_timeout_ns);
     sched_request_arm(s, r);
 }
@@ -579,8 +568,7 @@ static void attempt_replace(struct sched *s, struct sched_request *r, uint32_t p
 {
     struct sched_attempt *a = r->current;
 
-    if (r->delivered >= r->max_new) { /* the front end has every token: its FINISH
-                                       is on the way */
+    if (r->delivered >= r->max_new) { /* the front end has every token: its FINISH is on the way */
         sched_record_judge(s, r, NULL);
         sched_request_end(s, r, SCHED_TELL_BOTH, out);
         return;
@@ -605,8 +593,7 @@ static void attempt_replace(struct sched *s, struct sched_request *r, uint32_t p
     sched_request_settle(s, a);
 }
 
-/* A pause, and other workers if there are any: the cause is likely still there.
- */
+/* A pause, and other workers if there are any: the cause is likely still there. */
 void sched_request_attempt_failed(struct sched *s, struct sched_request *r,
                                   struct sched_actions *out)
 {

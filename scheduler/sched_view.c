@@ -1,5 +1,5 @@
-/* scheduler/sched_view.c - looking at the scheduler: names, counts, workers,
- * requests, predictor health. */
+/* scheduler/sched_view.c - looking at the scheduler: names, counts, workers, requests, predictor
+ * health. */
 #include "scheduler/sched_view.h"
 
 #include "base/mem.h"
