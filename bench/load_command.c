@@ -14,7 +14,13 @@
 #include "bench/run_file.h"
 #include "bench/summary_json.h"
 
-enum { RUNS_MAX = 192, PROBES_MAX = 24, CLOSED_ROWS_PER_S = 1000, CLOSED_REQUESTS = 200000 };
+enum {
+    RUNS_MAX = 192,
+    PROBES_MAX = 24,
+    CLOSED_ROWS_PER_S = 1000,
+    CLOSED_REQUESTS = 200000,
+    PROBE_REQUESTS = 20
+};
 static const double DURATION_S = 30, RATE_MAX = 1e5;
 
 struct command {
@@ -269,6 +275,12 @@ static enum err find_rate(struct command *c, struct err_msg *msg)
         if (err != ERR_OK)
             return err;
         run = c->runs[c->n_runs - 1];
+        if (run->all.n < PROBE_REQUESTS && !c->interrupted && !c->stats.saturated)
+            return err_set(msg, ERR_INVALID,
+                           "a probe at %.4g requests/s counted only %llu requests; make --duration "
+                           "longer, or begin "
+                           "with a higher --rate",
+                           run->rate, (unsigned long long)run->all.n);
         good = !c->invalid && holds(c, run);
         if (!c->o.quiet)
             fprintf(stderr, "%.4g requests/s: %s\n", run->rate, good ? "holds" : "does not hold");

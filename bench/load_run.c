@@ -15,11 +15,14 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
-enum { TICK_MS = 100, BATCH = 64, TIMER_SLACK_NS = 1000, SAMPLES_MIN = 8 };
+enum { TICK_MS = 100, BATCH = 64, TIMER_SLACK_NS = 1000, SAMPLES_MIN = 8, CROWD_MIN = 32 };
 static const double Z95 = 1.96;
 static const double SATURATED_SHARE =
     0.05; /* of the offered rate, by which requests in flight grow */
-static const double SATURATED_AFTER_S = 8;
+static const double SATURATED_AFTER_S = 20;
+static const double SATURATED_SILENCE_S = 60; /* when nothing at all has ended */
+static const double SATURATED_TIMES =
+    2; /* as many in flight as answers of the present length need */
 
 /* ---- sending ---- */
 
@@ -118,10 +121,26 @@ double load_slope(const double *x, const double *y, size_t n, double *half)
     return slope;
 }
 
+/* More requests in flight than rate times length explains, and still growing beyond noise and bursts. */
+static bool is_saturated(const struct load_runner *r, double now_s, double half)
+{
+    double sent = (double)r->stats->sent / now_s, rate = fmax(r->plan->rate, sent);
+    double needed = rate * bench_hist_mean(&r->stats->e2e);
+
+    /* while the first long answers are still under way, growth says nothing; and those that have ended are the
+     * shorter ones, hence the large factor */
+    if (now_s < SATURATED_AFTER_S || now_s < 4 * bench_hist_quantile(&r->stats->e2e, 0.9) ||
+        r->in_flight < CROWD_MIN || (r->stats->e2e.n == 0 && now_s < SATURATED_SILENCE_S))
+        return false;
+    return r->in_flight > SATURATED_TIMES * needed &&
+           r->stats->slope - half > SATURATED_SHARE * rate;
+}
+
 /* Requests in flight over the second half of what was sampled so far. */
 static void sample(struct load_runner *r, double now_s)
 {
-    double half, longest;
+    double half;
+    size_t from;
 
     if (!r->sending)
         return;
@@ -134,13 +153,10 @@ static void sample(struct load_runner *r, double now_s)
     }
     r->sample_x[r->n_samples] = now_s;
     r->sample_y[r->n_samples++] = r->in_flight;
-    r->stats->slope = load_slope(r->sample_x + r->n_samples / 2, r->sample_y + r->n_samples / 2,
-                                 r->n_samples - r->n_samples / 2, &half);
-    longest = bench_hist_quantile(&r->stats->e2e, 0.9);
-    /* while the first long answers are still under way, growth says nothing */
-    if (!r->job->stop_saturated || now_s < SATURATED_AFTER_S || now_s < 2 * longest)
-        return;
-    if (r->stats->slope - half > SATURATED_SHARE * r->plan->rate) {
+    from = r->n_samples / 2;
+    r->stats->slope =
+        load_slope(r->sample_x + from, r->sample_y + from, r->n_samples - from, &half);
+    if (r->job->stop_saturated && is_saturated(r, now_s, half)) {
         r->stats->saturated = true;
         r->sending = false;
         while (r->first != NULL)
