@@ -90,7 +90,23 @@ static double step_on(const struct sched *s, const struct sched_request *r,
     return sched_law_known(&law) ? sched_law_decode(&law, batch, ctx) : 0;
 }
 
+/* Blocks that it would lack. */
+static double lacks(const struct sched_worker *d, const struct sched_request *r)
+{
+    return (double)d->claimed_blocks + d->promised_blocks + sched_ledger_expected(d, r) -
+           d->shape->n_blocks;
+}
+
 /* ---- llm-d: predicted latency ---- */
+
+/* Its flow control serves strict bands of priority, deadlines inside a band. */
+static uint64_t band_key(const struct sched_request *r)
+{
+    const uint64_t us_max = ((uint64_t)1 << 60) - 1;
+    uint64_t us = r->deadline_ns / 1000;
+
+    return (uint64_t)r->tier << 60 | (us < us_max ? us : us_max);
+}
 
 /* Least headroom first, so that workers are filled to the edge of the target; without any, the one
  * that misses by least.  *valid: it keeps the target. */
@@ -116,16 +132,25 @@ static struct best prefill_by_headroom(const struct sched *s, const struct sched
 
     for (struct sched_worker *w = s->first_worker[SCHED_ROLE_PREFILL]; w != NULL; w = w->next) {
         if (sched_worker_fits(w, &need))
-            consider(&b, w, target - ttft_on(s, r, w, r->deadline_ns));
+            consider(&b, w, target - ttft_on(s, r, w, band_key(r)));
     }
     /* affinity: a worker with four fifths of the prompt, unless that costs more than 5 s */
     if (sticky != NULL && prefix_on(r, sticky) >= 0.8 * r->n_prompt) {
-        double room = target - ttft_on(s, r, sticky, r->deadline_ns);
+        double room = target - ttft_on(s, r, sticky, band_key(r));
 
         if (b.room - room < 5e9)
             b = (struct best){sticky, room};
     }
     return b;
+}
+
+/* A worker without room for it keeps it waiting: that is a predicted miss, the worse the more it lacks. */
+static double decode_headroom(const struct sched *s, const struct sched_request *r,
+                              const struct sched_worker *w)
+{
+    double short_of = lacks(w, r);
+
+    return short_of > 0 ? -short_of * 1e6 : (double)r->tbt_ns - step_on(s, r, w);
 }
 
 static struct best decode_by_headroom(const struct sched *s, const struct sched_request *r)
@@ -135,7 +160,7 @@ static struct best decode_by_headroom(const struct sched *s, const struct sched_
 
     for (struct sched_worker *w = s->first_worker[SCHED_ROLE_DECODE]; w != NULL; w = w->next) {
         if (sched_worker_fits(w, &need))
-            consider(&b, w, (double)r->tbt_ns - step_on(s, r, w));
+            consider(&b, w, decode_headroom(s, r, w));
     }
     return b;
 }
@@ -182,7 +207,7 @@ static void place_predicted(struct sched *s, struct sched_request *r, struct sch
                    r->tbt_ns);
         return;
     }
-    sched_baseline_bind(s, r, p.w, d.w, r->deadline_ns, out);
+    sched_baseline_bind(s, r, p.w, d.w, band_key(r), out);
 }
 
 const struct sched_policy sched_policy_llmd_predicted = {
@@ -211,12 +236,6 @@ static struct sched_worker *quickest(const struct sched *s, const struct sched_r
     return best;
 }
 
-static bool over_room(const struct sched_worker *d, const struct sched_request *r)
-{
-    return (uint64_t)d->claimed_blocks + d->promised_blocks + sched_ledger_expected(d, r) >
-           d->shape->n_blocks;
-}
-
 /* Refused on arrival when the prefill or the decode side is predicted to miss, whatever the tier. */
 static void place_mooncake(struct sched *s, struct sched_request *r, struct sched_offer *out)
 {
@@ -234,7 +253,7 @@ static void place_mooncake(struct sched *s, struct sched_request *r, struct sche
         refuse(out, SCHED_REASON_TTFT, SCHED_RES_PREFILL_TIME, ttft, target);
     else if (step > (double)r->tbt_ns)
         refuse(out, SCHED_REASON_TBT, SCHED_RES_DECODE_TIME, step, r->tbt_ns);
-    else if (d != NULL && !r->admitted && over_room(d, r))
+    else if (d != NULL && !r->admitted && lacks(d, r) > 0)
         refuse(out, SCHED_REASON_TBT, SCHED_RES_DECODE_ROOM, 0, 0);
     else
         sched_baseline_bind(s, r, p, d, r->arrived_ns, out);
