@@ -17,7 +17,7 @@ const struct baton_constants baton_c = {
     .room_share = 0.98, /* [ref] of the KV room that promises may fill */
     .tbt_share = 0.97,  /* [ref] of the time between tokens that a step may take */
     .wait_share = 0.8,  /* [ref] of the slack that a stream builds up, for its wait */
-    .need_share = 0.6,  /* [ref] of its output that counts as its need */
+    .need_share = 1,    /* [sim] of its output that counts as its need */
     .drain_share = 1, /* [sim] of the drain of a tier and tighter ones that serves one that waits */
     .refresh_ns = 1e8, /* age at which a load is counted anew: some steps */
 
@@ -40,21 +40,20 @@ const struct baton_constants baton_c = {
     .inflow_s = 5,        /* [ref] decay of what tighter tiers bring in */
     .mean_step = 0.002,   /* decay of mean work and value, per arrival */
     .value_power = 2,     /* [sim] of the weight, where prices decide: tiers before sizes */
-    .price_s = 2,         /* [sim] decay of what prices see of the queues */
-    .price_prefill = 0.3, /* [sim] price when the loosest tier's whole time lies before a worker */
+    .price_s = 0.5,       /* [sim] decay of what prices see of the queues */
+    .price_prefill = 0.6, /* [sim] price when the loosest tier's whole time lies before a worker */
     .price_decode = 0.15, /* [sim] price when all room is asked for */
     .room_free = 0.85,    /* [sim] part of the room that is free of charge */
 
     .floor_gap = 0.10,  /* attainment of a size class may lag so much; 15 points are allowed */
     .floor_step = 0.02, /* of its boost, per settled request of the class */
-    .floor_max =
-        4, /* [sim] of its boost: beyond it a point of gap costs more than a point of goodput */
+    .floor_max = 2, /* [sim] of its boost: more costs a point of goodput per two points of gap */
     .floor_rate = 0.005, /* decay of attainment by size: 200 requests of the class */
     .size_decay = 0.98,  /* of the length histogram, per 64 requests */
     .credit_s = 2,       /* a tier's reserved share can be saved up for so long */
 
-    .held_s = 5,      /* decay of the rate at which held ones get in */
-    .held_hope = 1.5, /* held ones may be so many times what that rate will take in */
+    .held_s = 5,     /* decay of the rate at which held ones get in */
+    .held_hope = 30, /* held ones may be so many times what that rate will take in */
 };
 
 static struct sched_baton *baton_of(const struct sched *s)
