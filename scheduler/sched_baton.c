@@ -311,7 +311,7 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
     struct baton_prefill v[SCHED_CANDIDATES_MAX];
     struct baton_bill bill;
     uint32_t n;
-    double cost;
+    double cost, full;
 
     *plan = (struct baton_plan){.have = false};
     a->entitled = false;
@@ -337,9 +337,11 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
                                .backlog = sched_edf_work(&plan->p.w->edf) / loosest(a->s),
                                .room = plan->d.used};
     baton_price_look(a->s, &bill);
-    if (a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->tier, &bill))
+    if (a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->weight, &bill))
         return true;
-    *why = SCHED_REASON_PRICE;
+    full = a->s->cfg.tiers[a->tier].weight;
+    *why = full > a->weight && baton_price_ok(a->s, a->r, full, &bill) ? SCHED_REASON_SHARE
+                                                                       : SCHED_REASON_PRICE;
     return false;
 }
 
@@ -435,11 +437,16 @@ static void fill_refusal(const struct baton_ask *a, const struct baton_plan *pla
         out->refusal.predicted_ns = at_least_0(plan->d.step + plan->d.wait / a->out);
         out->refusal.target_ns = at_least_0(a->tbt);
         until = plan->d.wait - plan->d.limit;
+    } else if (why == SCHED_REASON_SHARE) {
+        out->refusal.resource = SCHED_RES_TENANT;
+        until = 1e9;
     } else {
         out->refusal.resource = SCHED_RES_PREFILL_TIME;
         out->refusal.predicted_ns = plan->have ? at_least_0(plan->p.finish - arrived) : 0;
         out->refusal.target_ns = a->deadline - a->r->arrived_ns;
-        until = plan->have ? plan->p.finish - (double)a->deadline : 0;
+        until = why == SCHED_REASON_PRICE ? 1e9
+                : plan->have              ? plan->p.finish - (double)a->deadline
+                                          : 0;
     }
     until = until < 1e8 ? 1e8 : until > 6e10 ? 6e10 : until;
     out->retry_after_ns = (uint64_t)until;
@@ -492,7 +499,7 @@ static void place_again(struct baton_ask *a, struct sched_offer *out)
 static void baton_place(struct sched *s, struct sched_request *r, struct sched_offer *out)
 {
     struct baton_ask a;
-    struct baton_plan plan;
+    struct baton_plan plan = {.have = false};
     enum sched_reason why = SCHED_REASON_TTFT;
     bool first = !r->baton.counted;
 

@@ -86,7 +86,7 @@ struct baton_bill {
 /* What the pools look like to one that asks. */
 void baton_price_look(struct sched *s, const struct baton_bill *bill);
 /* Is it worth that? */
-bool baton_price_ok(const struct sched *s, const struct sched_request *r, uint32_t tier,
+bool baton_price_ok(const struct sched *s, const struct sched_request *r, double weight,
                     const struct baton_bill *bill);
 void baton_price_bound(struct sched *s, struct sched_request *r, bool undo);
 /* A promise was kept or broken in a stage. */

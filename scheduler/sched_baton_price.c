@@ -84,8 +84,9 @@ void baton_floor(struct sched *s, const struct sched_request *r, bool kept)
 
 double baton_weight(const struct sched *s, const struct sched_request *r, uint32_t tier)
 {
-    (void)r;
-    return s->cfg.tiers[tier].weight;
+    double w = s->cfg.tiers[tier].weight > 0 ? s->cfg.tiers[tier].weight : 1;
+
+    return r->tenant == 0 ? w : w * sched_tenants_share(s->tenants, r->tenant, tier, s->now);
 }
 
 double baton_boost(const struct sched *s, const struct sched_request *r)
@@ -107,7 +108,7 @@ void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill
 
     size_learn(b, r->n_prompt);
     r->baton.size = size_class(b, r->n_prompt);
-    b->mean_value = keep * b->mean_value + pow(s->cfg.tiers[r->tier].weight, baton_c.value_power);
+    b->mean_value = keep * b->mean_value + pow(baton_weight(s, r, r->tier), baton_c.value_power);
     b->mean_work[0] = keep * b->mean_work[0] + prefill;
     b->mean_work[1] = keep * b->mean_work[1] + decode;
 }
@@ -127,11 +128,11 @@ void baton_price_look(struct sched *s, const struct baton_bill *bill)
     b->looked_at = s->now;
 }
 
-bool baton_price_ok(const struct sched *s, const struct sched_request *r, uint32_t tier,
+bool baton_price_ok(const struct sched *s, const struct sched_request *r, double weight,
                     const struct baton_bill *bill)
 {
     const struct sched_baton *b = baton_of(s);
-    double value = pow(s->cfg.tiers[tier].weight, baton_c.value_power) * baton_boost(s, r);
+    double value = pow(weight, baton_c.value_power) * baton_boost(s, r);
     double cost = 0;
 
     if (b->mean_work[0] > 0)
