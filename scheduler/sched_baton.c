@@ -25,6 +25,8 @@ const struct baton_constants baton_c = {
     .density_power = 1.5, /* [sim] of the weight in work per weight: who is evicted first */
     .evict_gain = 1,      /* evicted weight must be below this part of the weight that comes in */
     .recompute = 1,       /* prompt work that another worker would have spared counts so often */
+    .local_gain =
+        5e8, /* [sim] ns that a prompt must be done earlier there to leave a prefill worker that is in time */
     .local_use = 0.6, /* room of a decode worker above which it computes no prompts of its own */
     .local_tbt = 0.9, /* of the tightest time between tokens there, for steps with prompt chunks */
     .exposed = 0.2,   /* part of a hand-over that is not hidden behind the prompt */
@@ -37,6 +39,9 @@ const struct baton_constants baton_c = {
     .stretch_max = 1.5,
     .stretch_step = 0.01,
 
+    .rate_s = 10,         /* decay of arriving work */
+    .load_free = 0.95,    /* [sim] arriving work per capacity below which nothing has a price */
+    .load_full = 1.05,    /* [sim] and from which on prices are whole */
     .inflow_s = 5,        /* [ref] decay of what tighter tiers bring in */
     .mean_step = 0.002,   /* decay of mean work and value, per arrival */
     .value_power = 2,     /* [sim] of the weight, where prices decide: tiers before sizes */
@@ -265,7 +270,7 @@ static void try_locals(const struct baton_ask *a, struct baton_plan *plan)
         if (!try_local(a, a->d[i], &p) || !p.self || !p.others)
             continue;
         ask_decode(a, p.w, p.finish, p.w, &d);
-        if (!d.ok || (plan->in_time && plan->d.ok && plan->score <= p.finish))
+        if (!d.ok || (plan->in_time && plan->d.ok && plan->score <= p.finish + baton_c.local_gain))
             continue;
         plan_offer(plan, &p, p.finish);
         plan->d = d;

@@ -30,7 +30,8 @@ struct baton_constants {
     double margin_step, margin_max, broken_target;
     double stretch_start, stretch_min, stretch_max, stretch_step;
     /* prices */
-    double inflow_s, mean_step, price_s, value_power, price_prefill, price_decode, room_free;
+    double rate_s, load_free, load_full, inflow_s, mean_step, price_s, value_power, price_prefill,
+        price_decode, room_free, local_gain;
     /* floors */
     double floor_gap, floor_step, floor_max, floor_rate, size_decay, credit_s;
     /* held ones */
@@ -58,7 +59,9 @@ struct sched_baton {
     double stretch;
     /* prices */
     double mean_value, mean_work[2]; /* of arrivals; decayed sums of one and the same weight */
-    double backlog, crowd;           /* as bills show them, decayed over price_s */
+    double offered[2];               /* work that arrived, ns by side, decayed over rate_s */
+    uint64_t offered_at;
+    double backlog, crowd; /* as bills show them, decayed over price_s */
     uint64_t looked_at;
     /* sizes */
     double hist[64]; /* decayed counts of prompt lengths by quarter octave */

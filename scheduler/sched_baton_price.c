@@ -28,6 +28,11 @@ void baton_price_init(struct sched_baton *b, const struct sched *s)
         sched_spread_init(&b->ttft[t], 0.3);
 }
 
+static double decayed(double v, uint64_t from, uint64_t now, double seconds)
+{
+    return v * exp(-((double)(now - from)) / (seconds * 1e9));
+}
+
 /* ---- sizes ---- */
 
 static uint32_t size_bin(uint32_t n_prompt)
@@ -96,11 +101,6 @@ double baton_boost(const struct sched *s, const struct sched_request *r)
 
 /* ---- what is admitted, and what it costs ---- */
 
-static double decayed(double v, uint64_t from, uint64_t now, double seconds)
-{
-    return v * exp(-((double)(now - from)) / (seconds * 1e9));
-}
-
 void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill, double decode)
 {
     struct sched_baton *b = baton_of(s);
@@ -109,6 +109,10 @@ void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill
     size_learn(b, r->n_prompt);
     r->baton.size = size_class(b, r->n_prompt);
     b->mean_value = keep * b->mean_value + pow(baton_weight(s, r, r->tier), baton_c.value_power);
+    for (int side = 0; side < 2; side++)
+        b->offered[side] = decayed(b->offered[side], b->offered_at, s->now, baton_c.rate_s) +
+                           (side == 0 ? prefill : decode);
+    b->offered_at = s->now;
     b->mean_work[0] = keep * b->mean_work[0] + prefill;
     b->mean_work[1] = keep * b->mean_work[1] + decode;
 }
@@ -128,6 +132,23 @@ void baton_price_look(struct sched *s, const struct baton_bill *bill)
     b->looked_at = s->now;
 }
 
+/* 0 while what arrives is less than the pools can do, 1 when it is clearly more: a queue that will empty by
+ * itself turns nobody away. */
+static double price_pressure(const struct sched *s)
+{
+    const struct sched_baton *b = baton_of(s);
+    double most = 0;
+
+    for (int side = 0; side < 2; side++) {
+        double n = (double)s->pool[side + 1].n * baton_c.rate_s * 1e9;
+        double rho = n > 0 ? b->offered[side] / n : 1;
+
+        most = rho > most ? rho : most;
+    }
+    most = (most - baton_c.load_free) / (baton_c.load_full - baton_c.load_free);
+    return most < 0 ? 0 : most > 1 ? 1 : most;
+}
+
 bool baton_price_ok(const struct sched *s, const struct sched_request *r, double weight,
                     const struct baton_bill *bill)
 {
@@ -139,7 +160,7 @@ bool baton_price_ok(const struct sched *s, const struct sched_request *r, double
         cost += baton_c.price_prefill * b->backlog * bill->prefill / b->mean_work[0];
     if (b->mean_work[1] > 0)
         cost += baton_c.price_decode * b->crowd * bill->decode / b->mean_work[1];
-    return value >= cost * b->mean_value;
+    return value >= cost * b->mean_value * price_pressure(s);
 }
 
 static void inflow_to_now(const struct sched *s, struct baton_tier *t)
