@@ -150,6 +150,23 @@ static double load_now(const struct baton_load *l, uint32_t n_tiers)
     return sum;
 }
 
+/* Tokens of KV that can step together within the tightest time between tokens of those that decode here: more of
+ * looser tiers would have to be skipped in every step.  Not below half of what there is. */
+static double load_room_in_time(const struct sched *s, const struct sched_worker *w,
+                                const struct baton_load *l)
+{
+    double tbt = 0, left, room = l->room;
+
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++)
+        if (w->decoding_tier[t] > 0 && (tbt <= 0 || (double)s->cfg.tiers[t].tbt_ns < tbt))
+            tbt = (double)s->cfg.tiers[t].tbt_ns;
+    if (tbt <= 0 || !sched_law_known(&l->law) || l->law.c[2] <= 0)
+        return room;
+    left = baton_c.tbt_share * tbt - sched_law_decode(&l->law, (double)w->decoding, 0);
+    left /= l->law.c[2];
+    return left > room ? room : left > 0.5 * room ? left : 0.5 * room;
+}
+
 /* A few entries at a time, so that no question pays for all of them: each comes round within refresh_ns while
  * questions are frequent.  An entry that waits for its turn is that much behind, which is little against the
  * horizons. */
@@ -163,6 +180,7 @@ static void load_refresh(struct sched *s, struct sched_worker *w, struct baton_l
     n = n < l->n ? n : l->n;
     l->room = (double)w->shape->n_blocks * (double)w->shape->block_tokens;
     l->law = sched_decode_law(s, w);
+    l->room = load_room_in_time(s, w, l);
     held = load_now(l, s->cfg.n_tiers);
     held = held < l->room ? held : l->room;
     if (sched_law_known(&l->law))
