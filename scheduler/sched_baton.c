@@ -687,7 +687,6 @@ static enum err baton_create(struct sched *s)
 
     if (b == NULL)
         return ERR_NOMEM;
-    b->clairvoyant = s->policy->clairvoyant;
     baton_price_init(b, s);
     s->policy_state = b;
     return ERR_OK;

@@ -405,15 +405,3 @@ double baton_decode_cost(const struct sched *s, const struct sched_worker *w, do
 
     return law.c[1] * out + per_token * (out * n_prompt + 0.5 * out * out);
 }
-
-bool baton_load_valid(const struct sched_worker *w)
-{
-    const struct baton_load *l = w->baton.load;
-
-    if (l == NULL)
-        return true;
-    for (uint32_t i = 0; i < l->n; i++)
-        if (l->v[i].r->baton.on != w || l->v[i].r->baton.slot != i)
-            return false;
-    return true;
-}

@@ -53,7 +53,6 @@ struct baton_tier {
 };
 
 struct sched_baton {
-    bool clairvoyant;
     struct baton_tier tier[SCHED_TIERS_MAX];
     /* margin on prefill queues, steered by late first tokens */
     double stretch;
@@ -137,7 +136,6 @@ void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_
 double baton_load_use(struct sched *s, struct sched_worker *w);
 /* Present step time. */
 double baton_load_step(struct sched *s, struct sched_worker *w);
-bool baton_load_valid(const struct sched_worker *w);
 /* Decode worker time that n tokens of output after n_prompt cost, its share of KV room included. */
 double baton_decode_cost(const struct sched *s, const struct sched_worker *w, double n_prompt,
                          double out);
