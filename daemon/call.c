@@ -146,7 +146,7 @@ static void gen_ended(struct call_gen *g)
     struct daemon_frontend *f = g->call->f;
     struct daemon_seen seen = {.first_token_ns = g->times.first_ns,
                                .last_token_ns = g->times.last_ns,
-                               .late_ns = g->late_ns,
+                               .late_ns = call_lateness(g),
                                .tokens = g->g.n_log,
                                .runs_on = g->g.by_stop_string};
 

@@ -177,6 +177,17 @@ void call_note_lateness(struct call_gen *g, uint32_t first, uint64_t now)
         g->late_ns = late;
 }
 
+int64_t call_lateness(const struct call_gen *g)
+{
+    uint64_t n = g->g.n_log;
+    int64_t over; /* what the mean time between tokens is over its target, all together */
+
+    if (n < 2)
+        return g->late_ns;
+    over = (int64_t)(g->times.last_ns - g->times.first_ns) - (int64_t)((n - 1) * g->tbt_ns);
+    return over > g->late_ns ? over : g->late_ns;
+}
+
 static enum err add_ms(struct http_exchange *x, const char *name, uint64_t ns)
 {
     char text[32];

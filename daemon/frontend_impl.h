@@ -147,6 +147,8 @@ void call_begin_terms(struct call_gen *g); /* when it is submitted */
 void call_take_terms(struct call_gen *g, const struct sched_terms *t);
 /* Tokens from number `first` on have come now. */
 void call_note_lateness(struct call_gen *g, uint32_t first, uint64_t now);
+/* Of the ended generation as its client judges it: the latest token, or its mean time per token over its target. */
+int64_t call_lateness(const struct call_gen *g);
 /* What is used of what was asked for: tier, targets.  ERR_NOMEM. */
 MUST_USE enum err call_add_contract_headers(struct call *call);
 /* The scheduler will not serve it: answered, and ended. */

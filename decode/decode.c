@@ -255,6 +255,8 @@ static void start_running(struct decode_request *r, const struct wire_meta *meta
     run->token = (int32_t)meta->token;
     run->position = run->n_tokens;
     run->index = meta->index;
+    if (meta->index == 0)
+        run->first_ns = r->running_ns;
     decode_batch_join(r->owner->batch, run);
 }
 
@@ -556,7 +558,7 @@ static void on_step(void *arg, const struct decode_result *s)
     }
     d->steps++;
     d->decode_steps += s->did.b > 0;
-    d->step_ns = s->ended_ns - s->started_ns;
+    d->step_ns = s->pace_ns;
     engine_samples_add(&d->samples, (uint64_t)s->did.n, (uint64_t)s->did.n2, (uint64_t)s->did.b,
                        (uint64_t)s->did.ctx, d->step_ns);
     send_tokens(d, s);

@@ -34,7 +34,8 @@ struct decode_batch {
     struct decode_stats stats;
     uint32_t headroom; /* blocks that the next step of all may need */
     struct decode_result *free;
-    uint64_t stuck_ns; /* since when nobody can move; 0: somebody can */
+    uint64_t stuck_ns;    /* since when nobody can move; 0: somebody can */
+    uint64_t last_end_ns; /* of the step before, if the thread has not slept since; else 0 */
 };
 
 #define OWNER(msg, type, member) ((type *)((char *)(msg)-offsetof(type, member)))
@@ -384,6 +385,8 @@ static void take_outcome(struct decode_batch *b, struct decode_result *r, uint32
     if (slot->result == ERR_OK && slot->sample) {
         run->turn_ns = run->last_ns;
         run->last_ns = r->ended_ns;
+        if (run->state == DECODE_RUN_PROMPT && run->index == 0)
+            run->first_ns = r->ended_ns;
         r->finish[i] =
             (uint8_t)engine_params_finish(run->params, run->token, run->index, run->max_new);
         if (r->finish[i] == ENGINE_FINISH_NO && run->history != NULL &&
@@ -392,6 +395,8 @@ static void take_outcome(struct decode_batch *b, struct decode_result *r, uint32
         if (run->state == DECODE_RUN_PROMPT)
             decode_plan_set_state(&b->plan, run, DECODE_RUN_RESIDENT);
     }
+    if (r->finish[i] != ENGINE_FINISH_NO)
+        decode_plan_note_length(&b->plan, run->index + 1);
     if (slot->result != ERR_OK || r->finish[i] != ENGINE_FINISH_NO)
         decode_plan_remove(&b->plan, run);
 }
@@ -402,9 +407,11 @@ static void step(struct decode_batch *b, struct decode_result *r)
     r->started_ns = clock_now_ns();
     r->err = engine_step(b->engine, r->slots, r->n, 0, NULL, NULL);
     r->ended_ns = clock_now_ns();
+    r->pace_ns = r->ended_ns - (b->last_end_ns != 0 ? b->last_end_ns : r->started_ns);
+    b->last_end_ns = r->ended_ns;
     b->broken = r->err != ERR_OK;
     if (!b->broken)
-        decode_fit_add(&b->plan.fit, &r->did, r->ended_ns - r->started_ns);
+        decode_fit_add(&b->plan.fit, &r->did, r->pace_ns);
     for (uint32_t i = 0; !b->broken && i < r->n; i++)
         take_outcome(b, r, i);
     publish(b);
@@ -450,6 +457,8 @@ static bool turn(struct decode_batch *b)
         return false;
     decode_plan_decide(&b->plan, b->pool, now, &b->headroom);
     moved = move_all(b);
+    if (moved)
+        b->last_end_ns = 0; /* to copy KV is no part of a step */
     fill_step(b, r, now);
     if (r->n > 0) {
         b->stuck_ns = 0;
@@ -471,8 +480,10 @@ static void engine_thread(void *arg)
 
         if (turn(b))
             wait = 0;
-        else if (!b->broken && b->free != NULL)
+        else if (!b->broken && b->free != NULL) {
             wait = decode_plan_wait(&b->plan, b->pool);
+            b->last_end_ns = 0; /* without a free buffer the wait is part of the pace */
+        }
         mbox_wait(b->to_engine, wait);
     }
 }

@@ -59,6 +59,7 @@ struct decode_run {
     int32_t token;     /* the latest token, not yet in the KV */
     uint32_t position; /* its position */
     uint32_t index;    /* its index among the generated ones */
+    uint64_t first_ns; /* when the first of all left; 0: not yet, or nobody here knows */
     /* the engine thread's; 0 at first, n_blocks as entered */
     uint32_t n_blocks; /* of the pool */
     uint32_t n_parked;
@@ -70,9 +71,10 @@ struct decode_run {
     struct decode_batch *batch;
     struct engine_history *history;
     enum sched_batch_do what;
-    uint32_t at;      /* in the list */
-    uint64_t last_ns; /* of its latest token, or when it came */
-    uint64_t turn_ns; /* the same before that: ties go to who waited longer then */
+    uint32_t at;       /* in the list */
+    uint64_t asked_ns; /* when it came */
+    uint64_t last_ns;  /* of its latest token, or when it came */
+    uint64_t turn_ns;  /* the same before that: ties go to who waited longer then */
     struct mbox_msg enter, join, leave, room, out;
 };
 
@@ -84,6 +86,8 @@ struct decode_result {
         *finish;  /* enum engine_finish per slot; such a run, and one whose slot failed, has left */
     enum err err; /* of the whole step; not OK: it was the last one */
     uint64_t started_ns, ended_ns;
+    uint64_t
+        pace_ns; /* what a stream waited for it: from the end of the step before, if that was just before */
     struct sched_step did;
     /* private */
     struct mbox_msg msg;

@@ -9,6 +9,8 @@ static const uint64_t prompt_turn_ns = 100 * CLOCK_NS_PER_MS;
 /* What sequences without a target may wait for a piece of somebody's prompt. */
 static const int64_t untimed_slack_ns = 100 * (int64_t)CLOCK_NS_PER_MS;
 static const uint64_t poll_ns = CLOCK_NS_PER_MS;
+/* As a step time: no stream catches up. */
+static const double no_gain_ns = 1e18;
 
 /* ---- the list ---- */
 
@@ -43,7 +45,7 @@ enum err decode_plan_add(struct decode_plan *p, struct decode_run *run)
     if (err != ERR_OK)
         return err;
     run->at = p->n;
-    run->last_ns = run->turn_ns = clock_now_ns();
+    run->last_ns = run->turn_ns = run->asked_ns = clock_now_ns();
     p->runs[p->n++] = run;
     p->count[DECODE_RUN_OUT]++;
     decode_plan_set_state(p, run, run->entered_as);
@@ -86,18 +88,52 @@ uint32_t decode_plan_need(const struct decode_plan *p, const struct decode_run *
     return blocks > run->n_blocks ? blocks - run->n_blocks : 0;
 }
 
-int64_t decode_plan_slack(const struct decode_run *run, uint64_t now)
+void decode_plan_note_length(struct decode_plan *p, uint32_t tokens)
+{
+    p->mean_tokens += (tokens - p->mean_tokens) * (p->mean_tokens > 0 ? 0.02 : 1);
+}
+
+/* Tokens that follow for nine of ten streams. */
+static double rest_tokens(const struct decode_plan *p)
+{
+    return p->mean_tokens > 0 ? 0.1 * p->mean_tokens : 10;
+}
+
+int64_t decode_plan_slack(const struct decode_plan *p, const struct decode_run *run, double step_ns,
+                          uint64_t now)
 {
     bool decodes = run->state == DECODE_RUN_RESIDENT || run->state == DECODE_RUN_PARKED;
     uint64_t next = run->n_tokens - run->n_prompt; /* index of the prompt's token */
+    uint64_t first_ns = run->first_ns;
 
     if (!run->has_terms || run->tbt_ns == 0)
         return (int64_t)run->last_ns - (int64_t)now;
-    if (decodes)
+    if (decodes) {
         next = (uint64_t)run->index + 1;
-    else if (!run->local)
+    } else if (run->state == DECODE_RUN_WAITING) {
+        /* Room is asked for when the first token is about two steps away. */
+        first_ns = run->asked_ns + (uint64_t)(2 * step_ns);
+        first_ns = first_ns > now ? first_ns : now;
+        next++;
+    } else if (!run->local) {
         next++; /* that one is sent by the prefill worker */
-    return run->due_ns + (int64_t)(next * run->tbt_ns) - (int64_t)now;
+    }
+    return sched_batch_slack((uint64_t)run->due_ns, next > 0 ? first_ns : 0, next, run->tbt_ns,
+                             step_ns, rest_tokens(p), now);
+}
+
+/* A step with everybody who decodes. */
+static double step_ns_of(const struct decode_plan *p)
+{
+    double b = 0, ctx = 0;
+
+    for (uint32_t i = 0; i < p->n; i++) {
+        if (p->runs[i]->state == DECODE_RUN_RESIDENT) {
+            b += 1;
+            ctx += p->runs[i]->position;
+        }
+    }
+    return b > 0 ? sched_law_decode(&p->fit.decode, b, ctx) : 0;
 }
 
 static enum sched_batch_state state_of(const struct decode_run *run)
@@ -117,8 +153,8 @@ static enum sched_batch_state state_of(const struct decode_run *run)
     return SCHED_BATCH_ARRIVING;
 }
 
-static void describe(const struct decode_plan *p, const struct decode_run *run, uint64_t now,
-                     struct sched_batch_item *item)
+static void describe(const struct decode_plan *p, const struct decode_run *run, double step_ns,
+                     uint64_t now, struct sched_batch_item *item)
 {
     bool decodes = run->state == DECODE_RUN_RESIDENT || run->state == DECODE_RUN_PARKED;
 
@@ -127,9 +163,17 @@ static void describe(const struct decode_plan *p, const struct decode_run *run, 
                                       .context = decodes ? run->position : run->n_tokens,
                                       .blocks = run->n_blocks,
                                       .need = decode_plan_need(p, run),
-                                      .slack_ns = decode_plan_slack(run, now),
+                                      .slack_ns = decode_plan_slack(p, run, step_ns, now),
                                       .tbt_ns = run->has_terms ? run->tbt_ns : 0,
                                       .id = run->turn_ns};
+}
+
+static void describe_all(struct decode_plan *p, uint64_t now)
+{
+    double step_ns = step_ns_of(p);
+
+    for (uint32_t i = 0; i < p->n; i++)
+        describe(p, p->runs[i], step_ns, now, &p->items[i]);
 }
 
 /* ---- the step ---- */
@@ -181,8 +225,7 @@ void decode_plan_decide(struct decode_plan *p, struct decode_pool *pool, uint64_
                 p->runs[i]->state == DECODE_RUN_RESIDENT ? SCHED_DO_STEP : SCHED_DO_NOTHING;
         return;
     }
-    for (uint32_t i = 0; i < p->n; i++)
-        describe(p, p->runs[i], now, &p->items[i]);
+    describe_all(p, now);
     sched_batch_plan(p->items, p->n, &s, p->scratch);
     for (uint32_t i = 0; i < p->n; i++)
         p->runs[i]->what = p->items[i].what;
@@ -190,6 +233,7 @@ void decode_plan_decide(struct decode_plan *p, struct decode_pool *pool, uint64_
 
 /* ---- prompts ---- */
 
+/* Slack that is there, not what later steps would earn: while prompts fill the steps they earn none. */
 static int64_t least_slack(const struct decode_plan *p, uint64_t now)
 {
     int64_t least = INT64_MAX;
@@ -201,7 +245,7 @@ static int64_t least_slack(const struct decode_plan *p, uint64_t now)
         if (run->state != DECODE_RUN_RESIDENT)
             continue;
         if (run->has_terms && run->tbt_ns > 0)
-            slack = decode_plan_slack(run, now);
+            slack = decode_plan_slack(p, run, no_gain_ns, now);
         if (slack <= 0) /* late already: a prompt that stands still for ever would not mend it */
             slack = (int64_t)run->tbt_ns / 2;
         if (slack < least)
@@ -214,17 +258,19 @@ struct decode_run *decode_plan_prompt(struct decode_plan *p, const struct sched_
                                       uint64_t now, uint32_t *chunk)
 {
     struct decode_run *first = NULL;
+    int64_t least = INT64_MAX;
     uint32_t left;
 
     for (uint32_t i = 0; p->count[DECODE_RUN_PROMPT] > 0 && i < p->n; i++) {
         struct decode_run *run = p->runs[i];
-        int64_t slack = decode_plan_slack(run, now);
+        int64_t slack = decode_plan_slack(p, run, no_gain_ns, now);
 
         if (run->state != DECODE_RUN_PROMPT || run->what == SCHED_DO_STEP)
             continue;
-        if (first == NULL || slack < decode_plan_slack(first, now) ||
-            (slack == decode_plan_slack(first, now) && run->turn_ns < first->turn_ns))
+        if (first == NULL || slack < least || (slack == least && run->turn_ns < first->turn_ns)) {
             first = run;
+            least = slack;
+        }
     }
     if (first == NULL)
         return NULL;
@@ -252,8 +298,8 @@ struct decode_run *decode_plan_victim(const struct decode_plan *p, struct decode
         if (decode_plan_need(p, run) <= room)
             return NULL; /* it was left out of one step, no more */
         if (victim == NULL || run->tier > victim->tier ||
-            (run->tier == victim->tier &&
-             decode_plan_slack(run, now) > decode_plan_slack(victim, now)))
+            (run->tier == victim->tier && decode_plan_slack(p, run, no_gain_ns, now) >
+                                              decode_plan_slack(p, victim, no_gain_ns, now)))
             victim = run;
     }
     return victim;
@@ -269,8 +315,7 @@ uint64_t decode_plan_wait(struct decode_plan *p, struct decode_pool *pool)
         return poll_ns;
     if (p->count[DECODE_RUN_WAITING] + p->count[DECODE_RUN_PARKED] == 0)
         return UINT64_MAX;
-    for (uint32_t i = 0; i < p->n; i++)
-        describe(p, p->runs[i], now, &p->items[i]);
+    describe_all(p, now);
     wait = sched_batch_wake(p->items, p->n, &s);
     return wait < (int64_t)poll_ns ? poll_ns : (uint64_t)wait;
 }

@@ -20,6 +20,7 @@ struct decode_plan {
     struct decode_fit fit;
     uint32_t block_tokens;
     uint32_t step_max, step_tokens; /* slots and tokens of one step */
+    double mean_tokens;             /* of the sequences that ended here; 0: none did */
     /* private */
     uint32_t cap;
     struct sched_batch_item *items;
@@ -34,8 +35,12 @@ void decode_plan_free(struct decode_plan *p);
 
 /* Blocks that the run lacks: for its next step, to come back, or to begin. */
 uint32_t decode_plan_need(const struct decode_plan *p, const struct decode_run *run);
-/* Time until its next token is due; one without a target wants it at once. */
-int64_t decode_plan_slack(const struct decode_run *run, uint64_t now);
+/* How much later than now its next token may come, when steps take step_ns (sched_batch_slack); one without a target
+ * wants it at once. */
+int64_t decode_plan_slack(const struct decode_plan *p, const struct decode_run *run, double step_ns,
+                          uint64_t now);
+/* A sequence ended that had so many. */
+void decode_plan_note_length(struct decode_plan *p, uint32_t tokens);
 
 /* Sets run->what of all.  headroom: blocks that all residents together may need for one step. */
 void decode_plan_decide(struct decode_plan *p, struct decode_pool *pool, uint64_t now,
