@@ -34,8 +34,13 @@ void sched_elastic_arrive(struct sched *s, const struct sched_request *r)
         sched_moments_arrive(&s->elastic.moments, seconds(s->now), seconds(r->isolated_ns));
 }
 
-static enum sched_role short_of(const struct sched_request *r)
+/* A price is asked for the work of both stages: the fuller pool is what makes it high. */
+static enum sched_role short_of(const struct sched *s, const struct sched_request *r)
 {
+    if (r->reason == SCHED_REASON_PRICE)
+        return s->elastic.use[SCHED_ROLE_DECODE] > s->elastic.use[SCHED_ROLE_PREFILL]
+                   ? SCHED_ROLE_DECODE
+                   : SCHED_ROLE_PREFILL;
     switch (r->refusal.resource) {
     case SCHED_RES_PREFILL_TIME:
         return SCHED_ROLE_PREFILL;
@@ -68,7 +73,7 @@ void sched_elastic_end(struct sched *s, const struct sched_request *r)
     if (r->outcome == SCHED_OUT_KEPT || r->outcome == SCHED_OUT_MISSED)
         sched_moments_end(&s->elastic.moments, r->n_prompt, r->delivered);
     if (r->outcome == SCHED_OUT_REFUSED || r->outcome == SCHED_OUT_MISSED)
-        s->elastic.missed[short_of(r)]++;
+        s->elastic.missed[short_of(s, r)]++;
 }
 
 /* Called before w->outstanding changes. */
@@ -155,7 +160,7 @@ static struct sched_worker *giver(const struct sched *s, enum sched_role role)
     for (struct sched_worker *w = s->first_worker[role]; w != NULL; w = w->next) {
         if (w->draining || !w->can_flip)
             continue;
-        if (best == NULL || w->n_sides + w->waiting.count < best->n_sides + best->waiting.count)
+        if (best == NULL || w->claims + w->waiting.count < best->claims + best->waiting.count)
             best = w;
     }
     return best;
@@ -207,7 +212,8 @@ void sched_elastic_gone(struct sched *s, struct sched_worker *w)
     }
 }
 
-/* Nothing is left on it: now.  Too long: back into service. */
+/* Nothing is left on it: now.  What it computed and others decode by now does not need it any more.
+ * Too long: back into service. */
 static void go_on_flipping(struct sched *s, struct sched_actions *out)
 {
     struct sched_worker *w = sched_ledger_worker(s, s->elastic.flipping);
@@ -220,7 +226,7 @@ static void go_on_flipping(struct sched *s, struct sched_actions *out)
         sched_ledger_undrain(s, w);
         sched_queue_recall_unfit(s);
         s->wake = true;
-    } else if (!s->elastic.told && w->n_sides == 0) {
+    } else if (!s->elastic.told && w->claims == 0) {
         s->elastic.told = true;
         s->elastic.flip_until_ns = sched_after(s->now, DRAIN_LIMIT);
         s->stats.flips++;

@@ -338,7 +338,7 @@ static void side_lost(struct sched *s, struct sched_side *side, bool alone,
 
 void sched_event_leave(struct sched *s, struct sched_worker *w, struct sched_actions *out)
 {
-    bool alone = w->n_sides == 1;
+    bool alone = w->claims == 1;
 
     sched_ledger_drain(s, w); /* nothing is placed on it while its requests move away */
     sched_queue_unbind_all(s, w);

@@ -25,11 +25,11 @@ static void join(struct rig *r, uint32_t id, enum sched_role role, uint32_t klas
     rig_apply(r, &e);
 }
 
-/* 1 ms per prompt token; one prefill worker, three decode workers. */
-static void open_elastic(struct rig *r, bool can_flip)
+/* One prefill worker, three decode workers. */
+static void open_with(struct rig *r, bool can_flip, double token_ns)
 {
-    static const struct sched_class slow = {
-        .name = "slow", .prefill = {.c = {0, 1e6, 0, 0}}, .decode = {.c = {5e6, 1e5, 0, 0}}};
+    struct sched_class slow = {
+        .name = "slow", .prefill = {.c = {0, token_ns, 0, 0}}, .decode = {.c = {5e6, 1e5, 0, 0}}};
     struct sched_config cfg;
     uint32_t klass;
 
@@ -40,6 +40,12 @@ static void open_elastic(struct rig *r, bool can_flip)
     join(r, P, SCHED_ROLE_PREFILL, klass, can_flip);
     for (uint32_t d = D; d <= D3; d++)
         join(r, d, SCHED_ROLE_DECODE, klass, can_flip);
+}
+
+/* 1 ms per prompt token. */
+static void open_elastic(struct rig *r, bool can_flip)
+{
+    open_with(r, can_flip, 1e6);
 }
 
 /* So many seconds of one prompt of a second per second and a half a second more, none of which gets done.
@@ -130,6 +136,54 @@ static void a_worker_with_requests_is_told_when_they_are_gone(void **state)
     rig_close(&r);
 }
 
+static void a_prefill_worker_does_not_wait_for_streams_that_others_decode(void **state)
+{
+    uint32_t klass = 1, who = 0;
+    struct rig r;
+
+    (void)state;
+    open_with(&r, true, 1e4);
+    join(&r, 11, SCHED_ROLE_PREFILL, klass, true);
+    join(&r, 12, SCHED_ROLE_PREFILL, klass, true);
+    rig_leave(&r, D2);
+    rig_leave(&r, D3);
+    for (uint64_t id = 1; id <= 45; id++) { /* the last decode worker is full of long streams */
+        uint32_t p;
+
+        rig_arrive(&r, id, 2, 3000, 4000);
+        p = rig_prefill_of(&r, id);
+        rig_prefilled(&r, id, 1, p, false);
+        rig_handover(&r, id, 1, D, true, ERR_OK);
+        rig_released(&r, id, 1, p, ERR_OK);
+        rig_timer(&r, r.now + S / 3);
+        if (rig_find(&r, SCHED_ACT_FLIP) != NULL)
+            who = rig_find(&r, SCHED_ACT_FLIP)->worker;
+    }
+    assert_true(who == P || who == 11 || who == 12);
+    rig_leave(&r, who); /* and its streams go on */
+    for (uint64_t id = 1; id <= 45; id++)
+        assert_int_equal(rig_epoch(&r, id), 1);
+    rig_close(&r);
+}
+
+static void who_joins_meets_a_worker_that_may_come_back_into_service(void **state)
+{
+    bool met = false;
+    struct rig r;
+    uint32_t who;
+
+    (void)state;
+    open_elastic(&r, true);
+    assert_true(overload(&r, 10, 100) != 0);
+    who = flipping(&r);
+    assert_int_not_equal(who, 0);
+    join(&r, 10, SCHED_ROLE_PREFILL, 1, true);
+    for (size_t i = 0; i < r.act.n; i++)
+        met |= r.act.v[i].kind == SCHED_ACT_INTRODUCE && r.act.v[i].peer == who;
+    assert_true(met);
+    rig_close(&r);
+}
+
 static void nobody_is_asked_who_cannot(void **state)
 {
     struct rig r;
@@ -168,6 +222,8 @@ int main(void)
         cmocka_unit_test(an_idle_decode_worker_is_asked_to_help_out),
         cmocka_unit_test(a_worker_that_stays_is_taken_back_into_service),
         cmocka_unit_test(a_worker_with_requests_is_told_when_they_are_gone),
+        cmocka_unit_test(a_prefill_worker_does_not_wait_for_streams_that_others_decode),
+        cmocka_unit_test(who_joins_meets_a_worker_that_may_come_back_into_service),
         cmocka_unit_test(nobody_is_asked_who_cannot),
         cmocka_unit_test(a_quiet_pool_changes_nothing_and_wanted_counts_are_said_once),
     };

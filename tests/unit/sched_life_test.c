@@ -258,6 +258,29 @@ static void lost_workers_are_blamed_mildly_unless_nobody_else_was_there(void **s
     assert_int_equal(losses_survived(0, 16), 40); /* it gets on: no blame */
 }
 
+/* Streams that a prefill worker has handed over long ago were not there when it died. */
+static void a_prompt_is_alone_on_a_worker_whose_other_prompts_others_decode(void **state)
+{
+    struct sched_config cfg;
+    struct rig r;
+
+    (void)state;
+    rig_config(&cfg);
+    cfg.max_attempts = 2;
+    open_pair(&r, &cfg);
+    rig_arrive(&r, 1, 0, 40, 10);
+    to_decoding(&r, 1);
+    rig_released(&r, 1, 1, P, ERR_OK);
+    rig_arrive(&r, REQ, 0, 40, 10);
+    rig_leave(&r, P);
+    rig_join(&r, P, SCHED_ROLE_PREFILL, 64, 8);
+    assert_int_equal(rig_epoch(&r, REQ), 2);
+    rig_leave(&r, P);
+    assert_non_null(rig_find(&r, SCHED_ACT_FAIL)); /* the second one that it killed */
+    assert_int_equal(rig_state(&r, 1), SCHED_STATE_DECODING);
+    rig_close(&r);
+}
+
 static void request_that_has_all_its_tokens_is_not_computed_again(void **state)
 {
     struct rig r;
@@ -466,6 +489,7 @@ int main(void)
         cmocka_unit_test(refused_grant_moves_to_another_decode_worker_after_a_pause),
         cmocka_unit_test(attempts_are_bounded),
         cmocka_unit_test(lost_workers_are_blamed_mildly_unless_nobody_else_was_there),
+        cmocka_unit_test(a_prompt_is_alone_on_a_worker_whose_other_prompts_others_decode),
         cmocka_unit_test(request_that_has_all_its_tokens_is_not_computed_again),
         cmocka_unit_test(resumed_with_one_token_left_needs_no_decode_worker),
         cmocka_unit_test(cancel_keeps_blocks_until_the_workers_let_go),
