@@ -474,12 +474,15 @@ static enum err on_join(struct sched *s, const struct sched_event *e, struct sch
     for (const struct sched_worker *p = s->first_worker[other]; p != NULL; p = p->next) {
         struct sched_action *act;
 
-        if (p->draining)
-            continue;
+        if (p->draining && !p->flipping)
+            continue; /* for good; one that was to change its role may come back into service */
         act = sched_act(out, SCHED_ACT_INTRODUCE, NULL);
         act->worker = prefill ? w->id : p->id;
         act->peer = prefill ? p->id : w->id;
     }
+    s->had[e->u.join.role] = true;
+    if (s->pool[e->u.join.role].n == 1)
+        sched_queue_recall_held(s); /* the role is back: that changes the answer to all of them */
     if (s->policy->worker != NULL)
         s->policy->worker(s, w, SCHED_EV_WORKER_JOIN);
     if (!SCHED_PLANTED(18))
@@ -525,7 +528,8 @@ static enum err on_worker(struct sched *s, const struct sched_event *e, struct s
     }
     if (e->kind == SCHED_EV_LINK) {
         peer = sched_ledger_worker(s, e->u.link.peer);
-        if (peer != NULL && peer->shape->role != w->shape->role)
+        if (peer != NULL && w->shape->role == SCHED_ROLE_PREFILL &&
+            peer->shape->role == SCHED_ROLE_DECODE)
             return sched_predictor_link(s, w, peer, e);
         s->stats.ignored_events++;
         return ERR_OK;

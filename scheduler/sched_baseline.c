@@ -140,8 +140,10 @@ const struct sched_policy sched_policy_least_loaded = {
 
 /* ---- the better of two ---- */
 
+/* A worker drawn by hash, and not `but`. */
 static struct sched_worker *one_of(const struct sched *s, enum sched_role role,
-                                   const struct sched_request *r, uint64_t salt)
+                                   const struct sched_request *r, uint64_t salt,
+                                   const struct sched_worker *but)
 {
     struct sched_need need = sched_request_need(r);
     uint32_t n = s->pool[role].n;
@@ -154,7 +156,7 @@ static struct sched_worker *one_of(const struct sched *s, enum sched_role role,
     for (uint32_t i = 0; i < n; i++) {
         struct sched_worker *w = s->pool[role].v[(x + i) % n];
 
-        if (sched_worker_fits(w, &need))
+        if (w != but && sched_worker_fits(w, &need))
             return w;
     }
     return NULL;
@@ -163,10 +165,10 @@ static struct sched_worker *one_of(const struct sched *s, enum sched_role role,
 static struct sched_worker *better_of_two(const struct sched *s, enum sched_role role,
                                           const struct sched_request *r)
 {
-    struct sched_worker *a = one_of(s, role, r, 2 * (uint64_t)role);
-    struct sched_worker *b = one_of(s, role, r, 2 * (uint64_t)role + 1);
+    struct sched_worker *a = one_of(s, role, r, 2 * (uint64_t)role, NULL);
+    struct sched_worker *b = one_of(s, role, r, 2 * (uint64_t)role + 1, a);
 
-    return a == NULL || queue_length(a) <= queue_length(b) ? a : b;
+    return b == NULL || queue_length(a) <= queue_length(b) ? a : b;
 }
 
 static void place_power_of_two(struct sched *s, struct sched_request *r, struct sched_offer *out)
@@ -180,7 +182,7 @@ static void place_power_of_two(struct sched *s, struct sched_request *r, struct 
 const struct sched_policy sched_policy_power_of_two = {
     .name = "power-of-two",
     .baseline = true,
-    .what = "of two workers drawn by hash the one with fewer requests",
+    .what = "of two different workers drawn by hash the one with fewer requests",
     .place = place_power_of_two};
 
 /* ---- DistServe: least token backlog, least KV ---- */

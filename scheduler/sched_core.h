@@ -30,6 +30,7 @@ bool sched_queue_before(const struct sched_request *a, const struct sched_reques
 struct sched_request *sched_queue_first_held(const struct sched *s);
 struct sched_request *sched_queue_next_held(const struct sched_request *r);
 void sched_queue_recall_unfit(struct sched *s); /* a worker joined */
+void sched_queue_recall_held(struct sched *s);  /* ... of a role that had none */
 /* What the request needs has changed. */
 void sched_queue_reconsider(struct sched *s, struct sched_request *r);
 /* All that is bound to w, or promised to it, is placed again: it drains or leaves. */

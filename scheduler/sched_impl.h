@@ -80,9 +80,9 @@ enum sched_waits_in {
     SCHED_WAITS_NOWHERE = 0, /* not QUEUED */
     SCHED_WAITS_PLACE,       /* the policy is asked after the present event */
     SCHED_WAITS_BOUND,       /* in the queue of `home` */
-    SCHED_WAITS_HELD, /* the policy keeps it aside: until wake_ns, asked when room appears */
-    SCHED_WAITS_BACKOFF, /* after a failed attempt: until wake_ns */
-    SCHED_WAITS_WORKER   /* no worker here could hold it: until one joins */
+    SCHED_WAITS_HELD,        /* the policy keeps it aside: until wake_ns, asked when room appears */
+    SCHED_WAITS_BACKOFF,     /* after a failed attempt: until wake_ns */
+    SCHED_WAITS_WORKER       /* no worker here could hold it: until one joins */
 };
 
 struct sched_side {
@@ -261,6 +261,7 @@ struct sched {
         struct sched_worker **v; /* open workers of the role, in no particular order */
         uint32_t n, cap;
     } pool[3];
+    bool had[3]; /* a worker of the role was there once */
     struct sched_stats stats;
     uint32_t n_queued;
     uint32_t attempts; /* objects */

@@ -44,6 +44,14 @@ static void hold(struct sched *s, struct sched_request *r, const struct sched_of
     sched_request_arm(s, r);
 }
 
+/* Its prefill workers, or its decode workers, are all gone for the moment: what was predicted from
+ * those that are left says nothing about the time when they are back. */
+static bool role_is_away(const struct sched *s, const struct sched_need *need)
+{
+    return (s->pool[SCHED_ROLE_PREFILL].n == 0 && s->had[SCHED_ROLE_PREFILL]) ||
+           (need->decode && s->pool[SCHED_ROLE_DECODE].n == 0 && s->had[SCHED_ROLE_DECODE]);
+}
+
 /* true: the policy keeps it aside.  r may be gone afterwards. */
 static bool place_one(struct sched *s, struct sched_request *r, struct sched_actions *out)
 {
@@ -66,6 +74,10 @@ static bool place_one(struct sched *s, struct sched_request *r, struct sched_act
     }
     if (o.verdict == SCHED_REFUSE && r->admitted)
         o.verdict = SCHED_HOLD; /* it was promised to be served */
+    if (o.verdict == SCHED_REFUSE && s->now < r->deadline_ns && role_is_away(s, &need)) {
+        o.verdict = SCHED_HOLD;
+        o.hold_until_ns = r->deadline_ns;
+    }
     if (o.verdict == SCHED_HOLD) {
         hold(s, r, &o);
         return true;

@@ -359,6 +359,9 @@ enum err sched_predictor_link(struct sched *s, struct sched_worker *p, struct sc
 
     if (!(e->u.link.bytes_per_s > 0))
         return ERR_OK;
+    l = map_get(&s->links, link_key(p, d));
+    if (l != NULL && l->weight > 0)
+        return ERR_OK; /* hand-overs have taught more than a probe of an idle link can */
     l = link_make(s, p, d);
     if (l == NULL)
         return ERR_NOMEM;

@@ -328,6 +328,16 @@ void sched_queue_recall_unfit(struct sched *s)
     }
 }
 
+void sched_queue_recall_held(struct sched *s)
+{
+    struct sched_request *r;
+
+    while ((r = sched_queue_first_held(s)) != NULL) {
+        sched_queue_take(s, r);
+        sched_queue_put(s, r, SCHED_WAITS_PLACE);
+    }
+}
+
 /* ---- how fast the queue drains ---- */
 
 /* Empty the buckets of the seconds that have passed since the last call. */

@@ -58,25 +58,32 @@ static double over(uint64_t actual, float forecast)
     return fmax(0, (double)actual - (double)forecast);
 }
 
+/* What comes after the first token cannot have made it late; and where it came in time, what went
+ * before it is not to blame. */
 static enum sched_cause cause_of(const struct sched_request *r, const struct sched_times *a)
 {
     const struct sched_cast *f = &r->forecast;
     const struct {
         enum sched_cause cause;
-        double cost;
-    } stages[] = {{SCHED_CAUSE_QUEUE, over(a->queue, f->queue)},
-                  {SCHED_CAUSE_PREFILL, over(a->prefill, f->prefill)},
-                  {SCHED_CAUSE_HANDOVER, over(a->handover, f->handover)},
-                  {SCHED_CAUSE_DECODE_WAIT, over(a->decode_wait, f->decode_wait)},
-                  {SCHED_CAUSE_DECODE, over(a->step, f->step) * r->delivered}};
-    enum sched_cause cause = SCHED_CAUSE_DECODE;
-    double most = 0;
+        bool before_first;
+        double cost, is;
+    } stages[] = {{SCHED_CAUSE_QUEUE, true, over(a->queue, f->queue), (double)a->queue},
+                  {SCHED_CAUSE_PREFILL, true, over(a->prefill, f->prefill), (double)a->prefill},
+                  {SCHED_CAUSE_HANDOVER, false, over(a->handover, f->handover), 0},
+                  {SCHED_CAUSE_DECODE_WAIT, false, over(a->decode_wait, f->decode_wait), 0},
+                  {SCHED_CAUSE_DECODE, false, over(a->step, f->step) * r->delivered, 1}};
+    bool first_late = a->ttft == 0 || a->ttft > since(r->arrived_ns, r->deadline_ns);
+    enum sched_cause cause = SCHED_CAUSE_NONE;
+    double most = -1, is = 0;
 
     if (r->lost)
         return SCHED_CAUSE_FAILURE;
     for (size_t i = 0; i < sizeof(stages) / sizeof(stages[0]); i++) {
-        if (stages[i].cost > most) {
+        if (stages[i].before_first != first_late)
+            continue;
+        if (stages[i].cost > most || (!(stages[i].cost < most) && stages[i].is > is)) {
             most = stages[i].cost;
+            is = stages[i].is; /* as forecast, and still too late: the longer one */
             cause = stages[i].cause;
         }
     }

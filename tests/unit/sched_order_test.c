@@ -223,6 +223,68 @@ static void load_is_spread_over_workers(void **state)
     rig_close(&r);
 }
 
+static void the_better_of_two_is_of_two_different_workers(void **state)
+{
+    struct sched_config cfg;
+    struct rig r;
+
+    (void)state;
+    config_of(&cfg, "power-of-two", 8192);
+    rig_open(&r, &cfg);
+    rig_join(&r, P, SCHED_ROLE_PREFILL, 1000, 8);
+    rig_join(&r, 3, SCHED_ROLE_PREFILL, 1000, 8);
+    rig_join(&r, D, SCHED_ROLE_DECODE, 1000, 64);
+    rig_join(&r, 4, SCHED_ROLE_DECODE, 1000, 64);
+    for (uint64_t id = 1; id <= 20; id++)
+        rig_arrive(&r, id, BRONZE, 16, 10);
+    assert_int_equal(rig_worker(&r, P).requests + rig_worker(&r, P).queued, 10);
+    assert_int_equal(rig_worker(&r, D).requests, 10);
+    rig_close(&r);
+}
+
+/* The decode worker could compute prompts, but not in time beside what it has.  That says nothing about the time
+ * when the prefill worker is back. */
+static void while_the_only_prefill_worker_is_away_requests_wait_up_to_their_deadline(void **state)
+{
+    static const struct sched_class slow = {
+        .name = "slow", .prefill = {.c = {0, 1e5, 0, 0}}, .decode = {.c = {10e6, 0, 0, 0}}};
+    struct sched_config cfg;
+    uint32_t klass;
+    uint64_t end;
+    size_t refused = 0;
+    struct rig r;
+
+    (void)state;
+    config_of(&cfg, "baton", 8192);
+    rig_open(&r, &cfg);
+    assert_int_equal(sched_add_class(r.s, &slow, NULL, &klass), ERR_OK);
+    rig_join_can(&r, P, SCHED_ROLE_PREFILL, klass, false);
+    rig_join_can(&r, D, SCHED_ROLE_DECODE, klass, true);
+    rig_leave(&r, P);
+    for (uint64_t id = 1; id <= 40; id++) {
+        rig_arrive(&r, id, GOLD, 4000, 100);
+        assert_null(rig_find(&r, SCHED_ACT_REJECT));
+    }
+    r.now += 100 * RIG_MS;
+    rig_join_can(&r, P, SCHED_ROLE_PREFILL, klass, false);
+    assert_true(rig_worker(&r, P).requests + rig_worker(&r, P).queued > 0);
+    assert_true(rig_count(&r, SCHED_ACT_REJECT) > 0); /* 400 ms each: not all of them can be met */
+    rig_leave(&r, P);
+    end = r.now + 1700 * RIG_MS; /* 500 ms and three times the prompt alone */
+    for (uint64_t id = 100; id < 120; id++) {
+        rig_arrive(&r, id, GOLD, 4000, 100);
+        assert_null(rig_find(&r, SCHED_ACT_REJECT));
+    }
+    while (r.now < end) {
+        uint64_t next = sched_next_timer(r.s);
+
+        rig_timer(&r, next > r.now ? next : r.now + 1);
+        refused += rig_count(&r, SCHED_ACT_REJECT);
+    }
+    assert_in_range(refused, 15, 100); /* the decode worker has taken some */
+    rig_close(&r);
+}
+
 static void request_that_only_a_lost_worker_could_hold_stands_in_nobodys_way(void **state)
 {
     struct rig r;
@@ -391,6 +453,8 @@ int main(void)
         cmocka_unit_test(an_earlier_deadline_interrupts_where_the_policy_preempts),
         cmocka_unit_test(a_prompt_that_others_go_before_is_not_to_blame),
         cmocka_unit_test(load_is_spread_over_workers),
+        cmocka_unit_test(the_better_of_two_is_of_two_different_workers),
+        cmocka_unit_test(while_the_only_prefill_worker_is_away_requests_wait_up_to_their_deadline),
         cmocka_unit_test(request_that_only_a_lost_worker_could_hold_stands_in_nobodys_way),
         cmocka_unit_test(what_no_worker_could_hold_is_rejected_at_once),
         cmocka_unit_test(full_queue_rejects_with_the_measured_wait),

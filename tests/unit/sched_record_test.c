@@ -133,6 +133,81 @@ static void a_miss_names_the_stage_that_cost_most(void **state)
     rig_close(&r);
 }
 
+/* The queue made its first token late; its steps were slow too, but that cost no promise. */
+static void what_comes_after_a_late_first_token_did_not_make_it_late(void **state)
+{
+    struct sched_event e = {.kind = SCHED_EV_FINISH, .request = 1};
+    struct sched_record rec;
+    struct rig r;
+
+    (void)state;
+    open_world(&r, "distserve", 16);
+    arrive_of(&r, 1, GOLD, 100, 0);
+    rig_granted(&r, 1, 1, D, true);
+    r.now += 1000 * RIG_MS;
+    rig_prefilled(&r, 1, 1, P, false);
+    rig_handover(&r, 1, 1, D, true, ERR_OK);
+    rig_tokens(&r, 1, 10);
+    e.u.finish.first_token_ns = r.now;
+    r.now += 9000 * RIG_MS;
+    e.u.finish.last_token_ns = r.now;
+    e.u.finish.late_ns = 8000 * (int64_t)RIG_MS;
+    e.u.finish.tokens = 10;
+    rig_apply(&r, &e);
+    rec = last(&r);
+    assert_int_equal(rec.outcome, SCHED_OUT_MISSED);
+    assert_int_equal(rec.cause, SCHED_CAUSE_PREFILL);
+    rig_close(&r);
+}
+
+static void hand_over(struct rig *r, uint64_t id, double ms)
+{
+    struct sched_event e = {.kind = SCHED_EV_HANDOVER_DONE, .request = id, .epoch = 1, .worker = D};
+
+    rig_granted(r, id, 1, D, true);
+    rig_prefilled(r, id, 1, P, false);
+    e.u.handover.from_decode = true;
+    e.u.handover.bytes = 100000;
+    e.u.handover.wire_ns = (uint64_t)(ms * (double)RIG_MS);
+    rig_apply(r, &e);
+    rig_released(r, id, 1, P, ERR_OK);
+    rig_finish(r, id);
+    rig_released(r, id, 1, D, ERR_OK);
+}
+
+static void probe(struct rig *r, uint32_t from, uint32_t to, double bytes_per_s)
+{
+    struct sched_event e = {.kind = SCHED_EV_LINK, .worker = from};
+
+    e.u.link.peer = to;
+    e.u.link.bytes_per_s = bytes_per_s;
+    rig_apply(r, &e);
+}
+
+static void what_hand_overs_have_taught_outlives_another_probe_of_the_link(void **state)
+{
+    struct rig r;
+    uint64_t was;
+
+    (void)state;
+    open_world(&r, "baton", 16);
+    probe(&r, P, D, 1e9);
+    for (uint64_t id = 1; id <= 40; id++) {
+        arrive_of(&r, id, GOLD, 100, 0);
+        hand_over(&r, id, 5);
+    }
+    was = last(&r).predicted.handover;
+    assert_in_range(was / 1000, 4000, 6000); /* the probe says 0.1 ms */
+    probe(&r, P, D, 1e9);
+    arrive_of(&r, 50, GOLD, 100, 0);
+    hand_over(&r, 50, 5);
+    assert_in_range(last(&r).predicted.handover / 1000, 4000, 6000);
+    was = rig_stats(&r).ignored_events;
+    probe(&r, D, P, 1e9); /* roles of a while ago: nothing is kept of that */
+    assert_true(rig_stats(&r).ignored_events == was + 1);
+    rig_close(&r);
+}
+
 static void the_ring_remembers_the_last_ones(void **state)
 {
     struct sched_record rec;
@@ -269,6 +344,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_kept_promise_is_recorded_with_its_times),
         cmocka_unit_test(a_miss_names_the_stage_that_cost_most),
+        cmocka_unit_test(what_comes_after_a_late_first_token_did_not_make_it_late),
+        cmocka_unit_test(what_hand_overs_have_taught_outlives_another_probe_of_the_link),
         cmocka_unit_test(the_ring_remembers_the_last_ones),
         cmocka_unit_test(a_refusal_says_what_was_short),
         cmocka_unit_test(a_tenant_over_its_quota_is_told_when_to_come_back),
