@@ -7,10 +7,6 @@
 #include "base/mem.h"
 #include "bench/sim_impl.h"
 
-enum {
-    PROMPT_TURN_NS = 100000000
-}; /* a prompt beside a batch without slack gets a block that often */
-
 /* ---- what it holds ---- */
 
 static bool member_add(struct sim *m, struct sim_worker *w, struct sim_req *r)
@@ -437,7 +433,8 @@ static void add_chunk(struct sim *m, struct sim_worker *w, const struct sched_la
     const struct bench_sim_class *c = sim_class(m, w);
     struct sim_req *r = own_prompt(m, w);
     struct sched_law prefill = c->sched.prefill;
-    uint32_t left, take;
+    uint32_t left, take, turn;
+    uint64_t every;
     void *p = w->part;
 
     w->n_part = 0;
@@ -450,8 +447,9 @@ static void add_chunk(struct sim *m, struct sim_worker *w, const struct sched_la
     /* Slack that is there, not what later steps would earn: while prompts fill the steps they earn none. */
     take = sched_batch_chunk(&prefill, decode, w->did.b, w->did.ctx, r->p_past + r->p_done, left,
                              sim_batch_slack(m, w, 1e18), w->block_tokens);
-    if (take == 0 && m->now - w->prompt_ns >= PROMPT_TURN_NS)
-        take = left < w->block_tokens ? left : w->block_tokens;
+    turn = sched_batch_turn(&prefill, decode, r->p_past + r->p_done, left, w->block_tokens, &every);
+    if (take == 0 && m->now - w->prompt_ns >= every)
+        take = turn;
     if (take == 0 || !sim_grow(m, &p, 1, &w->cap_part, sizeof(*w->part)))
         return;
     w->part = p;

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdbool.h>
 
-enum { ENOUGH_DECODE = 8, ENOUGH_PREFILL = 3 };
+enum { ENOUGH_DECODE = 8, ENOUGH_PREFILL = 3, KNEE_MAX = 512 };
 
 static const double forget = 0.995;
 static const double ridge = 1e-3;
@@ -65,6 +65,15 @@ static bool solve_positive(const struct decode_fit *f, double *theta)
     return false;
 }
 
+/* Tokens whose own work is as long as a step's base, which is about where an engine stops to be bound by reading its
+ * weights: shorter pieces cost nearly as much.  Only a size here, no term of the law. */
+static double knee(const double *theta)
+{
+    double tokens = theta[3] > 0 ? theta[0] / theta[3] : 0;
+
+    return tokens < KNEE_MAX ? tokens : KNEE_MAX;
+}
+
 static void publish(struct decode_fit *f)
 {
     double theta[DECODE_FIT_TERMS];
@@ -76,7 +85,7 @@ static void publish(struct decode_fit *f)
     if (f->n_decode >= ENOUGH_DECODE)
         f->decode = (struct sched_law){.c = {theta[0], theta[1], theta[2]}};
     if (f->n_prefill >= ENOUGH_PREFILL)
-        f->prefill = (struct sched_law){.c = {theta[0], theta[3], theta[4]}};
+        f->prefill = (struct sched_law){.c = {theta[0], theta[3], theta[4]}, .knee = knee(theta)};
 }
 
 void decode_fit_add(struct decode_fit *f, const struct sched_step *did, uint64_t ns)

@@ -4,8 +4,6 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
-/* A prompt that the batch leaves no time for gets one block of tokens this often. */
-static const uint64_t prompt_turn_ns = 100 * CLOCK_NS_PER_MS;
 /* What sequences without a target may wait for a piece of somebody's prompt. */
 static const int64_t untimed_slack_ns = 100 * (int64_t)CLOCK_NS_PER_MS;
 static const uint64_t poll_ns = CLOCK_NS_PER_MS;
@@ -259,7 +257,8 @@ struct decode_run *decode_plan_prompt(struct decode_plan *p, const struct sched_
 {
     struct decode_run *first = NULL;
     int64_t least = INT64_MAX;
-    uint32_t left;
+    uint64_t every_ns;
+    uint32_t left, turn;
 
     for (uint32_t i = 0; p->count[DECODE_RUN_PROMPT] > 0 && i < p->n; i++) {
         struct decode_run *run = p->runs[i];
@@ -277,8 +276,10 @@ struct decode_run *decode_plan_prompt(struct decode_plan *p, const struct sched_
     left = first->n_tokens - first->done;
     *chunk = sched_batch_chunk(&p->fit.prefill, &p->fit.decode, beside->b, beside->ctx, first->done,
                                left, least_slack(p, now), p->block_tokens);
-    if (*chunk == 0 && now - p->prompt_ns >= prompt_turn_ns)
-        *chunk = left < p->block_tokens ? left : p->block_tokens;
+    turn = sched_batch_turn(&p->fit.prefill, &p->fit.decode, first->done, left, p->block_tokens,
+                            &every_ns);
+    if (*chunk == 0 && now - p->prompt_ns >= every_ns)
+        *chunk = turn;
     return first;
 }
 

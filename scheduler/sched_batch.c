@@ -23,6 +23,9 @@ enum {
     GROWTH_STEPS_MAX = 64,
     BATCH_TIERS = 16,
     WAKE_NS = 100 * 1000 * 1000,
+    TURN_SHARE = 50, /* turns of prompts take one part in so many of a batch's time */
+    TURN_LEAST_NS = 100 * 1000 * 1000,
+    TURN_MOST_NS = 2000 * 1000 * 1000,
     DRAIN_STEPS =
         200 /* mean life of a request in the batch, in steps: how long room takes to get free */
 };
@@ -574,4 +577,19 @@ uint32_t sched_batch_chunk(const struct sched_law *prefill, const struct sched_l
      * wait until there is time for a good one.  Slack grows with every step that is shorter than the tbt. */
     least = prefill->knee / 2 < want ? prefill->knee / 2 : want;
     return (double)min_slack_ns < 2 * step && chunk < least ? 0 : chunk;
+}
+
+uint32_t sched_batch_turn(const struct sched_law *prefill, const struct sched_law *decode,
+                          uint32_t past, uint32_t want, uint32_t block_tokens, uint64_t *every_ns)
+{
+    double piece = fmax(prefill->knee, block_tokens > 0 ? block_tokens : 1);
+    double n = fmin(piece, want);
+    double cost =
+        sched_law_prefill(prefill, n, n * (n + 2.0 * past)) - fmin(prefill->c[0], decode->c[0]);
+    double every = TURN_SHARE * cost;
+
+    *every_ns = every < TURN_LEAST_NS  ? TURN_LEAST_NS
+                : every < TURN_MOST_NS ? (uint64_t)every
+                                       : TURN_MOST_NS;
+    return (uint32_t)n;
 }

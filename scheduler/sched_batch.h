@@ -106,4 +106,10 @@ uint32_t sched_batch_chunk(const struct sched_law *prefill, const struct sched_l
                            double b, double ctx, uint32_t past, uint32_t want, int64_t min_slack_ns,
                            uint32_t block_tokens);
 
+/* For a prompt that sched_batch_chunk gives nothing, so that a batch without slack does not stop it for ever: how
+ * much it gets, once *every_ns have passed since a prompt got something.  Whole pieces, since short ones cost nearly
+ * as much, and so seldom that the batch gets slower by a fiftieth at most, where that is 2 s or less. */
+uint32_t sched_batch_turn(const struct sched_law *prefill, const struct sched_law *decode,
+                          uint32_t past, uint32_t want, uint32_t block_tokens, uint64_t *every_ns);
+
 #endif

@@ -188,12 +188,15 @@ uint64_t engine_sim_profile_time(const struct engine_sim_profile *p,
     double n = load->prefill_tokens, b = load->decode_slots, ms = 0;
     double work = p->prefill_token_ms * n + p->prefill_square_ms * load->prefill_square;
 
+    if (n > 0)
+        work += p->prefill_short_ms * over(p->prefill_short_tokens, n);
+
     if (b > 0)
         ms = p->decode_base_ms + p->decode_slot_ms * b +
              p->decode_context_ms * load->decode_context +
              p->decode_wide_ms * over(b, p->decode_wide_slots) + over(work, p->mixed_overlap_ms);
     else if (n > 0)
-        ms = p->prefill_base_ms + work + p->prefill_short_ms * over(p->prefill_short_tokens, n);
+        ms = p->prefill_base_ms + work;
     if (p->jitter > 0) {
         uint64_t h = engine_sim_mix((uint64_t)p->jitter_seed * ENGINE_SIM_STEP + step);
 

@@ -11,7 +11,7 @@
  *             + prefill_short * max(0, prefill_short_tokens - sum n)
  *   decode  = decode_base + decode_slot * b + decode_context * S
  *             + decode_wide * max(0, b - decode_wide_slots)
- *   mixed   = decode + max(0, prefill_token * sum n + prefill_square * sum n (n + 2p) - mixed_overlap)
+ *   mixed   = decode + max(0, prefill - prefill_base - mixed_overlap)
  *
  * times time_scale, times 1 + jitter * u with u uniform in [-1, 1] from jitter_seed and the number of
  * the step.  A slot with one new token behind position 0 counts as decoding.
