@@ -133,6 +133,18 @@ static bool sym_solve_nonnegative(const double a[10], const double b[4], double 
  * linear, decode steps mostly constant.  Smaller: held nearer to 0. */
 static const double law_share[2][4] = {{1, 0.3, 0.3, 0.1}, {0.3, 1, 0.2, 0.1}};
 
+/* The operating point from which that holds.  Where all that was seen is far below it (one-token prompts of a
+ * health check), a step is all constant: its time laid on tokens would make a real prompt take minutes. */
+static const double law_reach[2][4] = {{1, 16, 16384, 1}, {1, 512, 262144, 1}};
+
+/* Root mean square of feature i in what was seen, as a share of law_reach. */
+static double law_reached(const struct sched_predict *p, int i)
+{
+    double seen = p->all.a[sym_at[i][i]] / p->all.a[0];
+
+    return fmin(1, sqrt(seen) / law_reach[p->prefill][i]);
+}
+
 /* Scaled so that the diagonal of `a` is 1 (features differ by nine orders of magnitude), with the prior added. */
 static void law_refit(struct sched_predict *p)
 {
@@ -147,13 +159,14 @@ static void law_refit(struct sched_predict *p)
         scale[i] = d > 0 ? 1 / sqrt(d) : 0;
     }
     for (int i = 0; i < 4; i++) {
-        double weight, prior = 0;
+        double weight, share, prior = 0;
 
         for (int j = i; j < 4; j++)
             a[sym_at[i][j]] = p->all.a[sym_at[i][j]] * scale[i] * scale[j];
         b[i] = p->all.b[i] * scale[i];
         /* In these units a coefficient that explains everything is sqrt(n), so weights are over n. */
-        weight = WEAK_PRIOR / (law_share[p->prefill][i] * law_share[p->prefill][i]) / p->all.n;
+        share = scale[i] > 0 ? law_share[p->prefill][i] * law_reached(p, i) : 1;
+        weight = WEAK_PRIOR / (share * share) / p->all.n;
         if (seeded && scale[i] > 0) {
             prior = p->seed.c[i] * slower / scale[i];
             weight = prior > 0 ? fmax(SEED_WEIGHT / (prior * prior), SEED_WEIGHT / p->all.n)

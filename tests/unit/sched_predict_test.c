@@ -176,6 +176,35 @@ static void an_unknown_law_predicts_nothing_and_is_learned_within_30_steps(void 
     }
 }
 
+/* What a health check leaves behind: without care one-token prompts teach that a prompt of 800 takes minutes. */
+static void tiny_steps_teach_no_absurd_times_of_large_ones(void **arg)
+{
+    struct sched_step prompt = {.n = 1, .n2 = 1}, token = {.b = 1, .ctx = 3};
+    struct sched_step long_prompt = {.n = 2048, .n2 = 2048 * 2048};
+    struct sched_step full_batch = {.b = 64, .ctx = 64 * 1300};
+
+    (void)arg;
+    for (uint32_t n = 1; n <= 1000; n *= 10) {
+        struct stream pre, dec;
+
+        stream_open(&pre, &UNKNOWN, true, 0.02);
+        stream_open(&dec, &UNKNOWN, false, 0.02);
+        for (uint32_t i = 0; i < n; i++) {
+            stream_one(&pre, (int)(i % WORKERS), &prompt);
+            stream_one(&dec, (int)(i % WORKERS), &token);
+        }
+        assert_true(sched_predict_step(&pre.p, NULL, &long_prompt).ns < 3 * truth(&long_prompt));
+        assert_true(sched_predict_step(&dec.p, NULL, &full_batch).ns < 3 * truth(&full_batch));
+        for (uint32_t i = 0; i < 30; i++) {
+            struct sched_step s = chunk();
+
+            stream_one(&pre, (int)(i % WORKERS), &s);
+        }
+        assert_true(fabs(log(sched_predict_step(&pre.p, NULL, &long_prompt).ns /
+                             truth(&long_prompt))) < 0.15);
+    }
+}
+
 static void a_wrong_seed_is_unlearned(void **arg)
 {
     static const double off[4] = {1.3, 0.7, 1.4, 0.5};
@@ -648,6 +677,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steady_noise_leaves_small_errors_and_true_intervals),
         cmocka_unit_test(an_unknown_law_predicts_nothing_and_is_learned_within_30_steps),
+        cmocka_unit_test(tiny_steps_teach_no_absurd_times_of_large_ones),
         cmocka_unit_test(a_wrong_seed_is_unlearned),
         cmocka_unit_test(hours_at_one_operating_point_do_not_erase_another),
         cmocka_unit_test(samples_at_one_point_keep_the_law_finite_and_right_there),
