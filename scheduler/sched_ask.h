@@ -28,6 +28,8 @@ struct sched_law sched_decode_law(const struct sched *s, const struct sched_work
 /* Factor on a predicted time of w that is not exceeded with probability p; 1: unknown. */
 double sched_prefill_factor(const struct sched *s, const struct sched_worker *w, double p);
 double sched_decode_factor(const struct sched *s, const struct sched_worker *w, double p);
+/* The upper end of the 90 % interval of a first token forecast `ttft` after its arrival. */
+double sched_ttft_high(const struct sched *s, uint32_t tier, double ttft);
 /* KV of so many tokens from p to d. */
 struct sched_estimate sched_handover_ns(const struct sched *s, const struct sched_worker *p,
                                         const struct sched_worker *d, uint64_t tokens);

@@ -361,7 +361,6 @@ static void fill_forecast(const struct baton_ask *a, const struct baton_plan *pl
                           struct sched_offer *out)
 {
     const struct sched_request *r = a->r;
-    const struct sched_spread *spread = &baton_of(a->s)->ttft[a->tier];
     double now = (double)a->s->now, waited = now - (double)r->arrived_ns, move = 0, f, ttft;
     struct sched_times *t = &out->forecast, *h = &out->high;
 
@@ -378,7 +377,7 @@ static void fill_forecast(const struct baton_ask *a, const struct baton_plan *pl
         at_least_0(ttft + move * baton_c.exposed + plan->d.wait + plan->d.step * (a->out - 1));
     f = sched_prefill_factor(a->s, plan->p.w, 0.95);
     h->prefill = at_least_0(plan->p.work * f);
-    h->ttft = at_least_0(ttft * exp(spread->high));
+    h->ttft = at_least_0(sched_ttft_high(a->s, a->tier, ttft));
     h->queue = h->ttft > t->prefill ? h->ttft - t->prefill : 0;
     h->handover =
         plan->d.w == NULL || plan->d.w == plan->p.w
@@ -594,15 +593,11 @@ static void fact_dispatched(struct sched *s, struct sched_request *r)
 
 static void fact_prefilled(struct sched *s, struct sched_request *r)
 {
-    double ttft = (double)(s->now - r->arrived_ns);
-
     r->baton.ready_ns = s->now;
     baton_load_touch(s, r);
     if (r->delivered > 1 || r->lost)
         return;
     baton_margin_prefill(s, s->now > r->deadline_ns);
-    if (r->forecast.ttft > 0 && ttft > 0)
-        sched_spread_add(&baton_of(s)->ttft[r->tier], log(ttft / (double)r->forecast.ttft));
 }
 
 static void fact_late(struct sched *s, struct sched_request *r)
@@ -687,7 +682,7 @@ static enum err baton_create(struct sched *s)
 
     if (b == NULL)
         return ERR_NOMEM;
-    baton_price_init(b, s);
+    baton_price_init(b);
     s->policy_state = b;
     return ERR_OK;
 }

@@ -68,10 +68,9 @@ struct sched_baton {
     uint32_t edge[BATON_SIZES - 1]; /* lengths where the next class begins */
     double kept[BATON_SIZES], boost[BATON_SIZES];
     uint64_t settled_at; /* credits are filled up to here */
-    struct sched_spread ttft[SCHED_TIERS_MAX];
 };
 
-void baton_price_init(struct sched_baton *b, const struct sched *s);
+void baton_price_init(struct sched_baton *b);
 /* A new request: its size class, the mean values, one step of the prices. */
 void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill, double decode);
 /* What one kept promise to r at `tier` is worth now. */

@@ -16,7 +16,7 @@ static struct sched_baton *baton_of(const struct sched *s)
     return s->policy_state;
 }
 
-void baton_price_init(struct sched_baton *b, const struct sched *s)
+void baton_price_init(struct sched_baton *b)
 {
     for (int k = 0; k < BATON_SIZES; k++) {
         b->kept[k] = 1;
@@ -24,8 +24,6 @@ void baton_price_init(struct sched_baton *b, const struct sched *s)
     }
     b->edge[0] = b->edge[1] = UINT32_MAX;
     b->stretch = baton_c.stretch_start;
-    for (uint32_t t = 0; t < s->cfg.n_tiers; t++)
-        sched_spread_init(&b->ttft[t], 0.3);
 }
 
 static double decayed(double v, uint64_t from, uint64_t now, double seconds)

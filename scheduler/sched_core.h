@@ -96,6 +96,11 @@ void sched_predictor_forget(struct sched *s, struct sched_worker *w); /* it leav
 
 MUST_USE enum err sched_record_init(struct sched *s); /* ERR_NOMEM */
 void sched_record_free(struct sched *s);
+/* First token as the offer forecasts it, centred, and its interval. */
+void sched_record_forecast(const struct sched *s, struct sched_request *r,
+                           const struct sched_offer *o);
+/* Its first token is there: the forecast learns. */
+void sched_record_first(struct sched *s, const struct sched_request *r);
 /* The front end says it is finished (finish NULL: we know that it must be): outcome, from what was
  * seen. */
 void sched_record_judge(struct sched *s, struct sched_request *r, const struct sched_event *finish);

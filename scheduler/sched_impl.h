@@ -161,6 +161,7 @@ struct sched_request {
 
     /* of the last offer that bound it, and what became of it */
     struct sched_cast forecast, high;
+    float ttft_raw, ttft_low; /* as the policy forecast it, to the client; low end of the interval */
     struct {
         uint64_t queue, prefill, ttft, step; /* the first two as the worker said */
     } actual;
@@ -286,6 +287,12 @@ struct sched {
     struct sched_tenants *tenants;
     struct sched_tier_stats tier_stats[SCHED_TIERS_MAX];
     struct sched_score score[SCHED_TIERS_MAX + 1][SCHED_STAGES];
+    struct sched_ttft { /* of log(actual / forecast) of first tokens */
+        uint64_t n;
+        double low, median, high; /* quantiles */
+        double scale, missed;     /* mean distance from the median; share outside */
+    } ttft[SCHED_TIERS_MAX]; /* by tier served */
+    double front_ns; /* from the worker's first token to the client's, smoothed */
 };
 
 #endif

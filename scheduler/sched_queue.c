@@ -180,6 +180,7 @@ void sched_queue_bind(struct sched *s, struct sched_request *r, const struct sch
     r->item.density = r->admitted || r->evicted >= SCHED_EVICTED_MAX ? 0 : offer->density;
     r->forecast = cast_of(&offer->forecast);
     r->high = cast_of(&offer->high);
+    sched_record_forecast(s, r, offer);
     r->chosen.prefill = offer->chosen.prefill;
     r->chosen.decode = offer->chosen.decode;
     r->chosen.score = (float)offer->chosen.score;

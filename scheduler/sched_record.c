@@ -9,11 +9,18 @@
 #include "scheduler/sched_core.h"
 
 enum { RECORDS_DEFAULT = 1024 };
+static const double TTFT_SD = 0.6; /* of its log, before anything is known */
+/* Small: as many as wait at a time were forecast alike before any of them teaches. */
+static const double TTFT_GAIN = 0.01, TTFT_FINEST = 1e-3, TTFT_IDLE = 0.03;
+static const double FRONT_GAIN = 0.02;
 
 enum err sched_record_init(struct sched *s)
 {
     if (s->cfg.records == 0)
         s->cfg.records = RECORDS_DEFAULT;
+    for (uint32_t t = 0; t < SCHED_TIERS_MAX; t++)
+        s->ttft[t] = (struct sched_ttft){
+            .low = -1.6 * TTFT_SD, .high = 1.6 * TTFT_SD, .scale = TTFT_SD, .missed = 0.1};
     s->records = mem_try_calloc(s->cfg.records, sizeof(*s->records));
     return s->records == NULL ? ERR_NOMEM : ERR_OK;
 }
@@ -92,14 +99,61 @@ static enum sched_cause cause_of(const struct sched_request *r, const struct sch
 
 /* ---- outcome ---- */
 
+double sched_ttft_high(const struct sched *s, uint32_t tier, double ttft)
+{
+    return ttft * exp(s->ttft[tier].high);
+}
+
+/* A policy forecasts from what is known when the request is bound.  Who comes later and goes before
+ * it is learned here, when the worker says that the first token is there: what the client says comes
+ * with the last one, too late while queues grow. */
+void sched_record_forecast(const struct sched *s, struct sched_request *r,
+                           const struct sched_offer *o)
+{
+    double raw = o->forecast.ttft > 0 ? (double)o->forecast.ttft + s->front_ns : 0;
+    const struct sched_ttft *t = &s->ttft[o->tier];
+
+    r->ttft_raw = (float)raw;
+    r->ttft_low = (float)(raw * exp(t->low));
+    r->forecast.ttft = (float)(raw * exp(t->median));
+    r->high.ttft = (float)(raw * exp(t->high));
+}
+
+void sched_record_first(struct sched *s, const struct sched_request *r)
+{
+    double raw = (double)r->ttft_raw, e, gain;
+    struct sched_ttft *t = &s->ttft[r->tier];
+
+    if (!(raw > 0) || r->lost)
+        return;
+    e = log(((double)since(r->arrived_ns, r->first_ns) + s->front_ns) / raw);
+    if (!isfinite(e))
+        return;
+    t->n++;
+    gain = fmax(TTFT_GAIN, 1 / ((double)t->n + 10));
+    t->scale += gain * (fabs(e - t->median) - t->scale);
+    t->missed += gain * ((e < t->low || e > t->high) - t->missed);
+    gain = fmax(TTFT_GAIN, 10 / ((double)t->n + 10)) * fmax(t->scale, TTFT_FINEST);
+    if (t->missed < TTFT_IDLE)
+        gain *= 5; /* far too wide */
+    t->low += gain * (e < t->low ? -0.95 : 0.05);
+    t->median += gain * (e < t->median ? -0.5 : 0.5);
+    t->high += gain * (e > t->high ? 0.95 : -0.05);
+    t->low = fmin(t->low, t->median);
+    t->high = fmax(t->high, t->median);
+}
+
 static void score_ttft(struct sched *s, const struct sched_request *r, uint64_t ttft)
 {
-    double f = (double)r->forecast.ttft, high = (double)r->high.ttft, is = (double)ttft;
+    double f = (double)r->forecast.ttft, low = (double)r->ttft_low, high = (double)r->high.ttft;
+    double is = (double)ttft, front = is - (double)since(r->arrived_ns, r->first_ns);
 
-    if (f <= 0 || high < f || is <= 0 || r->lost)
+    if (!(f > 0) || !(is > 0) || r->lost)
         return;
-    sched_score_add(&s->score[r->tier_asked][SCHED_STAGE_TTFT], is, f, f * f / high, high);
-    sched_score_add(&s->score[SCHED_TIERS_MAX][SCHED_STAGE_TTFT], is, f, f * f / high, high);
+    if (r->actual.ttft != 0 && r->first_ns != 0)
+        s->front_ns = fmax(0, s->front_ns + FRONT_GAIN * (front - s->front_ns));
+    sched_score_add(&s->score[r->tier_asked][SCHED_STAGE_TTFT], is, f, low, high);
+    sched_score_add(&s->score[SCHED_TIERS_MAX][SCHED_STAGE_TTFT], is, f, low, high);
 }
 
 void sched_record_judge(struct sched *s, struct sched_request *r, const struct sched_event *finish)

@@ -488,6 +488,8 @@ void sched_request_prefilled(struct sched *s, struct sched_request *r, bool fini
     sched_queue_done(s, r);
     s->wake = true;
     r->first_ns = s->now;
+    if (a->base == 0)
+        sched_record_first(s, r);
     sched_tell(s, r, SCHED_FACT_PREFILLED);
     if (a->base == 0 && s->now > r->deadline_ns)
         sched_request_late(s, r);

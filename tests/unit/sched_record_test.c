@@ -208,6 +208,31 @@ static void what_hand_overs_have_taught_outlives_another_probe_of_the_link(void 
     rig_close(&r);
 }
 
+/* Whoever forecasts: first tokens come 4 times later than forecast, give or take. */
+static void
+forecasts_of_first_tokens_are_centred_and_nine_of_ten_are_in_their_interval(void **state)
+{
+    struct sched_health h;
+    struct sched_record rec;
+    struct rig r;
+    uint64_t x = 1;
+
+    (void)state;
+    open_world(&r, "distserve", 16);
+    for (uint64_t id = 1; id <= 4000; id++) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        arrive_of(&r, id, SILVER, 100, 0);
+        run_one(&r, id, 300 + (x >> 40) % 200, -50);
+    }
+    rec = last(&r);
+    assert_in_range(rec.predicted.ttft / RIG_MS, 360, 440);
+    assert_in_range(rec.high.ttft / RIG_MS, 460, 520);
+    sched_get_health(r.s, SILVER, SCHED_STAGE_TTFT, &h);
+    assert_true(h.n == 4000 && h.coverage > 0.88 && h.coverage < 0.95 && h.worst > 0.85);
+    assert_true(h.bias > -0.05 && h.bias < 0.05);
+    rig_close(&r);
+}
+
 static void the_ring_remembers_the_last_ones(void **state)
 {
     struct sched_record rec;
@@ -346,6 +371,8 @@ int main(void)
         cmocka_unit_test(a_miss_names_the_stage_that_cost_most),
         cmocka_unit_test(what_comes_after_a_late_first_token_did_not_make_it_late),
         cmocka_unit_test(what_hand_overs_have_taught_outlives_another_probe_of_the_link),
+        cmocka_unit_test(
+            forecasts_of_first_tokens_are_centred_and_nine_of_ten_are_in_their_interval),
         cmocka_unit_test(the_ring_remembers_the_last_ones),
         cmocka_unit_test(a_refusal_says_what_was_short),
         cmocka_unit_test(a_tenant_over_its_quota_is_told_when_to_come_back),
