@@ -53,7 +53,8 @@ static const char help_load[] =
     "silver 2000/100,\n"
     "                         bronze 10000/200; without tiers 2000/100); --slo 500/30: of all\n"
     "  --ttft-factor F --isolated-ms BASE,PER_TOKEN[,SQUARED]   adds F x the time of an "
-    "undisturbed prefill\n"
+    "undisturbed prefill;\n"
+    "                         gold=3,silver=5,bronze=10: by tier, as baton serve has it\n"
     "  --weight gold=4        in weighted goodput (default 4, 2, 1)\n"
     "  --send-slo             send the targets as x-slo-ttft-ms and x-slo-tpot-ms\n";
 
@@ -71,7 +72,8 @@ static const char help_run[] =
     "first tier keeps\n"
     "                         99 %) or all90 (90 % overall) holds; doubles from --rate (default "
     "1), then halves\n"
-    "                         the gap to --tolerance (0.05).  A probe sends for --duration (30); of a trace that\n"
+    "                         the gap to --tolerance (0.05).  A probe sends for --duration (30); "
+    "of a trace that\n"
     "                         is its beginning.  It stops when requests in flight keep growing\n"
     "\n"
     "Output\n"

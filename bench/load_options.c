@@ -19,6 +19,7 @@ enum kind {
     SLO,
     KEY,
     WEIGHT,
+    FACTOR,
     ARRIVAL,
     RATES,
     FIND,
@@ -65,7 +66,7 @@ static const struct option options[] = {
     {"slo", SLO, 0, 0, 0},
     {"weight", WEIGHT, 0, 0, 1e6},
     {"key", KEY, 0, 0, 0},
-    {"ttft-factor", NUMBER, AT(ttft_factor), 0, 1000},
+    {"ttft-factor", FACTOR, 0, 0, 1000},
     {"isolated-ms", LAW, 0, 0, 0},
     {"send-slo", FLAG, AT(send_slo), 0, 0},
     {"warmup", NUMBER, AT(warmup_s), 0, 86400},
@@ -194,6 +195,28 @@ static enum err take_slo(struct load_options *o, const char *value, struct err_m
                 continue;
             o->tier[i].ttft_s = first / 1e3;
             o->tier[i].tbt_s = between / 1e3;
+        }
+    }
+    return ERR_OK;
+}
+
+/* gold=3,silver=5, or one number for all tiers. */
+static enum err take_factor(struct load_options *o, const char *value, struct err_msg *msg)
+{
+    char copy[1024], *rest = copy, *piece;
+
+    snprintf(copy, sizeof(copy), "%s", value);
+    while ((piece = next_piece(&rest)) != NULL) {
+        char *eq = strchr(piece, '=');
+        struct load_tier *t = eq != NULL ? find_tier(o, piece, (size_t)(eq - piece)) : NULL;
+        double factor;
+
+        if ((eq != NULL && t == NULL) || !number(eq != NULL ? eq + 1 : piece, 0, 1000, &factor))
+            return bad(msg, "ttft-factor", value,
+                       "wants a number from 0 to 1000, or TIER=NUMBER of tiers that --tiers names");
+        for (uint32_t i = 0; i < o->n_tiers; i++) {
+            if (t == NULL || t == &o->tier[i])
+                o->tier[i].ttft_factor = factor;
         }
     }
     return ERR_OK;
@@ -366,6 +389,8 @@ static enum err take(struct load_options *o, const struct option *opt, const cha
         return take_slo(o, value, msg);
     case KEY:
         return take_key(o, value, msg);
+    case FACTOR:
+        return take_factor(o, value, msg);
     case WEIGHT:
         return take_weight(o, value, msg);
     case ARRIVAL:
@@ -471,9 +496,11 @@ static enum err check(const struct load_options *o, struct err_msg *msg)
                        "the chat endpoint takes text: add --prompts text, or leave --endpoint out");
     if (o->duration_s > 0 && o->warmup_s + o->cooldown_s >= o->duration_s)
         return err_set(msg, ERR_INVALID, "--warmup and --cooldown leave nothing of --duration");
-    if (o->send_slo && o->ttft_factor > 0)
-        return err_set(msg, ERR_INVALID,
-                       "--send-slo states fixed targets; it cannot go with --ttft-factor");
+    for (uint32_t i = 0; i < o->n_tiers; i++) {
+        if (o->send_slo && o->tier[i].ttft_factor > 0)
+            return err_set(msg, ERR_INVALID,
+                           "--send-slo states fixed targets; it cannot go with --ttft-factor");
+    }
     return o->extra_body != NULL ? check_extra(o->extra_body, msg) : ERR_OK;
 }
 
@@ -482,7 +509,7 @@ double load_ttft_target(const struct load_options *o, const struct load_tier *t,
     double n = n_prompt;
 
     return t->ttft_s +
-           o->ttft_factor * (o->isolated_s[0] + o->isolated_s[1] * n + o->isolated_s[2] * n * n);
+           t->ttft_factor * (o->isolated_s[0] + o->isolated_s[1] * n + o->isolated_s[2] * n * n);
 }
 
 enum err load_options_parse(int argc, char **argv, struct err_msg *msg, struct load_options *o)

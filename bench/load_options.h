@@ -22,6 +22,7 @@ enum load_criterion { LOAD_FIND_NONE = 0, LOAD_FIND_TIER90, LOAD_FIND_GOLD99, LO
 struct load_tier {
     char name[32];
     double share, weight, ttft_s, tbt_s;
+    double ttft_factor;     /* times the prompt's undisturbed prefill, added to ttft_s */
     char key[LOAD_KEY_MAX]; /* "": none of its own */
 };
 
@@ -52,7 +53,6 @@ struct load_options {
     uint32_t n_tiers;
     bool names_tiers; /* --tiers was given: the tier is sent */
     char key[LOAD_KEY_MAX];
-    double ttft_factor;
     double isolated_s[3]; /* base, per token, per token squared */
     bool send_slo;
     /* run */

@@ -238,7 +238,8 @@ static enum err check_meta(const struct decode_request *r, const struct kvt_arri
     return ERR_OK;
 }
 
-static void start_running(struct decode_request *r, const struct wire_meta *meta)
+/* came_ns: of the last word of the hand-over, which left when the first token did. */
+static void start_running(struct decode_request *r, const struct wire_meta *meta, uint64_t came_ns)
 {
     struct decode_run *run = &r->run;
 
@@ -256,7 +257,8 @@ static void start_running(struct decode_request *r, const struct wire_meta *meta
     run->position = run->n_tokens;
     run->index = meta->index;
     if (meta->index == 0)
-        run->first_ns = r->running_ns;
+        run->first_ns =
+            came_ns > r->arrived_ns && came_ns < r->running_ns ? came_ns : r->running_ns;
     decode_batch_join(r->owner->batch, run);
 }
 
@@ -272,7 +274,7 @@ static void on_arrival(void *arg, const struct kvt_arrival *a)
         err = check_meta(r, a, &meta);
     send_handover(r, err, a);
     if (err == ERR_OK)
-        start_running(r, &meta);
+        start_running(r, &meta, a->last_ns);
     else
         end_request(r, err, "the hand-over failed");
 }
