@@ -32,6 +32,7 @@ struct sched_score {
     uint64_t last[8];                 /* a bit for each of the last 512: inside */
     uint32_t recent_inside;           /* of the last SCHED_SCORE_RECENT */
     double ph_mean, ph_up, ph_down;   /* Page-Hinkley on log(actual / predicted) over its spread */
+    uint32_t ph_n;                    /* observations since the last alarm */
     uint32_t calm;                    /* observations since those sums were last high */
     bool drift; /* until the residual has been quiet again for SCHED_SCORE_RECENT observations */
     bool lost;  /* from under 70 % until over 85 % inside of the last SCHED_SCORE_RECENT */

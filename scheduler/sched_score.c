@@ -123,13 +123,16 @@ static void score_watch_drift(struct sched_score *s, double z)
     z = fmin(fmax(z, -PH_CLIP), PH_CLIP);
     s->ph_up = fmax(0, s->ph_up + z - s->ph_mean - PH_SLACK);
     s->ph_down = fmax(0, s->ph_down - z + s->ph_mean - PH_SLACK);
-    s->ph_mean += fmax(0.001, 1 / ((double)s->n + 20)) * (z - s->ph_mean);
+    s->ph_n += s->ph_n < UINT32_MAX;
+    s->ph_mean += fmax(0.001, 1 / ((double)s->ph_n + 20)) * (z - s->ph_mean);
     s->calm = fmax(s->ph_up, s->ph_down) > PH_ALARM / 2 ? 0
               : s->calm < UINT32_MAX                    ? s->calm + 1
                                                         : s->calm;
     if (s->ph_up > PH_ALARM || s->ph_down > PH_ALARM) {
         s->drift = true;
         s->ph_up = s->ph_down = 0;
+        s->ph_n =
+            0; /* the mean of before says little now: an old law's errors are no drift of the new one */
     } else if (s->calm >= SCHED_SCORE_RECENT) {
         s->drift = false;
     }

@@ -446,6 +446,27 @@ static void a_worker_that_only_runs_mixed_steps_is_known_too(void **arg)
 
 /* ---- drift, loss of trust ---- */
 
+/* A law that was far off for its first steps is not called drifting long after it is learned. */
+static void drift_of_a_start_is_over_soon_after_it_is_learned(void **arg)
+{
+    struct sched_score s = {0};
+    uint32_t x = 1;
+    int said = 0;
+
+    (void)arg;
+    for (int i = 0; i < 5000; i++) {
+        double noise, ns;
+
+        x = x * 1664525u + 1013904223u;
+        noise = ((double)(x >> 8) / 16777216.0 - 0.5) * 0.1;
+        ns = 1e6 * exp(i < 80 ? 1 : noise);
+        sched_score_add(&s, ns, 1e6, 1e6 * exp(-0.08), 1e6 * exp(0.08));
+        if (s.drift)
+            said = i;
+    }
+    assert_in_range(said, 80, 80 + 2 * SCHED_SCORE_RECENT);
+}
+
 static void drift_is_said_and_taken_back(void **arg)
 {
     struct stream t;
@@ -691,6 +712,7 @@ int main(void)
         cmocka_unit_test(one_stalled_step_is_forgotten),
         cmocka_unit_test(a_mixed_step_teaches_how_far_the_two_overlap_and_no_law),
         cmocka_unit_test(a_worker_that_only_runs_mixed_steps_is_known_too),
+        cmocka_unit_test(drift_of_a_start_is_over_soon_after_it_is_learned),
         cmocka_unit_test(drift_is_said_and_taken_back),
         cmocka_unit_test(trust_is_lost_under_70_and_back_over_85_percent),
         cmocka_unit_test(the_worst_window_is_the_worst_of_all_windows_of_500),
