@@ -14,7 +14,10 @@
 
 #include "base/mem.h"
 
-enum { LOAD_TURN = 32 }; /* entries counted anew by one question */
+enum {
+    LOAD_TURN = 32, /* entries counted anew by one question */
+    LOAD_FETCH = 4  /* of them, fetched so far ahead */
+};
 static const double load_horizon[BATON_HORIZONS] = {0, 0.5e9, 1e9, 2e9, 4e9, 8e9, 16e9, 32e9};
 
 struct load_entry {
@@ -64,49 +67,98 @@ void baton_load_free(struct sched_worker *w)
 
 /* ---- chance to be still running ---- */
 
-/* Share of outputs longer than x; *i: a cursor that only goes up. */
-static double load_survival(const struct sched_length_cast *c, double x, uint32_t *i)
+/* Share of outputs longer than x, times the number of points.  rank: of x among them. */
+static double load_survivors(const struct sched_length_cast *c, double x, uint32_t rank)
 {
-    const double points = SCHED_LENGTH_POINTS;
-    double low, span, last = c->q[SCHED_LENGTH_POINTS - 1];
+    double low, share, last = c->q[SCHED_LENGTH_POINTS - 1];
 
-    while (*i < SCHED_LENGTH_POINTS && c->q[*i] <= x)
-        ++*i;
-    if (*i == SCHED_LENGTH_POINTS) { /* behind all that was seen: a long tail */
+    if (rank == SCHED_LENGTH_POINTS) { /* behind all that was seen: a long tail */
         double behind = 1 + 4 * (x - last) / (last + 1);
 
-        return 0.5 / points / (behind * behind);
+        return 0.5 / (behind * behind);
     }
-    low = *i == 0 ? 0 : c->q[*i - 1];
-    span = c->q[*i] - low;
-    return 1 - (*i == 0 ? 0.5 * (x - low) / span : *i - 0.5 + (x - low) / span) / points;
+    low = rank == 0 ? 0 : c->q[rank - 1];
+    share = (x - low) / (c->q[rank] - low);
+    return SCHED_LENGTH_POINTS - (rank == 0 ? 0.5 * share : rank - 0.5 + share);
 }
 
-double baton_left(const struct sched *s, const struct sched_request *r, double so_far, double p)
+static double load_left(const struct sched *s, const struct sched_request *r, double so_far,
+                        uint32_t rank, double p)
 {
     double cap = r->max_new > so_far ? (double)r->max_new - so_far : 1;
     double left = s->policy->clairvoyant && r->true_new > 0
                       ? (double)r->true_new - so_far
-                      : sched_length_given(&r->cast, so_far, p) - so_far;
+                      : sched_length_given_at(&r->cast, so_far, rank, p) - so_far;
 
     left = left < cap ? left : cap;
     return left > 1 ? left : 1;
 }
 
+double baton_left(const struct sched *s, const struct sched_request *r, double so_far, double p)
+{
+    return load_left(s, r, so_far, sched_length_rank(&r->cast, so_far), p);
+}
+
 /* ---- one entry ---- */
 
-static void load_count(struct baton_load *l, const struct load_entry *e, double sign)
+static void load_count(struct baton_load *l, const struct load_entry *e)
 {
     struct load_sums *t = &l->tier[e->tier];
 
     for (int h = 0; h < BATON_HORIZONS; h++)
-        t->kv[h] += sign * (double)e->kv[h];
-    t->full += sign * (double)e->full;
-    t->drain += sign * (double)e->drain;
-    if (sign > 0)
-        t->n++;
-    else
-        t->n--;
+        t->kv[h] += (double)e->kv[h];
+    t->full += (double)e->full;
+    t->drain += (double)e->drain;
+    t->n++;
+}
+
+static void load_uncount(struct baton_load *l, const struct load_entry *e)
+{
+    struct load_sums *t = &l->tier[e->tier];
+
+    for (int h = 0; h < BATON_HORIZONS; h++)
+        t->kv[h] -= (double)e->kv[h];
+    t->full -= (double)e->full;
+    t->drain -= (double)e->drain;
+    t->n--;
+}
+
+/* Expected KV of one that has so_far tokens and may go on from `start` on (behind l->at).  rank: of so_far. */
+static void load_ahead(const struct baton_load *l, struct load_entry *e, double so_far,
+                       double start, uint32_t rank)
+{
+    const struct sched_request *r = e->r;
+    double per_ns = 1 / (l->step > 1 ? l->step : 1), context = (double)r->n_prompt + so_far;
+    double over = 1 / load_survivors(&r->cast, so_far, rank), end = (double)r->max_new - so_far;
+    int h = 0;
+
+    for (; h < BATON_HORIZONS && load_horizon[h] < start; h++)
+        e->kv[h] = 0;
+    if (h < BATON_HORIZONS && load_horizon[h] <= start && end > 0)
+        e->kv[h++] = (float)context;
+    for (; h < BATON_HORIZONS; h++) {
+        double k = (load_horizon[h] - start) * per_ns, x = so_far + k;
+
+        if (k >= end)
+            break;
+        e->kv[h] = (float)((context + k) * over *
+                           load_survivors(&r->cast, x, sched_length_rank(&r->cast, x)));
+    }
+    for (; h < BATON_HORIZONS; h++)
+        e->kv[h] = 0;
+}
+
+/* As load_ahead, for one whose end is known. */
+static void load_ahead_known(const struct baton_load *l, struct load_entry *e, double so_far,
+                             double start, double left)
+{
+    double step = l->step > 1 ? l->step : 1, context = (double)e->r->n_prompt + so_far;
+
+    for (int h = 0; h < BATON_HORIZONS; h++) {
+        double k = (load_horizon[h] - start) / step;
+
+        e->kv[h] = k >= 0 && k < left && so_far + k < e->r->max_new ? (float)(context + k) : 0;
+    }
 }
 
 static void load_fill(const struct sched *s, const struct baton_load *l, struct load_entry *e)
@@ -116,29 +168,35 @@ static void load_fill(const struct sched *s, const struct baton_load *l, struct 
     double step = l->step > 1 ? l->step : 1, at = (double)l->at;
     double so_far = runs ? sched_tokens_so_far(s, r) : (double)r->delivered;
     double start = runs || (double)r->baton.ready_ns <= at ? 0 : (double)r->baton.ready_ns - at;
-    double left = baton_left(s, r, so_far, 0.5), base;
-    bool known = s->policy->clairvoyant && r->true_new > 0;
-    uint32_t cursor = 0;
+    uint32_t rank = sched_length_rank(&r->cast, so_far);
+    double left = load_left(s, r, so_far, rank, 0.5);
 
-    base = known ? 1 : load_survival(&r->cast, so_far, &cursor);
-    for (int h = 0; h < BATON_HORIZONS; h++) {
-        double k = (load_horizon[h] - start) / step, alive = 1;
-
-        if (k < 0) {
-            e->kv[h] = 0;
-            continue;
-        }
-        if (known)
-            alive = k < left ? 1 : 0;
-        else if (k > 0)
-            alive = load_survival(&r->cast, so_far + k, &cursor) / base;
-        if (so_far + k >= r->max_new)
-            alive = 0;
-        e->kv[h] = (float)(((double)r->n_prompt + so_far + k) * alive);
-    }
+    if (s->policy->clairvoyant && r->true_new > 0)
+        load_ahead_known(l, e, so_far, start, left);
+    else
+        load_ahead(l, e, so_far, start, rank);
     e->full = (float)((double)r->n_prompt + so_far + 0.5 * left);
     e->drain = (float)(((double)r->n_prompt + so_far) / (left * step));
     e->tier = r->tier;
+}
+
+static void load_recount(const struct sched *s, struct baton_load *l, struct load_entry *e)
+{
+    load_uncount(l, e);
+    load_fill(s, l, e);
+    load_count(l, e);
+}
+
+/* What load_fill will read of an entry that comes soon: requests lie scattered, and most are cold. */
+static void load_fetch(const struct baton_load *l, uint32_t i)
+{
+    const struct sched_request *r = l->v[i % l->n].r;
+
+    __builtin_prefetch(&r->state);
+    __builtin_prefetch(&r->cast);
+    __builtin_prefetch(&r->cast.born);
+    __builtin_prefetch(&r->steps_joined);
+    __builtin_prefetch(&r->baton.ready_ns);
 }
 
 static double load_now(const struct baton_load *l, uint32_t n_tiers)
@@ -188,11 +246,13 @@ static void load_refresh(struct sched *s, struct sched_worker *w, struct baton_l
     else
         l->step = (double)w->step_ns;
     l->at = s->now > 0 ? s->now : 1;
+    for (uint32_t i = 1; i <= LOAD_FETCH && i <= n; i++)
+        load_fetch(l, l->turn + i);
     for (; n > 0; n--) {
+        if (n > LOAD_FETCH)
+            load_fetch(l, l->turn + 1 + LOAD_FETCH);
         l->turn = l->turn + 1 < l->n ? l->turn + 1 : 0;
-        load_count(l, &l->v[l->turn], -1);
-        load_fill(s, l, &l->v[l->turn]);
-        load_count(l, &l->v[l->turn], 1);
+        load_recount(s, l, &l->v[l->turn]);
     }
 }
 
@@ -218,7 +278,7 @@ void baton_load_add(struct sched *s, struct sched_worker *w, struct sched_reques
     r->baton.on = w;
     r->baton.slot = l->n;
     load_fill(s, l, &l->v[l->n]);
-    load_count(l, &l->v[l->n], 1);
+    load_count(l, &l->v[l->n]);
     l->n++;
 }
 
@@ -230,7 +290,7 @@ void baton_load_drop(struct sched_request *r)
     if (r->baton.on == NULL)
         return;
     l = r->baton.on->baton.load;
-    load_count(l, &l->v[at], -1);
+    load_uncount(l, &l->v[at]);
     l->v[at] = l->v[--l->n];
     l->v[at].r->baton.slot = at;
     r->baton.on = NULL;
@@ -239,42 +299,26 @@ void baton_load_drop(struct sched_request *r)
 void baton_load_touch(struct sched *s, struct sched_request *r)
 {
     struct baton_load *l;
-    struct load_entry *e;
 
     if (r->baton.on == NULL)
         return;
     l = r->baton.on->baton.load;
-    e = &l->v[r->baton.slot];
-    load_count(l, e, -1);
-    load_fill(s, l, e);
-    load_count(l, e, 1);
+    load_recount(s, l, &l->v[r->baton.slot]);
 }
 
 /* ---- questions ---- */
-
-struct load_view {
-    double kv[BATON_HORIZONS], full, drain;
-    uint32_t n;
-};
 
 struct load_ask {
     double ahead, life, need, room, inflow, stay;
 };
 
-/* Tiers `from` to `to`. */
-static void load_nested(const struct baton_load *l, uint32_t first, uint32_t last,
-                        struct load_view *v)
+static void load_sum(struct load_sums *to, const struct load_sums *from)
 {
-    *v = (struct load_view){.n = 0};
-    for (uint32_t t = first; t <= last; t++) {
-        const struct load_sums *from = &l->tier[t];
-
-        for (int h = 0; h < BATON_HORIZONS; h++)
-            v->kv[h] += from->kv[h];
-        v->full += from->full;
-        v->drain += from->drain;
-        v->n += from->n;
-    }
+    for (int h = 0; h < BATON_HORIZONS; h++)
+        to->kv[h] += from->kv[h];
+    to->full += from->full;
+    to->drain += from->drain;
+    to->n += from->n;
 }
 
 static double load_kv_at(const double kv[BATON_HORIZONS], double ahead)
@@ -291,14 +335,35 @@ static double load_kv_at(const double kv[BATON_HORIZONS], double ahead)
                            (load_horizon[h] - load_horizon[h - 1]);
 }
 
+/* Tokens held by all tiers, of which `upto` has those up to `tier`. */
+static double load_all_at(const struct baton_load *l, const struct load_sums *upto, uint32_t tier,
+                          uint32_t n_tiers, double ahead)
+{
+    struct load_sums all = *upto;
+
+    for (uint32_t t = tier + 1; t < n_tiers; t++)
+        load_sum(&all, &l->tier[t]);
+    return load_kv_at(all.kv, ahead);
+}
+
+static bool load_never_full(const struct load_sums *v, const struct load_ask *a)
+{
+    for (int h = 0; h < BATON_HORIZONS; h++)
+        if (v->kv[h] + a->need - a->room + a->inflow > 0)
+            return false;
+    return true;
+}
+
 /* How long one more of this tier would be without its room, were it there from `ahead` on for `life`: at every
  * moment what is too much is parked, and its share of that falls on each of the tier.  Tighter tiers hold what
  * they hold now and what will come as it came lately. */
-static double load_squeezed(const struct load_view *v, const struct load_view *own,
+static double load_squeezed(const struct load_sums *v, const struct load_sums *own,
                             const struct load_ask *a)
 {
     double sum = 0, last_share = 0, last = a->ahead;
 
+    if (load_never_full(v, a))
+        return 0;
     for (int h = 0; h <= BATON_HORIZONS; h++) {
         double at = h < BATON_HORIZONS ? load_horizon[h] : a->ahead + a->life, share, excess, mine;
 
@@ -306,7 +371,9 @@ static double load_squeezed(const struct load_view *v, const struct load_view *o
             continue;
         if (at > a->ahead + a->life)
             at = a->ahead + a->life;
-        excess = load_kv_at(v->kv, at) + a->need - a->room + a->inflow * (1 - exp(-at / a->stay));
+        excess = load_kv_at(v->kv, at) + a->need - a->room;
+        if (a->inflow > 0)
+            excess += a->inflow * (1 - exp(-at / a->stay));
         mine = load_kv_at(own->kv, at) + a->need;
         share = excess <= 0 ? 0 : excess < mine ? excess / mine : 1;
         sum += 0.5 * (share + last_share) * (at - last);
@@ -318,7 +385,7 @@ static double load_squeezed(const struct load_view *v, const struct load_view *o
     return sum;
 }
 
-static double load_step_with(const struct baton_load *l, const struct load_view *v, double kv,
+static double load_step_with(const struct baton_load *l, const struct load_sums *v, double kv,
                              double need)
 {
     double mean = v->n > 0 ? v->full / v->n : need, batch = mean > 1 ? kv / mean : 0;
@@ -327,50 +394,55 @@ static double load_step_with(const struct baton_load *l, const struct load_view 
     return sched_law_known(&l->law) ? sched_law_decode(&l->law, batch + 1, held) : l->step;
 }
 
+static void load_answer(struct sched *s, const struct baton_load *l, const struct baton_need *need,
+                        struct baton_decode *out)
+{
+    const struct load_sums *own = &l->tier[need->tier];
+    struct load_sums v = l->tier[0];
+    struct load_ask q = {.ahead = need->ready - (double)l->at,
+                         .need = need->tokens + baton_c.need_share * need->out,
+                         .room = baton_c.room_share * l->room};
+    double kv, drain, excess, squeezed, by_line, by_mean;
+
+    for (uint32_t t = 1; t <= need->tier; t++)
+        load_sum(&v, &l->tier[t]);
+    kv = load_kv_at(v.kv, q.ahead);
+    out->used = 1;
+    if (l->room > 0)
+        out->used = (load_all_at(l, &v, need->tier, s->cfg.n_tiers, q.ahead) + q.need) / l->room;
+    out->step = load_step_with(l, &v, kv, q.need);
+    q.life = need->out * out->step;
+    baton_inflow(s, need->tier, &q.inflow, &q.stay);
+    if (q.ahead > 0 && q.inflow > 0)
+        out->used += q.inflow * (1 - exp(-q.ahead / q.stay)) / (l->room + 1);
+    drain = v.drain - q.inflow / q.stay;
+    if (drain < baton_c.drain_share * v.drain)
+        drain = baton_c.drain_share * v.drain;
+    excess = kv + q.need - q.room;
+    if (excess > 0)
+        out->wait = drain > 0 ? excess / drain : 1e12;
+    squeezed = load_squeezed(&v, own, &q);
+    out->wait = out->wait > squeezed ? out->wait : squeezed;
+    by_line = need->deadline + need->tbt - need->ready - out->step;
+    by_mean = baton_c.wait_share * (need->tbt - out->step) * need->out;
+    out->limit = by_line < by_mean ? by_line : by_mean;
+}
+
 void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_need *need,
                     struct baton_decode *out)
 {
+    const struct sched_baton *b = s->policy_state;
     struct baton_load *l = w->baton.load;
-    double ahead, kv, own, drain, excess, squeezed, by_line, by_mean;
-    struct load_view v, all, tier;
-    struct load_ask q;
 
     *out = (struct baton_decode){.w = w, .ok = true, .lacks = SCHED_RES_NONE};
     if (l == NULL)
         return;
     load_refresh(s, w, l);
-    load_nested(l, 0, need->tier, &v);
-    load_nested(l, need->tier, need->tier, &tier);
-    load_nested(l, 0, s->cfg.n_tiers - 1, &all);
-    ahead = need->ready - (double)l->at;
-    own = need->tokens + baton_c.need_share * need->out;
-    kv = load_kv_at(v.kv, ahead);
-    out->used = l->room > 0 ? (load_kv_at(all.kv, ahead) + own) / l->room : 1;
-    out->step = load_step_with(l, &v, kv, own);
-    q = (struct load_ask){.ahead = ahead,
-                          .life = need->out * out->step,
-                          .need = own,
-                          .room = baton_c.room_share * l->room};
-    baton_inflow(s, need->tier, &q.inflow, &q.stay);
-    if (ahead > 0)
-        out->used += q.inflow * (1 - exp(-ahead / q.stay)) / (l->room + 1);
-    drain = v.drain - q.inflow / q.stay;
-    if (drain < baton_c.drain_share * v.drain)
-        drain = baton_c.drain_share * v.drain;
-    excess = kv + own - q.room;
-    if (excess > 0)
-        out->wait = drain > 0 ? excess / drain : 1e12;
-    squeezed = load_squeezed(&v, &tier, &q);
-    out->wait = out->wait > squeezed ? out->wait : squeezed;
-    by_line = need->deadline + need->tbt - need->ready - out->step;
-    by_mean = baton_c.wait_share * (need->tbt - out->step) * need->out;
-    out->limit = by_line < by_mean ? by_line : by_mean;
+    load_answer(s, l, need, out);
     if (out->step > baton_c.tbt_share * need->tbt) {
         out->ok = false;
         out->lacks = SCHED_RES_DECODE_TIME;
-    } else if (out->wait > 0 &&
-               out->wait * (1 + ((struct sched_baton *)s->policy_state)->tier[need->tier].margin) >
-                   out->limit) {
+    } else if (out->wait > 0 && out->wait * (1 + b->tier[need->tier].margin) > out->limit) {
         out->ok = false;
         out->lacks = SCHED_RES_DECODE_ROOM;
     }

@@ -444,40 +444,38 @@ void sched_length_forecast(struct sched_length *l, const struct sched_length_of 
         out->low = out->high;
 }
 
-/* Probability that the length is at most x, straight lines between the points. */
-static double cast_below(const struct sched_length_cast *c, double x)
+/* Probability that the length is at most x, straight lines between the points.  rank: points <= x. */
+static double cast_below(const struct sched_length_cast *c, double x, uint32_t rank)
 {
-    double left_x = 0, left_p = 0;
+    double left_x = rank > 0 ? c->q[rank - 1] : 0;
+    double left_p = rank > 0 ? (rank - 0.5) / SCHED_LENGTH_POINTS : 0, p;
 
-    for (int i = 0; i < SCHED_LENGTH_POINTS; i++) {
-        double p = (i + 0.5) / SCHED_LENGTH_POINTS;
-
-        if (x < c->q[i])
-            return left_p + (p - left_p) * (x - left_x) / (c->q[i] - left_x);
-        left_x = c->q[i];
-        left_p = p;
-    }
-    return left_p;
+    if (rank == SCHED_LENGTH_POINTS)
+        return left_p;
+    p = (rank + 0.5) / SCHED_LENGTH_POINTS;
+    return left_p + (p - left_p) * (x - left_x) / (c->q[rank] - left_x);
 }
 
 static double cast_at(const struct sched_length_cast *c, double p)
 {
     double at = p * SCHED_LENGTH_POINTS - 0.5;
-    int i = (int)floor(at);
+    int i;
 
-    if (i < 0)
+    if (at < 0)
         return c->q[0] * (at + 0.5) * 2;
+    i = (int)at;
     return c->q[i] + (at - i) * ((double)c->q[i + 1] - c->q[i]);
 }
 
-double sched_length_given(const struct sched_length_cast *c, double so_far, double p)
+double sched_length_given_at(const struct sched_length_cast *c, double so_far, uint32_t rank,
+                             double p)
 {
     static const double last = (SCHED_LENGTH_POINTS - 0.5) / SCHED_LENGTH_POINTS;
     double from, q, before, known;
 
     before = so_far > 0 ? so_far : 0;
-    p = p > 0 ? fmin(p, 0.999) : 0;
-    from = cast_below(c, before);
+    p = p > 0.999 ? 0.999 : p > 0 ? p : 0;
+    from = cast_below(c, before, rank);
     q = from + p * (1 - from);
     /* Beyond the last point few have been seen: lengths there fall off with the fourth power. */
     if (q < last) {
@@ -488,8 +486,13 @@ double sched_length_given(const struct sched_length_cast *c, double so_far, doub
 
         known = start * pow(fmax((1 - q) / rest, 1e-3), -0.25);
     }
-    known = fmin(known, c->most);
+    known = known < c->most ? known : c->most;
     return known > before + 1 ? known : before + 1;
+}
+
+double sched_length_given(const struct sched_length_cast *c, double so_far, double p)
+{
+    return sched_length_given_at(c, so_far, sched_length_rank(c, so_far), p);
 }
 
 /* ---- learning ---- */

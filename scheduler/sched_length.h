@@ -54,6 +54,18 @@ void sched_length_forecast(struct sched_length *l, const struct sched_length_of 
 /* Quantile p (0 .. 1) of the whole length, given that `so_far` tokens are there and it goes on; > so_far, and not
  * past `most` unless so_far is. */
 double sched_length_given(const struct sched_length_cast *c, double so_far, double p);
+/* Points of the cast that are at most x.  All are compared: that takes no branch and a few instructions. */
+static inline uint32_t sched_length_rank(const struct sched_length_cast *c, double x)
+{
+    uint16_t limit = !(x > 0) ? 0 : x < UINT16_MAX ? (uint16_t)x : UINT16_MAX, n = 0;
+
+    for (int i = 0; i < SCHED_LENGTH_POINTS; i++)
+        n = (uint16_t)(n + (c->q[i] <= limit));
+    return n;
+}
+/* The same for one who knows rank = sched_length_rank(c, so_far). */
+double sched_length_given_at(const struct sched_length_cast *c, double so_far, uint32_t rank,
+                             double p);
 /* It has ended with `tokens` by itself or at max_new; canceled ones are not shown.  cast: what had been forecast;
  * score may be NULL.  0 tokens are ignored. */
 void sched_length_observe(struct sched_length *l, const struct sched_length_of *of,
