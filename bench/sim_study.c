@@ -342,16 +342,21 @@ static enum err try_speed(struct study *s, const char *policy, double speedup, b
     return keep_run(s, p.run);
 }
 
+enum { JUDGED_BY = 20 }; /* requests: what does not hold with so few holds at no rate */
+
 /* Doubles or halves until one speed holds and one does not, then narrows: 2^(1/2^HALVINGS) is 0.3 %. */
 static enum err find_rate(struct study *s, const char *policy, double start)
 {
-    double low = start, high = start, mean = 0;
+    double low = start, high = start, mean;
     bool ok = false, up;
     char name[160];
     enum err err = try_speed(s, policy, start, &ok);
 
     up = ok;
+    mean = (double)s->trace.n / s->trace.seconds;
     for (int i = 0; err == ERR_OK && ok == up && i < 12; i++) {
+        if (!up && mean * low / 2 * s->load.duration_s < JUDGED_BY)
+            break;
         low = up ? high : round_speed(low / 2);
         high = round_speed(2 * low);
         err = try_speed(s, policy, up ? high : low, &ok);
@@ -369,7 +374,6 @@ static enum err find_rate(struct study *s, const char *policy, double start)
     }
     if (err != ERR_OK)
         return err;
-    mean = (double)s->trace.n / s->trace.seconds;
     snprintf(name, sizeof(name), "%.31s.%.31s.rate.%s", policy, s->trace.name, s->o->find);
     bench_report_add(&s->report, name, low * mean, "req/s", BENCH_HIGHER);
     if (!s->o->quiet)

@@ -21,6 +21,8 @@ static enum err parse_url(const char *url, struct place *p, struct err_msg *msg)
     const char *at = strncmp(url, "http://", 7) == 0 ? url + 7 : url, *port;
     size_t len;
 
+    if (at == url && strstr(url, "://") != NULL && strncmp(url, "https://", 8) != 0)
+        return err_set(msg, ERR_INVALID, "%.200s: the address is http://HOST:PORT", url);
     if (strncmp(url, "https://", 8) == 0)
         return err_set(msg, ERR_INVALID, "%.200s: TLS is not built; ask over http", url);
     if (at[0] == '[') {

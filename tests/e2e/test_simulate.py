@@ -91,6 +91,12 @@ def test_the_highest_rate_that_holds_is_found_and_holds():
     assert least(1.25 * rate) < 0.9
 
 
+def test_a_rate_that_never_holds_is_zero():
+    found = results("--trace", "synthetic", "--rate", "20", "--duration", "10", "--warmup", "0", "--prefill", "1",
+                    "--decode", "1", "--kill", "2@0", "--no-local-prefill", "--find-rate", "gold99")
+    assert found["baton.poisson.rate.gold99"] == 0
+
+
 def test_tables_and_progress_are_for_people():
     out = simulate("--trace", BLOCKS, "--speedup", "4")
     assert out.returncode == 0

@@ -140,8 +140,13 @@ static void an_address_that_is_none_is_named(void **state)
 {
     static const struct {
         const char *url, *word;
-    } cases[] = {{"https://a", "TLS"},   {"", "HOST:PORT"},     {"a:b", "number"},
-                 {"a:123456", "number"}, {"[::1", "HOST:PORT"}, {"127.0.0.1:1", "127.0.0.1:1"}};
+    } cases[] = {{"https://a", "TLS"},
+                 {"ftp://a", "HOST:PORT"},
+                 {"", "HOST:PORT"},
+                 {"a:b", "number"},
+                 {"a:123456", "number"},
+                 {"[::1", "HOST:PORT"},
+                 {"127.0.0.1:1", "127.0.0.1:1"}};
     struct buf out = BUF_INIT;
     int status;
 
