@@ -776,6 +776,23 @@ static void test_the_wake_is_when_one_that_waits_may_displace_others(void **stat
     assert_true(sched_batch_wake(v, 1, &pool) == INT64_MAX); /* nobody waits */
 }
 
+/* Prices of an 8B model on half an H100. */
+static void a_turn_of_a_prompt_is_a_whole_piece_and_slows_the_batch_by_a_fiftieth(void **state)
+{
+    struct sched_law prefill = {.c = {5.336e6, 41020, 0.77, 24440}, .knee = 448};
+    struct sched_law decode = {.c = {14.282e6, 17760, 86.4, 0}};
+    struct sched_step mixed = {.n = 448, .n2 = 448.0 * 448, .b = 100, .ctx = 100000},
+                      alone = {.b = 100, .ctx = 100000};
+    uint64_t every;
+    double cost;
+
+    (void)state;
+    assert_int_equal(sched_batch_turn(&prefill, &decode, 0, 4000, 16, &every), 448);
+    cost = sched_law_step(&prefill, &decode, &mixed) - sched_law_step(&prefill, &decode, &alone);
+    assert_true(cost <= (double)every / 49);
+    assert_int_equal(sched_batch_turn(&prefill, &decode, 0, 30, 16, &every), 30);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -802,6 +819,7 @@ int main(void)
         cmocka_unit_test(test_a_chunk_waits_for_time_that_is_worth_its_fixed_cost),
         cmocka_unit_test(test_a_slack_that_grows_lets_a_prompt_through_in_the_end),
         cmocka_unit_test(test_a_caller_may_sleep_until_the_wake_of_the_plan),
+        cmocka_unit_test(a_turn_of_a_prompt_is_a_whole_piece_and_slows_the_batch_by_a_fiftieth),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
