@@ -45,7 +45,7 @@ static enum err rehash(struct map *m)
     struct map next = {.count = m->count, .used = m->count, .cap = 16};
     void *value;
 
-    while (next.cap < m->count * 4)
+    while (next.cap * 5 < m->count * 16)
         next.cap *= 2;
     next.slots = mem_try_calloc(next.cap, sizeof(*next.slots));
     if (next.slots == NULL)
@@ -68,7 +68,7 @@ enum err map_put(struct map *m, uint64_t key, void *value)
     if (key == 0 || value == NULL)
         return ERR_INVALID;
     pthread_once(&seed_once, make_seed);
-    if (m->used * 2 >= m->cap) { /* tombstones count: a probe must always meet an empty slot */
+    if (m->used * 8 >= m->cap * 5) { /* tombstones count: a probe must always meet an empty slot */
         err = rehash(m);
         if (err != ERR_OK)
             return err;

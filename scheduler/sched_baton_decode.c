@@ -266,7 +266,7 @@ void baton_load_add(struct sched *s, struct sched_worker *w, struct sched_reques
     if (l == NULL)
         return;
     if (l->n == l->cap) {
-        uint32_t cap = l->cap + l->cap / 4 + 16;
+        uint32_t cap = l->cap + l->cap / 8 + 8;
         struct load_entry *v = mem_try_realloc(l->v, cap * sizeof *v);
 
         if (v == NULL)

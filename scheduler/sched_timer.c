@@ -24,7 +24,7 @@ bool sched_timers_reserve(struct sched_timers *h)
         return true;
     if (h->cap > UINT32_MAX / 4)
         return false;
-    cap = h->cap == 0 ? 64 : h->cap * 2;
+    cap = h->cap + h->cap / 4 + 64;
     if (!mem_mul(cap, sizeof(struct sched_timer *), &bytes))
         return false;
     v = mem_try_realloc(h->v, bytes);
