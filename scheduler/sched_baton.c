@@ -19,7 +19,7 @@ const struct baton_constants baton_c = {
     .wait_share = 0.8,  /* [ref] of the slack that a stream builds up, for its wait */
     .need_share = 1,    /* [sim] of its output that counts as its need */
     .drain_share = 1, /* [sim] of the drain of a tier and tighter ones that serves one that waits */
-    .refresh_ns = 1e8, /* age at which a load is counted anew: some steps */
+    .refresh_ns = 2e8, /* [sim] age at which a load is counted anew: half as often costs no share */
 
     .guard_ns = 3e6,      /* messages and the end of the running step */
     .density_power = 1.5, /* [sim] of the weight in work per weight: who is evicted first */
