@@ -49,6 +49,9 @@ const struct baton_constants baton_c = {
     .price_prefill = 0.6, /* [sim] price when the loosest tier's whole time lies before a worker */
     .price_decode = 0.15, /* [sim] price when all room is asked for */
     .room_free = 0.85,    /* [sim] part of the room that is free of charge */
+    .hurt_share = 0.005,  /* [sim] of new requests turned away that shows that prices are needed */
+    .hurt_s = 30,         /* decay of that share */
+    .hurt_crowd = 1,      /* [sim] crowd that shows it before anybody is */
 
     .floor_gap = 0.10,  /* attainment of a size class may lag so much; 15 points are allowed */
     .floor_step = 0.02, /* of its boost, per settled request of the class */
@@ -317,6 +320,7 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
     struct baton_bill bill;
     uint32_t n;
     double cost, full;
+    bool ok;
 
     *plan = (struct baton_plan){.have = false};
     a->entitled = false;
@@ -332,8 +336,10 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
     }
     try_locals(a, plan);
     *why = !plan->in_time ? SCHED_REASON_TTFT : !plan->d.ok ? SCHED_REASON_TBT : SCHED_REASON_NONE;
-    if (!plan->have || *why != SCHED_REASON_NONE)
+    if (!plan->have || *why != SCHED_REASON_NONE) {
+        baton_price_hurt(a->s, a->r, true);
         return false;
+    }
     cost = plan->d.w == NULL
                ? 0
                : baton_decode_cost(a->s, plan->d.w, (double)a->need.prefill_tokens, a->out);
@@ -342,7 +348,9 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
                                .backlog = sched_edf_work(&plan->p.w->edf) / loosest(a->s),
                                .room = plan->d.used};
     baton_price_look(a->s, &bill);
-    if (a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->weight, &bill))
+    ok = a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->weight, &bill);
+    baton_price_hurt(a->s, a->r, !ok);
+    if (ok)
         return true;
     full = a->s->cfg.tiers[a->tier].weight;
     *why = full > a->weight && baton_price_ok(a->s, a->r, full, &bill) ? SCHED_REASON_SHARE

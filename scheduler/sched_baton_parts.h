@@ -31,7 +31,7 @@ struct baton_constants {
     double stretch_start, stretch_min, stretch_max, stretch_step;
     /* prices */
     double rate_s, load_free, load_full, inflow_s, mean_step, price_s, value_power, price_prefill,
-        price_decode, room_free, local_gain;
+        price_decode, room_free, local_gain, hurt_share, hurt_s, hurt_crowd;
     /* floors */
     double floor_gap, floor_step, floor_max, floor_rate, size_decay, credit_s;
     /* held ones */
@@ -62,6 +62,8 @@ struct sched_baton {
     uint64_t offered_at;
     double backlog, crowd; /* as bills show them, decayed over price_s */
     uint64_t looked_at;
+    double asked, hurt; /* new requests, and those of them that were turned away; decayed */
+    uint64_t hurt_at;
     /* sizes */
     double hist[64]; /* decayed counts of prompt lengths by quarter octave */
     uint32_t hist_new;
@@ -86,6 +88,8 @@ struct baton_bill {
 };
 /* What the pools look like to one that asks. */
 void baton_price_look(struct sched *s, const struct baton_bill *bill);
+/* A new request could be promised its targets, or could not, for whatever reason. */
+void baton_price_hurt(struct sched *s, const struct sched_request *r, bool refused);
 /* Is it worth that? */
 bool baton_price_ok(const struct sched *s, const struct sched_request *r, double weight,
                     const struct baton_bill *bill);

@@ -130,6 +130,28 @@ void baton_price_look(struct sched *s, const struct baton_bill *bill)
     b->looked_at = s->now;
 }
 
+void baton_price_hurt(struct sched *s, const struct sched_request *r, bool refused)
+{
+    struct sched_baton *b = baton_of(s);
+    double keep = decayed(1, b->hurt_at, s->now, baton_c.hurt_s);
+
+    if (r->arrived_ns != s->now || r->evicted > 0)
+        return;
+    b->hurt = b->hurt * keep + (refused ? 1 : 0);
+    b->asked = b->asked * keep + 1;
+    b->hurt_at = s->now;
+}
+
+/* From 0, nobody is turned away, to 1.  Work that arrives in bursts passes what the pools can do again and again
+ * far below saturation, and streams of loose tiers wait it out: a price would refuse what hurts nobody.  Prices
+ * come in when somebody was turned away lately, or when more room is promised than such waits can bridge. */
+static double price_shown(const struct sched_baton *b)
+{
+    double share = b->asked > 0 ? b->hurt / (b->asked * baton_c.hurt_share) : 0;
+
+    return share > 1 || b->crowd > baton_c.hurt_crowd ? 1 : share;
+}
+
 /* 0 while what arrives is less than the pools can do, 1 when it is clearly more: a queue that will empty by
  * itself turns nobody away. */
 static double price_pressure(const struct sched *s)
@@ -144,7 +166,8 @@ static double price_pressure(const struct sched *s)
         most = rho > most ? rho : most;
     }
     most = (most - baton_c.load_free) / (baton_c.load_full - baton_c.load_free);
-    return most < 0 ? 0 : most > 1 ? 1 : most;
+    most = most < 0 ? 0 : most > 1 ? 1 : most;
+    return most * price_shown(b);
 }
 
 bool baton_price_ok(const struct sched *s, const struct sched_request *r, double weight,
