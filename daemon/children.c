@@ -304,8 +304,11 @@ enum err daemon_children_start(const struct daemon_children_config *c, struct er
         child->is_prefill = i < c->config->prefill;
         child->index = child->is_prefill ? i : i - c->config->prefill;
         child->backoff_ms = BACKOFF_FIRST_MS;
-        snprintf(child->name, sizeof(child->name), "%s-%u",
-                 child->is_prefill ? "prefill" : "decode", child->index);
+        if (c->config->elastic) /* its role may change */
+            snprintf(child->name, sizeof(child->name), "worker-%u", i);
+        else
+            snprintf(child->name, sizeof(child->name), "%s-%u",
+                     child->is_prefill ? "prefill" : "decode", child->index);
         uv_timer_init(c->loop, &child->restart);
         all->open_handles++;
         start_child(child);

@@ -96,7 +96,9 @@ static void act_prefill(struct daemon_hub *h, const struct sched_action *a)
     m.frontend = FRONTEND_ID;
     m.decode_worker = a->peer;
     m.order = a->order;
-    m.deadline_ns = h->c.sched.handover_timeout_ns;
+    /* A decode worker that computes the prompt itself may have to wait for blocks first. */
+    m.deadline_ns =
+        a->peer == a->worker ? h->c.sched.request_timeout_ns : h->c.sched.handover_timeout_ns;
     if (!h->c.hooks.fill_prefill(h->c.arg, a->request, &m)) {
         never_sent(h, a);
         return;
@@ -267,8 +269,8 @@ void hub_event(struct daemon_hub *h, const struct sched_event *e)
             LOG_ERROR("hub", "event lost", "kind=%d: out of memory", (int)e->kind);
             if (e->kind == SCHED_EV_ARRIVE)
                 h->c.hooks.on_reject(h->c.arg, e->request,
-                                 &(struct daemon_refusal){.reason = SCHED_REASON_QUEUE_FULL,
-                                                          .retry_after_ns = CLOCK_NS_PER_S});
+                                     &(struct daemon_refusal){.reason = SCHED_REASON_QUEUE_FULL,
+                                                              .retry_after_ns = CLOCK_NS_PER_S});
             return;
         }
         h->events = grown;

@@ -1,6 +1,7 @@
 /* daemon/hub.h over real sockets, with workers played by this test: who is meant by a process id, whose
  * model may join, and what is said about those that are gone. */
 #include "daemon/hub.h"
+#include "proto/wire_check.h"
 
 #include <setjmp.h>
 #include <signal.h>
@@ -23,6 +24,8 @@ struct fake {
     uint32_t id;
     int welcomed, closed, introduced, forgotten, gone, reserved;
     uint64_t reserve_deadline_ns;
+    bool has_terms;
+    Baton__Terms terms;
 };
 
 static struct {
@@ -148,6 +151,9 @@ static void fake_frame(struct daemon_link *l, void *arg, enum wire_type t,
     } else if (t == WIRE_RESERVE) {
         f->reserved++;
         f->reserve_deadline_ns = ((const Baton__Reserve *)m)->deadline_ns;
+        f->has_terms = ((const Baton__Reserve *)m)->terms != NULL;
+        if (f->has_terms)
+            f->terms = *((const Baton__Reserve *)m)->terms;
     }
 }
 
@@ -420,9 +426,64 @@ static void a_reservation_outlives_a_prefill_that_takes_long(void **state)
     finish();
 }
 
+static void workers_hear_the_contract_in_remaining_time(void **state)
+{
+    struct daemon_hub_submit s = {.request = 78,
+                                  .tier = 2, /* bronze */
+                                  .n_prompt = 4,
+                                  .max_new = 8,
+                                  .ttft_ns = 20 * CLOCK_NS_PER_S,
+                                  .tbt_ns = 1000 * CLOCK_NS_PER_MS};
+
+    (void)state;
+    start();
+    fake_connect(&w.a, w.tcp_copy, WIRE_ROLE_PREFILL);
+    fake_connect(&w.b, w.tcp_copy, WIRE_ROLE_DECODE);
+    fake_join(&w.a, "a", 1, 7);
+    fake_join(&w.b, "b", 1, 7);
+    s.arrived_ns = clock_now_ns();
+    daemon_hub_submit(w.hub, &s);
+    assert_true(turn_until(&w.b.reserved, 1, 5000));
+    assert_true(w.b.has_terms);
+    assert_int_equal(w.b.terms.tier, 2);
+    assert_true(w.b.terms.tbt_ns == 1000 * CLOCK_NS_PER_MS);
+    assert_true(w.b.terms.first_deadline_ns > 10 * (int64_t)CLOCK_NS_PER_S);
+    assert_true(w.b.terms.first_deadline_ns < 60 * (int64_t)CLOCK_NS_PER_S);
+    assert_true(w.b.terms.weight > 0);
+    daemon_hub_cancel(w.hub, 78);
+    finish();
+}
+
+static void steps_that_workers_report_reach_the_predictor(void **state)
+{
+    Baton__Report m = BATON__REPORT__INIT;
+    Baton__StepSample sample = BATON__STEP_SAMPLE__INIT, *list[WIRE_SAMPLES_MAX];
+    struct sched_health health;
+
+    (void)state;
+    start();
+    fake_connect(&w.b, w.tcp_copy, WIRE_ROLE_DECODE);
+    fake_join(&w.b, "b", 1, 7);
+    sample.b = 4;
+    sample.ctx = 400;
+    sample.ns = 5000000;
+    for (size_t i = 0; i < WIRE_SAMPLES_MAX; i++)
+        list[i] = &sample;
+    m.n_sample = WIRE_SAMPLES_MAX;
+    m.sample = list;
+    daemon_link_send(w.b.control, WIRE_REPORT, &m.base);
+    daemon_link_send(w.b.control, WIRE_REPORT, &m.base);
+    turn_for(50);
+    sched_get_health(daemon_hub_sched(w.hub), SCHED_TIERS_MAX, SCHED_STAGE_DECODE, &health);
+    assert_true(health.n > 0);
+    finish();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(workers_hear_the_contract_in_remaining_time),
+        cmocka_unit_test(steps_that_workers_report_reach_the_predictor),
         cmocka_unit_test(a_worker_elsewhere_with_the_pid_of_a_dead_child_is_not_meant),
         cmocka_unit_test(a_worker_here_is_known_by_its_socket_not_by_what_it_says),
         cmocka_unit_test(a_worker_with_another_model_gets_no_work),
