@@ -102,7 +102,8 @@ int64_t decode_plan_slack(const struct decode_plan *p, const struct decode_run *
 {
     bool decodes = run->state == DECODE_RUN_RESIDENT || run->state == DECODE_RUN_PARKED;
     uint64_t next = run->n_tokens - run->n_prompt; /* index of the prompt's token */
-    uint64_t first_ns = run->first_ns;
+    /* Until an ARRIVING run has joined, the loop may write this field. */
+    uint64_t first_ns = run->state == DECODE_RUN_ARRIVING ? 0 : run->first_ns;
 
     if (!run->has_terms || run->tbt_ns == 0)
         return (int64_t)run->last_ns - (int64_t)now;

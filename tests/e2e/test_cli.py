@@ -93,6 +93,8 @@ def test_config_check_and_precedence(tmp_path):
 def test_the_shipped_configuration_is_valid():
     out = run("config", "check", ROOT / "deploy/baton.yaml")
     assert out.returncode == 0, out.stderr
+    shipped = run("config", "print", "--config", ROOT / "deploy/baton.yaml").stdout
+    assert shipped.split("tiers:")[1] == run("config", "print").stdout.split("tiers:")[1]  # and shows the defaults
 
 
 def test_keys_are_needed_where_configured_and_bound_the_tier(tmp_path):
