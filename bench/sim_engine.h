@@ -41,6 +41,8 @@ struct bench_sim_setup {
     bool clairvoyant; /* the scheduler is told the true lengths */
     bool no_learning; /* laws are what they are seeded with */
     double bias;      /* steps take so much more than the laws told; 1: no lie */
+    double told;      /* the scheduler is told laws so many times as slow; 0: as they are */
+    bool cold;        /* it is told no laws at all */
     double noise;     /* sd of the logarithm of step times; < 0: as the cluster file says */
     double stale_s;   /* reports come so late */
     struct bench_sim_fault fault[BENCH_FAULTS_MAX];

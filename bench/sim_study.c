@@ -154,6 +154,8 @@ static void setup_of(struct study *s, const char *policy, uint64_t seed, struct 
                                   .clairvoyant = strstr(policy, "clairvoyant") != NULL,
                                   .no_learning = o->no_learning,
                                   .bias = o->bias,
+                                  .told = o->told,
+                                  .cold = o->cold,
                                   .noise = o->noise,
                                   .stale_s = o->stale_s,
                                   .n_faults = o->n_faults,

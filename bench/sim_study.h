@@ -27,8 +27,8 @@ struct bench_study {
     uint64_t seed;
     uint32_t seeds;
     uint32_t max_new;
-    double noise, bias, stale_s; /* as in struct bench_sim_setup */
-    bool no_learning, no_local, elastic, no_bound;
+    double noise, bias, told, stale_s; /* as in struct bench_sim_setup */
+    bool cold, no_learning, no_local, elastic, no_bound;
     bool json, timing, check, quiet;
     struct bench_sim_fault fault[BENCH_FAULTS_MAX];
     uint32_t n_faults;

@@ -137,6 +137,16 @@ void sim_worker_fault(struct sim *m, const struct bench_sim_fault *f, bool begin
     else if (!begins && !w->alive)
         sim_worker_join(m, w);
 }
+/* What the scheduler is told of a law: a factor. */
+static double law_told(const struct bench_sim_setup *o)
+{
+    if (o->clairvoyant)
+        return o->bias; /* perfect knowledge knows of the lie */
+    if (o->cold)
+        return 0;
+    return o->told > 0 ? o->told : 1;
+}
+
 enum err sim_add_classes(struct sim *m)
 {
     for (uint32_t i = 0; i < m->cluster->n_classes; i++) {
@@ -145,9 +155,11 @@ enum err sim_add_classes(struct sim *m)
         enum err err;
 
         c.frozen = m->setup->no_learning || m->setup->clairvoyant;
-        for (int k = 0; k < 4 && m->setup->clairvoyant; k++) {
-            c.prefill.c[k] *= m->setup->bias; /* perfect knowledge knows of the lie */
-            c.decode.c[k] *= m->setup->bias;
+        for (int k = 0; k < 4; k++) {
+            double told = law_told(m->setup);
+
+            c.prefill.c[k] *= told;
+            c.decode.c[k] *= told;
         }
         err = sched_add_class(m->sched, &c, m->msg, &id);
         if (err != ERR_OK)

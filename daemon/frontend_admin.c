@@ -165,13 +165,13 @@ static enum err put_tier(const struct daemon_frontend *f, uint32_t i, const stru
                      "\"tbt_ms\":%.10g,\"weight\":%.10g,\"reserved\":%.10g,\"on_miss\":\"%s\","
                      "\"queued\":%u,\"running\":%u,\"arrived\":%llu,\"admitted\":%llu,"
                      "\"kept\":%llu,\"broken\":%llu,\"downgraded\":%llu,\"canceled\":%llu,"
-                     "\"margin\":%.4f",
+                     "\"probes\":%llu,\"margin\":%.4f",
                      t->name, f->c.config->tier_labels[i], (double)t->ttft_ns / 1e6, t->ttft_factor,
                      (double)t->tbt_ns / 1e6, t->weight, t->reserved, miss_rule(t->on_miss),
                      all->queued[i], all->running[i], (unsigned long long)s.arrived,
                      (unsigned long long)s.admitted, (unsigned long long)s.kept,
                      (unsigned long long)s.broken, (unsigned long long)s.downgraded,
-                     (unsigned long long)s.canceled, s.margin);
+                     (unsigned long long)s.canceled, (unsigned long long)s.probes, s.margin);
     if (err == ERR_OK)
         err = put_refused(&s, &refused, out);
     judged = s.kept + s.broken + refused;

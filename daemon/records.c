@@ -155,6 +155,8 @@ static enum err put_fate(const struct sched_record *s, struct buf *out)
         err = put_text(out, "cause", sched_cause_name(s->cause));
     if (err == ERR_OK && s->late_ns != 0)
         err = buf_printf(out, ",\"late_ms\":%.3f", (double)s->late_ns / 1e6);
+    if (err == ERR_OK && s->probe)
+        err = buf_puts(out, ",\"probe\":true");
     if (err == ERR_OK)
         err = put_ms(out, "ttft_target_ms", s->ttft_target_ns);
     return err == ERR_OK ? put_ms(out, "tbt_target_ms", s->tbt_target_ns) : err;

@@ -41,6 +41,8 @@ static const char usage[] =
     "  --noise SIGMA          scatter of step times (sd of the logarithm; default: the cluster "
     "file's)\n"
     "  --bias F               steps take F times what the scheduler was told at the start\n"
+    "  --told F               the scheduler is told laws F times as slow as they are; --cold: "
+    "none\n"
     "  --no-learning          laws stay what they were told; --stale S: reports come S seconds "
     "late\n"
     "  --kill W@T[-U]         worker W dies at T s, and is back at U s\n"
@@ -166,12 +168,14 @@ static enum err parse(int argc, char **argv, struct bench_study *s, struct err_m
         {"--warmup", NULL, &s->warmup_s, 0, 1e8, NULL},
         {"--noise", NULL, &s->noise, 0, 2, NULL},
         {"--bias", NULL, &s->bias, 1e-3, 1e3, NULL},
+        {"--told", NULL, &s->told, 1e-3, 1e3, NULL},
         {"--stale", NULL, &s->stale_s, 0, 3600, NULL},
         {"--seed", NULL, &seed, 0, 9e15, NULL},
         {"--seeds", NULL, &seeds, 1, 1000, NULL},
         {"--prefill", NULL, &prefill, 1, BENCH_WORKERS_MAX, NULL},
         {"--decode", NULL, &decode, 1, BENCH_WORKERS_MAX, NULL},
         {"--max-new", NULL, &max_new, 1, 1 << 24, NULL},
+        {"--cold", NULL, NULL, 0, 0, &s->cold},
         {"--no-learning", NULL, NULL, 0, 0, &s->no_learning},
         {"--no-local-prefill", NULL, NULL, 0, 0, &s->no_local},
         {"--no-bound", NULL, NULL, 0, 0, &s->no_bound},

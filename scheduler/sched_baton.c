@@ -62,6 +62,10 @@ const struct baton_constants baton_c = {
 
     .held_s = 5,     /* decay of the rate at which held ones get in */
     .held_hope = 30, /* held ones may be so many times what that rate will take in */
+
+    .probe_idle = 3e9,  /* ns without a step after which an idle worker may be asked again */
+    .probe_wait = 60e9, /* longest pause between probes that were answered as predicted */
+    .probe_right = 0.8, /* of the predicted time: taken for right */
 };
 
 static struct sched_baton *baton_of(const struct sched *s)
@@ -413,7 +417,7 @@ static void fill_bind(const struct baton_ask *a, const struct baton_plan *plan, 
     out->work_ns = plan->p.work;
     out->density = plan->p.work / (pow(a->weight, baton_c.density_power) * baton_boost(a->s, r));
     out->late_ns = promised ? a->late : SCHED_NEVER;
-    if (a->entitled || r->admitted || r->evicted >= SCHED_EVICTED_MAX)
+    if (a->entitled || r->admitted || r->probe || r->evicted >= SCHED_EVICTED_MAX)
         out->density = 0;
     out->chosen = (struct sched_pick){plan->p.w->id, plan->d.w != NULL ? plan->d.w->id : 0,
                                       plan->p.finish + plan->d.wait - idle};
@@ -508,6 +512,39 @@ static void place_again(struct baton_ask *a, struct sched_offer *out)
     fill_bind(a, &plan, plan.in_time, out);
 }
 
+/* Refused for what was predicted, with workers that nobody has asked for long: run it, to see. */
+static bool may_probe(struct baton_ask *a, struct baton_plan *plan, enum sched_reason why)
+{
+    enum sched_stage stage = why == SCHED_REASON_TTFT ? SCHED_STAGE_PREFILL : SCHED_STAGE_DECODE;
+    struct baton_prefill p;
+
+    if ((why != SCHED_REASON_TTFT && why != SCHED_REASON_TBT) || !plan->have || a->r->evicted > 0)
+        return false;
+    for (uint32_t i = 0; stage == SCHED_STAGE_PREFILL && i < a->n_p; i++) {
+        if (!baton_probe_due(a->s, a->p[i], stage))
+            continue;
+        baton_prefill_try(a->s, a->r, a->p[i], a->key, a->late, &p);
+        choose_decode(a, p.w, p.finish, &plan->d);
+        plan->p = p;
+        plan->victims.n = 0;
+        plan->have_second = false;
+        if (plan->d.ok || (plan->d.w != NULL && plan->d.w->claims + plan->d.w->promised == 0)) {
+            baton_probe_start(a->s, a->r, stage, p.work);
+            return true;
+        }
+    }
+    if (!plan->in_time || plan->victims.n > 0 || plan->p.local)
+        return false;
+    for (uint32_t i = 0; stage == SCHED_STAGE_DECODE && i < a->n_d; i++) {
+        if (!baton_probe_due(a->s, a->d[i], stage))
+            continue;
+        ask_decode(a, plan->p.w, plan->p.finish, a->d[i], &plan->d);
+        baton_probe_start(a->s, a->r, stage, plan->d.step);
+        return true;
+    }
+    return false;
+}
+
 static void baton_place(struct sched *s, struct sched_request *r, struct sched_offer *out)
 {
     struct baton_ask a;
@@ -540,6 +577,10 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
         if (s->cfg.tiers[tier].on_miss != SCHED_MISS_DOWNGRADE)
             break;
     }
+    if (may_probe(&a, &plan, why)) {
+        fill_bind(&a, &plan, false, out);
+        return;
+    }
     out->reason = why;
     fill_refusal(&a, &plan, why, out);
     if (s->cfg.tiers[a.tier].on_miss == SCHED_MISS_WAIT)
@@ -551,7 +592,7 @@ static struct sched_worker *baton_redecide(struct sched *s, struct sched_request
     struct baton_ask a;
     struct baton_decode best;
 
-    if (sched_request_need(r).decode == false || r->home == NULL)
+    if (sched_request_need(r).decode == false || r->home == NULL || r->probe)
         return NULL;
     ask_init(&a, s, r);
     ask_tier(&a, r->tier);
@@ -603,14 +644,14 @@ static void fact_prefilled(struct sched *s, struct sched_request *r)
 {
     r->baton.ready_ns = s->now;
     baton_load_touch(s, r);
-    if (r->delivered > 1 || r->lost)
+    if (r->delivered > 1 || r->lost || r->probe)
         return;
     baton_margin_prefill(s, s->now > r->deadline_ns);
 }
 
 static void fact_late(struct sched *s, struct sched_request *r)
 {
-    if (r->first_ns == 0 || r->first_ns > r->deadline_ns || r->lost)
+    if (r->first_ns == 0 || r->first_ns > r->deadline_ns || r->lost || r->probe)
         return; /* the queue was to blame; margin_prefill has seen it */
     r->baton.slow = true;
     baton_margin_decode(s, r->tier, true);
@@ -622,7 +663,9 @@ static void fact_ended(struct sched *s, struct sched_request *r)
 
     baton_load_drop(r);
     held_no_more(s, r, false);
-    if (r->outcome == SCHED_OUT_CANCELED)
+    if (r->probe)
+        baton_probe_end(s, r);
+    if (r->outcome == SCHED_OUT_CANCELED || r->probe)
         return;
     baton_floor(s, r, r->outcome == SCHED_OUT_KEPT);
     if (r->admitted && in_time && !r->lost && !r->baton.slow && r->max_new > 1)
@@ -664,6 +707,8 @@ static void baton_request(struct sched *s, struct sched_request *r, enum sched_f
 
 static void baton_worker(struct sched *s, struct sched_worker *w, enum sched_event_kind e)
 {
+    if (e == SCHED_EV_WORKER_JOIN || e == SCHED_EV_STEP)
+        w->baton.seen_ns = s->now;
     if (e == SCHED_EV_WORKER_JOIN) {
         sched_edf_stretch(&w->edf, baton_of(s)->stretch);
         if (w->shape->role == SCHED_ROLE_DECODE && baton_load_create(w) != ERR_OK)

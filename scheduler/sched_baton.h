@@ -24,7 +24,8 @@ struct sched_baton_request {
 };
 
 struct sched_baton_worker {
-    void *load; /* decode: expected KV and batch; owned by the policy */
+    void *load;       /* decode: expected KV and batch; owned by the policy */
+    uint64_t seen_ns; /* its last step, or when it joined */
 };
 
 #endif

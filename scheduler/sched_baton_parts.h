@@ -4,6 +4,7 @@
  *   sched_baton.c          place(): one answer from the parts; facts; reaction to misses in progress
  *   sched_baton_prefill.c  can a prefill worker have it in time, and who would have to make way
  *   sched_baton_decode.c   the load model of a decode worker: how long would it wait for room, how long is a step
+ *   sched_baton_probe.c    asks again what was believed too long
  *   sched_baton_price.c    weights, floors, margins and prices: all that learns from outcomes
  *
  * Thread: the scheduler's.  Units: ns as double unless said otherwise, tokens. */
@@ -36,6 +37,8 @@ struct baton_constants {
     double floor_gap, floor_step, floor_max, floor_rate, size_decay, credit_s;
     /* held ones */
     double held_s, held_hope;
+    /* probes */
+    double probe_idle, probe_wait, probe_right;
 };
 extern const struct baton_constants baton_c;
 
@@ -50,6 +53,14 @@ struct baton_tier {
     double inflow;      /* tokens of KV admitted, all workers, decayed over inflow_s */
     double stay;        /* the same times the ns that they will stay */
     uint64_t inflow_at; /* ns */
+};
+
+/* A stage is asked again by running what would be refused; sched_baton_probe.c. */
+struct baton_probe {
+    uint64_t request; /* that does; 0: none */
+    double predicted; /* time of its prompt, or of a step */
+    double wait;      /* ns between them */
+    uint64_t next_ns; /* not before */
 };
 
 struct sched_baton {
@@ -69,7 +80,8 @@ struct sched_baton {
     uint32_t hist_new;
     uint32_t edge[BATON_SIZES - 1]; /* lengths where the next class begins */
     double kept[BATON_SIZES], boost[BATON_SIZES];
-    uint64_t settled_at; /* credits are filled up to here */
+    uint64_t settled_at;         /* credits are filled up to here */
+    struct baton_probe probe[2]; /* of prompts, of decode steps */
 };
 
 void baton_price_init(struct sched_baton *b);
@@ -103,6 +115,15 @@ double baton_boost(const struct sched *s, const struct sched_request *r);
 /* Of tiers tighter than `tier`, by what was admitted lately, on one decode worker: the tokens of KV that they
  * will hold if it goes on like that, and for how long each holds its own. */
 void baton_inflow(const struct sched *s, uint32_t tier, double *kv, double *stay);
+
+/* ---- sched_baton_probe.c ------------------------------------------------------------------------ */
+
+/* May w be asked again how long it takes? */
+bool baton_probe_due(const struct sched *s, const struct sched_worker *w, enum sched_stage stage);
+/* r is bound for that; predicted: ns of its prompt, or of a step. */
+void baton_probe_start(struct sched *s, struct sched_request *r, enum sched_stage stage,
+                       double predicted);
+void baton_probe_end(struct sched *s, const struct sched_request *r); /* if it is one */
 
 /* ---- sched_baton_decode.c ----------------------------------------------------------------------- */
 

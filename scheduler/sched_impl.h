@@ -141,6 +141,7 @@ struct sched_request {
     bool admitted : 1; /* was dispatched once: never refused any more */
     bool late : 1;     /* a token was late */
     bool lost : 1;     /* an attempt failed or lost its worker */
+    bool probe : 1;    /* run to see how long it takes, though it would have been refused */
     enum sched_waits_in waits_in : 8;
     enum sched_outcome outcome : 8; /* from the end on */
     enum sched_reason reason : 8;
@@ -161,7 +162,8 @@ struct sched_request {
 
     /* of the last offer that bound it, and what became of it */
     struct sched_cast forecast, high;
-    float ttft_raw, ttft_low; /* as the policy forecast it, to the client; low end of the interval */
+    float ttft_raw,
+        ttft_low; /* as the policy forecast it, to the client; low end of the interval */
     struct {
         uint64_t queue, prefill, ttft, step; /* the first two as the worker said */
     } actual;
@@ -291,8 +293,8 @@ struct sched {
         uint64_t n;
         double low, median, high; /* quantiles */
         double scale, missed;     /* mean distance from the median; share outside */
-    } ttft[SCHED_TIERS_MAX]; /* by tier served */
-    double front_ns; /* from the worker's first token to the client's, smoothed */
+    } ttft[SCHED_TIERS_MAX];      /* by tier served */
+    double front_ns;              /* from the worker's first token to the client's, smoothed */
 };
 
 #endif

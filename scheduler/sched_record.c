@@ -249,6 +249,7 @@ void sched_record_end(struct sched *s, struct sched_request *r)
     rec->ttft_target_ns = r->deadline_ns - r->arrived_ns;
     rec->tbt_target_ns = r->tbt_ns;
     rec->late_ns = r->late_ns;
+    rec->probe = r->probe;
 }
 
 void sched_record_reject(struct sched *s, const struct sched_event *e,

@@ -35,7 +35,8 @@ struct sched_tier_stats {
     uint64_t broken;                  /* admitted, then a target missed, or failed */
     uint64_t refused[16];             /* by enum sched_reason */
     uint64_t downgraded, canceled;
-    double margin; /* of admission, controlled by its own broken promises; 0: none added */
+    uint64_t probes; /* admitted to see whether a prediction that refuses them is right */
+    double margin;   /* of admission, controlled by its own broken promises; 0: none added */
 };
 void sched_get_tier_stats(const struct sched *s, uint32_t tier, struct sched_tier_stats *out);
 
@@ -130,6 +131,7 @@ struct sched_record {
     enum sched_cause cause;
     uint64_t ttft_target_ns, tbt_target_ns;
     int64_t late_ns;
+    bool probe; /* run to see how long it takes: predicted to miss its targets */
 };
 /* Numbered from 0 without end; the last sched_config.records are kept.  next: how many there were. */
 uint64_t sched_record_next(const struct sched *s);

@@ -121,6 +121,20 @@ def test_records_hold_one_line_per_request_and_the_report_needs_no_network(tmp_p
     assert "<svg" in page and "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
 
 
+@pytest.mark.parametrize("rate", [2, 20, 60])
+@pytest.mark.parametrize("told", [30, 0.1])
+def test_a_wrong_belief_about_the_machines_heals(tmp_path, told, rate):
+    """Told 30 times too slow nothing could ever be promised; 10 times too fast, everything."""
+    records = tmp_path / "records.jsonl"
+    results("--trace", "synthetic", "--rate", rate, "--duration", "40", "--warmup", "0", "--told", told, "--no-bound",
+            "--records", records)
+    rows = [json.loads(line) for line in records.read_text().splitlines()]
+    healed = [row["kept"] for row in rows if row["arrived_s"] >= 8]
+    assert sum(healed) >= 0.99 * len(healed)
+    broken = [row for row in rows if row["admitted"] and not row["kept"]]
+    assert len(broken) <= 0.02 * len(rows)
+
+
 @pytest.mark.parametrize("args, words", [
     (["--trace", "/no/such/file"], ["/no/such/file", "No such file"]),
     (["--trace", BLOCKS, "--policy", "magic"], ["magic", "baton"]),

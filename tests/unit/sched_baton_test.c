@@ -296,6 +296,139 @@ static void a_tier_that_got_nothing_for_its_bound_gets_in(void **state)
     rig_close(&r);
 }
 
+/* ---- probes ---- */
+
+/* Steps of 7 ms and a token of prompt in 20 us, told as 30 times that. */
+static void open_told_too_slow(struct rig *r)
+{
+    struct sched_class c = {.name = "slow", .kv_bytes_per_token = 1};
+    struct sched_config cfg;
+    struct err_msg msg;
+    uint32_t k = 0;
+
+    plain_config(&cfg);
+    c.prefill.c[1] = 30 * 20e3;
+    c.decode.c[0] = 30 * 7e6;
+    rig_open(r, &cfg);
+    assert_int_equal(sched_add_class(r->s, &c, &msg, &k), ERR_OK);
+    rig_join_can(r, P, SCHED_ROLE_PREFILL, k, true);
+    rig_join_can(r, D, SCHED_ROLE_DECODE, k, false);
+}
+
+static void say_step(struct rig *r, uint32_t worker, double n, double b, double ctx, double ms)
+{
+    struct sched_event e = {.kind = SCHED_EV_STEP, .worker = worker};
+
+    e.u.step.did = (struct sched_step){.n = n, .n2 = n * n, .b = b, .ctx = ctx};
+    e.u.step.ns = (uint64_t)(ms * 1e6);
+    rig_apply(r, &e);
+}
+
+/* The prompt in one step and `tokens` more, one each, `times` as slow as steps really are; then it ends. */
+static void run_alone(struct rig *r, uint64_t id, uint32_t n_prompt, uint32_t tokens, double times)
+{
+    double prompt = times * 0.02 * n_prompt, step = times * 7;
+
+    r->now += (uint64_t)(prompt * 1e6);
+    say_step(r, P, n_prompt, 0, 0, prompt);
+    rig_prefilled(r, id, rig_epoch(r, id), P, false);
+    rig_granted(r, id, rig_epoch(r, id), D, true);
+    rig_handover(r, id, rig_epoch(r, id), D, true, ERR_OK);
+    for (uint32_t k = 1; k <= tokens; k++) {
+        r->now += (uint64_t)(step * 1e6);
+        say_step(r, D, 0, 1, n_prompt + k, step);
+    }
+    rig_tokens(r, id, tokens + 1);
+    rig_released(r, id, rig_epoch(r, id), P, ERR_OK);
+    rig_released(r, id, rig_epoch(r, id), D, ERR_OK);
+    rig_finish(r, id);
+}
+
+static uint64_t probes(const struct rig *r)
+{
+    struct sched_tier_stats t;
+    uint64_t n = 0;
+
+    for (uint32_t i = 0; i < r->cfg.n_tiers; i++) {
+        sched_get_tier_stats(r->s, i, &t);
+        n += t.probes;
+    }
+    return n;
+}
+
+static void a_belief_that_refuses_everything_is_asked_again_and_heals(void **state)
+{
+    struct sched_record rec;
+    struct rig r;
+    uint64_t id = 1;
+
+    (void)state;
+    open_told_too_slow(&r);
+    for (; id <= 10; id++) { /* the first 2 s */
+        rig_arrive(&r, id, GOLD, 1000, 60);
+        assert_non_null(refusal(&r, id));
+        r.now += 200 * RIG_MS;
+    }
+    r.now += 2000 * RIG_MS; /* nothing was run for 4 s */
+    rig_arrive(&r, ++id, GOLD, 1000, 60);
+    assert_null(refusal(&r, id));
+    assert_int_equal(probes(&r), 1);
+    rig_arrive(&r, id + 1, GOLD, 1000, 60); /* one is enough to find out */
+    assert_non_null(refusal(&r, id + 1));
+    run_alone(&r, id, 1000, 50, 1);
+    assert_int_equal(sched_record_get(r.s, sched_record_next(r.s) - 1, &rec), ERR_OK);
+    assert_int_equal(rec.request, id);
+    assert_true(rec.probe);
+    rig_arrive(&r, 100, GOLD, 1000, 60); /* known now */
+    assert_null(refusal(&r, 100));
+    assert_int_equal(probes(&r), 1);
+    rig_close(&r);
+}
+
+/* Machines that really are so slow: the pauses between probes grow, and margins stay as they are. */
+static void probes_that_find_the_belief_right_become_rare(void **state)
+{
+    struct sched_tier_stats t;
+    struct rig r;
+
+    (void)state;
+    open_told_too_slow(&r);
+    for (uint64_t id = 1; id <= 600; id++) { /* two minutes */
+        uint64_t now = r.now;
+
+        rig_arrive(&r, id, GOLD, 1000, 60);
+        if (refusal(&r, id) == NULL)
+            run_alone(&r, id, 1000, 2, 30);
+        r.now = r.now > now + 200 * RIG_MS ? r.now : now + 200 * RIG_MS;
+    }
+    assert_in_range(probes(&r), 3, 8);
+    sched_get_tier_stats(r.s, GOLD, &t);
+    assert_int_equal(t.broken, t.admitted); /* said as it is */
+    assert_true(t.margin <= 0);
+    rig_close(&r);
+}
+
+/* The belief of a worker with work to do is checked by that work. */
+static void busy_workers_are_not_probed(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    open_plain(&r); /* exact laws: nothing to find out either */
+    r.now += 10000 * RIG_MS;
+    rig_arrive(&r, 1, GOLD, 800, 10);
+    assert_non_null(refusal(&r, 1));
+    rig_close(&r);
+    open_told_too_slow(&r);
+    rig_arrive(&r, 1, BRONZE, 10000, 1); /* 6 s as told: in time, and running */
+    assert_null(refusal(&r, 1));
+    r.now += 5000 * RIG_MS;
+    rig_arrive(&r, 2, GOLD, 1000, 1);
+    assert_non_null(refusal(&r, 2));
+    assert_int_equal(probes(&r), 0);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -311,6 +444,9 @@ int main(void)
         cmocka_unit_test(the_decode_worker_with_more_room_is_chosen),
         cmocka_unit_test(who_was_admitted_is_served_after_its_worker_died),
         cmocka_unit_test(a_tier_that_got_nothing_for_its_bound_gets_in),
+        cmocka_unit_test(a_belief_that_refuses_everything_is_asked_again_and_heals),
+        cmocka_unit_test(probes_that_find_the_belief_right_become_rare),
+        cmocka_unit_test(busy_workers_are_not_probed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,73 @@
+/* scheduler/sched_baton_probe.c - asking again what was believed too long: probes.
+ *
+ * What is refused is not run, and what is not run teaches nothing: a belief that is too slow (the class file of
+ * another machine, a worker that has recovered) would refuse for ever.  So a request that times alone would
+ * refuse goes, now and then, to a worker that has nothing to do and was not heard of for a while: a probe.  It
+ * delays nobody.  Its promise counts like any other; margins do not learn from it, since it was not made by
+ * what they steer.
+ *
+ * One at a time per stage.  One that shows that the belief was right doubles the pause before the next, so that
+ * requests which can never be in time cost next to nothing; one that was surprised makes it short again. */
+#include "scheduler/sched_baton_parts.h"
+
+static struct baton_probe *probe_of(const struct sched *s, enum sched_stage stage)
+{
+    struct sched_baton *b = s->policy_state;
+
+    return &b->probe[stage == SCHED_STAGE_DECODE];
+}
+
+/* Nothing runs there, nothing is bound there, and no step was reported lately. */
+static bool probe_unseen(const struct sched *s, const struct sched_worker *w)
+{
+    bool busy = sched_edf_count(&w->edf) > 0 || w->claims > 0 || w->promised > 0;
+
+    return !busy && !w->klass->c.frozen &&
+           (double)(s->now - w->baton.seen_ns) >= baton_c.probe_idle;
+}
+
+bool baton_probe_due(const struct sched *s, const struct sched_worker *w, enum sched_stage stage)
+{
+    const struct baton_probe *p = probe_of(s, stage);
+
+    return p->request == 0 && s->now >= p->next_ns && probe_unseen(s, w);
+}
+
+void baton_probe_start(struct sched *s, struct sched_request *r, enum sched_stage stage,
+                       double predicted)
+{
+    struct baton_probe *p = probe_of(s, stage);
+
+    p->request = r->id;
+    p->predicted = predicted;
+    r->probe = true;
+    s->tier_stats[r->tier_asked].probes++;
+}
+
+/* actual <= 0: it ended without an answer. */
+static void probe_over(struct sched *s, struct baton_probe *p, double actual)
+{
+    bool right = actual > baton_c.probe_right * p->predicted;
+
+    if (actual > 0) {
+        p->wait = right ? 2 * p->wait : 0;
+        p->wait = p->wait < baton_c.probe_idle ? baton_c.probe_idle : p->wait;
+        p->wait = p->wait > baton_c.probe_wait ? baton_c.probe_wait : p->wait;
+    }
+    p->next_ns = sched_after(s->now, (uint64_t)p->wait);
+    p->request = 0;
+}
+
+void baton_probe_end(struct sched *s, const struct sched_request *r)
+{
+    struct sched_baton *b = s->policy_state;
+    double first = r->first_ns > r->dispatched_ns ? (double)(r->first_ns - r->dispatched_ns) : 0;
+    double step = r->delivered > 1 && r->first_ns != 0 && s->now > r->first_ns
+                      ? (double)(s->now - r->first_ns) / (r->delivered - 1)
+                      : 0;
+
+    if (b->probe[0].request == r->id)
+        probe_over(s, &b->probe[0], first);
+    if (b->probe[1].request == r->id)
+        probe_over(s, &b->probe[1], step);
+}
