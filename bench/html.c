@@ -59,20 +59,39 @@ static const char style[] =
     ".l.s0{stroke-width:3}.l.s6,.l.s7,.l.s8,.l.s9,.l.s10,.l.s11{stroke-dasharray:6 3}\n"
     "@media print{details{break-inside:avoid}}\n";
 
-static void page(struct html_out *o, const char *title, const struct bench_run *const *runs,
-                 size_t n)
+static void head(struct html_out *o, const struct bench_page *p, size_t n)
+{
+    html_put(o, "<h1>");
+    html_text(o, p->title);
+    html_fmt(o,
+             "</h1>\n<p class=\"hint\">%zu run%s. Times count from when a request was meant to be "
+             "sent.</p>\n",
+             n, n == 1 ? "" : "s");
+    if (p->command != NULL) {
+        html_put(o, "<p class=\"command\"><code>");
+        html_text(o, p->command);
+        html_put(o, "</code></p>\n");
+    }
+    if (p->machine != NULL) {
+        html_put(o, "<p class=\"hint\">Measured from: ");
+        html_text(o, p->machine);
+        html_put(o, "</p>\n");
+    }
+    if (p->interrupted)
+        html_put(o,
+                 "<p class=\"note\">Interrupted: not all that was asked for was measured.</p>\n");
+}
+
+static void page(struct html_out *o, const struct bench_page *p,
+                 const struct bench_run *const *runs, size_t n)
 {
     html_put(o, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta "
                 "name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>");
-    html_text(o, title);
+    html_text(o, p->title);
     html_put(o, "</title><style>\n");
     html_put(o, style);
-    html_put(o, "</style></head><body><main>\n<h1>");
-    html_text(o, title);
-    html_fmt(o,
-             "</h1>\n<p class=\"hint\">%zu run%s. Times count from when a request was meant to "
-             "be sent.</p>\n",
-             n, n == 1 ? "" : "s");
+    html_put(o, "</style></head><body><main>\n");
+    head(o, p, n);
     html_bars(o, runs, n);
     html_pairs(o, runs, n);
     html_curves(o, runs, n);
@@ -98,13 +117,13 @@ static enum err write_file(const char *path, const struct buf *b, struct err_msg
                           strerror(errno));
 }
 
-enum err bench_html_write(const char *path, const char *title, const struct bench_run *const *runs,
-                          size_t n, struct err_msg *msg)
+enum err bench_html_write(const char *path, const struct bench_page *p,
+                          const struct bench_run *const *runs, size_t n, struct err_msg *msg)
 {
     struct html_out o = {.b = BUF_INIT};
     enum err err;
 
-    page(&o, title, runs, n);
+    page(&o, p, runs, n);
     err = o.err == ERR_OK ? write_file(path, &o.b, msg)
                           : err_set(msg, o.err, "no memory for the report %.200s", path);
     buf_free(&o.b);

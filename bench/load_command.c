@@ -7,10 +7,16 @@
 #include <string.h>
 #include <time.h>
 
+#include <jansson.h>
+
+#include "base/buf.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "bench/environment.h"
+#include "bench/interrupt.h"
 #include "bench/load_output.h"
 #include "bench/load_run.h"
+#include "bench/out_file.h"
 #include "bench/run_file.h"
 #include "bench/summary_json.h"
 
@@ -34,6 +40,10 @@ struct command {
     bool closed, invalid, interrupted;
     double reached;          /* rate of the probe that ran last */
     struct load_stats stats; /* of the last run */
+    json_t *summaries;       /* of the repeats of the last rate */
+    struct bench_environment environment;
+    char line[1024];    /* the command */
+    struct buf members; /* of the JSON: the environment, and whether it was interrupted */
 };
 
 static void on_record(void *arg, const struct load_record *r)
@@ -120,6 +130,7 @@ static void name_run(const struct command *c, const struct load_plan *plan, doub
     run->speedup = speedup;
     run->seed = o->seed;
     run->rate = plan->rate;
+    run->whole = o->no_stream;
     for (uint32_t i = 0; i < o->n_tiers; i++) {
         snprintf(run->tier[i].name, sizeof(run->tier[i].name), "%s", o->tier[i].name);
         run->tier[i].weight = o->tier[i].weight;
@@ -160,8 +171,11 @@ static void judge(struct command *c, const struct load_plan *plan, struct bench_
     }
     if (s->saturated)
         note(run, "Stopped early: requests in flight kept growing.");
-    if (s->interrupted)
-        note(run, "Interrupted.");
+    if (s->interrupted) {
+        snprintf(text, sizeof(text),
+                 "INTERRUPTED after %.4g s; what was still in flight is not counted.", s->seconds);
+        note(run, text);
+    }
     if (plan->n_too_long > 0) {
         snprintf(text, sizeof(text), "%u of %zu requests exceed the server's context of %u tokens.",
                  plan->n_too_long, plan->n, c->server.max_context);
@@ -172,19 +186,18 @@ static void judge(struct command *c, const struct load_plan *plan, struct bench_
     c->interrupted = c->interrupted || s->interrupted;
 }
 
-static void add_rows(struct command *c, const struct bench_run *run)
+static void name_rows(const struct command *c, const struct bench_run *run, char *out, size_t room)
 {
     bool several = c->o.n_rates > 1 && (c->o.trace_path == NULL || c->o.has_arrival);
-    char prefix[160], rate[32] = "";
+    char rate[32] = "";
 
     if (several)
         snprintf(rate, sizeof(rate), "-r%.6g", run->rate);
-    snprintf(prefix, sizeof(prefix), "bench.%s%s.x%.4g", run->trace, rate, run->speedup);
-    load_output_rows(prefix, &c->stats, run, &c->report);
+    snprintf(out, room, "bench.%s%s.x%.4g", run->trace, rate, run->speedup);
 }
 
-static enum err write_summary(const struct command *c, const struct load_plan *plan,
-                              const struct bench_run *run, struct err_msg *msg)
+static enum err add_summary(struct command *c, const struct load_plan *plan,
+                            const struct bench_run *run)
 {
     struct bench_summary s = {.o = &c->o,
                               .server = &c->server,
@@ -193,7 +206,7 @@ static enum err write_summary(const struct command *c, const struct load_plan *p
                               .run = run,
                               .wall_ns = clock_wall_ns()};
 
-    return c->o.out_summary != NULL ? bench_summary_write(c->o.out_summary, &s, msg) : ERR_OK;
+    return c->o.out_summary != NULL ? bench_summary_add(&c->summaries, &s) : ERR_OK;
 }
 
 /* A run at this rate, kept in c->runs. */
@@ -226,7 +239,7 @@ static enum err run_at(struct command *c, double rate, struct err_msg *msg)
         c->reached = run->rate;
         if (!c->o.json)
             load_output_table(&c->o, &plan, &c->stats, run);
-        err = write_summary(c, &plan, run, msg);
+        err = add_summary(c, &plan, run);
     }
     load_plan_free(&plan);
     bench_trace_free(&own);
@@ -250,12 +263,13 @@ static bool holds(const struct command *c, const struct bench_run *run)
     return true;
 }
 
-/* What was canceled or left over leaves the server before the next probe. */
-static void settle(void)
+/* What was canceled or left over leaves the server before the next probe.  A signal ends the wait. */
+static void settle(struct command *c)
 {
     struct timespec second = {.tv_sec = 1};
 
     nanosleep(&second, NULL);
+    c->interrupted = c->interrupted || bench_interrupted() != 0;
 }
 
 static enum err find_rate(struct command *c, struct err_msg *msg)
@@ -270,12 +284,18 @@ static enum err find_rate(struct command *c, struct err_msg *msg)
         bool good;
 
         if (probe > 0)
-            settle();
+            settle(c);
+        if (c->interrupted)
+            break;
+        json_decref(c->summaries);
+        c->summaries = NULL;
         err = run_at(c, rate, msg);
         if (err != ERR_OK)
             return err;
         run = c->runs[c->n_runs - 1];
-        if (run->all.n < PROBE_REQUESTS && !c->interrupted && !c->stats.saturated)
+        if (c->interrupted)
+            break;
+        if (run->all.n < PROBE_REQUESTS && !c->stats.saturated)
             return err_set(msg, ERR_INVALID,
                            "a probe at %.4g requests/s counted only %llu requests; make --duration "
                            "longer, or begin "
@@ -296,6 +316,11 @@ static enum err find_rate(struct command *c, struct err_msg *msg)
         if (rate > RATE_MAX)
             break;
     }
+    if (c->interrupted) { /* no result: the search has not ended */
+        if (!c->o.json)
+            printf("\ninterrupted: %s holds at %.4g requests/s at least\n", names[c->o.find], best);
+        return ERR_OK;
+    }
     snprintf(name, sizeof(name), "bench.%s.rate.%s", c->runs[c->n_runs - 1]->trace,
              names[c->o.find]);
     bench_report_add(&c->report, name, best, "req/s", BENCH_HIGHER);
@@ -307,6 +332,38 @@ static enum err find_rate(struct command *c, struct err_msg *msg)
 
 /* ---- the command ---- */
 
+/* A rate as often as asked for, each time with the next seed; its rows become means. */
+static enum err run_repeats(struct command *c, double rate, struct err_msg *msg)
+{
+    uint64_t seed = c->o.seed;
+    size_t from = c->report.n;
+    char prefix[160] = "";
+    enum err err = ERR_OK;
+
+    json_decref(c->summaries);
+    c->summaries = NULL;
+    for (uint32_t k = 0; k < c->o.repeats && err == ERR_OK && !c->interrupted; k++) {
+        if (k > 0)
+            settle(c);
+        if (c->interrupted)
+            break;
+        c->o.seed = seed + k;
+        err = run_at(c, rate, msg);
+        if (err != ERR_OK)
+            break;
+        if (k == 0)
+            name_rows(c, c->runs[c->n_runs - 1], prefix, sizeof(prefix));
+        load_output_rows(prefix, &c->stats, c->runs[c->n_runs - 1], &c->report);
+    }
+    c->o.seed = seed;
+    if (err != ERR_OK || c->o.repeats == 1)
+        return err;
+    bench_report_fold(&c->report, from);
+    if (!c->o.json && c->report.n > from)
+        load_output_repeats(&c->o, prefix, &c->report, from);
+    return ERR_OK;
+}
+
 static enum err run_all(struct command *c, struct err_msg *msg)
 {
     enum err err = ERR_OK;
@@ -315,34 +372,70 @@ static enum err run_all(struct command *c, struct err_msg *msg)
         return find_rate(c, msg);
     for (uint32_t i = 0; (i == 0 || i < c->o.n_rates) && err == ERR_OK && !c->interrupted; i++) {
         if (i > 0)
-            settle();
-        err = run_at(c, c->o.n_rates > 0 ? c->o.rate[i] : 0, msg);
-        if (err == ERR_OK)
-            add_rows(c, c->runs[c->n_runs - 1]);
+            settle(c);
+        if (!c->interrupted)
+            err = run_repeats(c, c->o.n_rates > 0 ? c->o.rate[i] : 0, msg);
     }
     return err;
+}
+
+static enum err write_page(const struct command *c, struct err_msg *msg)
+{
+    const struct bench_run *const *runs = (const struct bench_run *const *)c->runs;
+    const struct bench_environment *e = &c->environment;
+    char title[240], machine[480], seeds[64], cores[32];
+    struct bench_page page = {
+        .title = title, .command = c->line, .machine = machine, .interrupted = c->interrupted};
+
+    snprintf(seeds, sizeof(seeds), c->o.repeats > 1 ? "seeds %llu to %llu" : "seed %llu",
+             (unsigned long long)c->o.seed, (unsigned long long)c->o.seed + c->o.repeats - 1);
+    snprintf(title, sizeof(title), "baton bench: %.60s on %.60s%s%.60s, %s",
+             c->runs[c->n_runs - 1]->trace, c->server.model, c->o.label != NULL ? ", " : "",
+             c->o.label != NULL ? c->o.label : "", seeds);
+    snprintf(cores, sizeof(cores), "%u core%s", e->cores, e->cores == 1 ? "" : "s");
+    snprintf(machine, sizeof(machine), "%s, %s; %s; %s; %s", e->cpu, cores, e->kernel, e->versions,
+             e->date);
+    return bench_html_write(c->o.report, &page, runs, c->n_runs, msg);
 }
 
 static enum err write_out(struct command *c, struct err_msg *msg)
 {
     const struct bench_run *const *runs = (const struct bench_run *const *)c->runs;
-    enum err err = ERR_OK;
-    char title[160];
+    enum err err = bench_environment_json(&c->environment, c->line, &c->members);
 
+    if (err == ERR_OK && c->interrupted)
+        err = buf_puts(&c->members, ", \"interrupted\": true");
+    if (err == ERR_OK)
+        err = buf_append(&c->members, "", 1);
+    if (err != ERR_OK)
+        return err;
+    c->report.members = buf_bytes(&c->members);
     if (c->o.json)
         err = bench_report_print(&c->report, true);
+    if (c->n_runs == c->n_compared)
+        return err; /* interrupted before the first one */
     if (err == ERR_OK && c->o.out_run != NULL)
         err = bench_runs_save(c->o.out_run, runs + c->n_compared, c->n_runs - c->n_compared, msg);
-    snprintf(title, sizeof(title), "baton bench: %.60s on %.60s", c->server.model,
-             c->runs[c->n_runs - 1]->trace);
-    if (err == ERR_OK && c->o.report != NULL)
-        err = bench_html_write(c->o.report, title, runs, c->n_runs, msg);
-    return err;
+    if (err == ERR_OK && c->summaries != NULL)
+        err = bench_summary_write(c->o.out_summary, c->summaries, c->report.members, msg);
+    return err == ERR_OK && c->o.report != NULL ? write_page(c, msg) : err;
+}
+
+/* Before any load is sent: what was measured and cannot be written is lost. */
+static enum err check_files(const struct load_options *o, struct err_msg *msg)
+{
+    enum err err = bench_out_check("--report", o->report, msg);
+
+    if (err == ERR_OK)
+        err = bench_out_check("--out-run", o->out_run, msg);
+    if (err == ERR_OK)
+        err = bench_out_check("--out-summary", o->out_summary, msg);
+    return err == ERR_OK ? bench_out_check("--out-requests", o->out_requests, msg) : err;
 }
 
 static enum err prepare(struct command *c, struct err_msg *msg)
 {
-    enum err err = ERR_OK;
+    enum err err = check_files(&c->o, msg);
 
     for (uint32_t i = 0; i < c->o.n_compare && err == ERR_OK; i++)
         err = bench_runs_load(c->o.compare[i], c->runs, RUNS_MAX / 2, &c->n_runs, msg);
@@ -366,6 +459,8 @@ static void clean_up(struct command *c)
     }
     bench_trace_free(&c->file);
     bench_report_free(&c->report);
+    json_decref(c->summaries);
+    buf_free(&c->members);
     mem_free(c);
 }
 
@@ -375,9 +470,10 @@ static enum err run_command(struct command *c, struct err_msg *msg)
 
     if (err == ERR_OK) {
         if (!c->o.json)
-            printf("baton bench http://%s:%s%s, model %s\n", c->o.url.host, c->o.url.port,
-                   c->o.url.base, c->server.model);
+            printf("baton bench http://%s%s, model %s\n", c->o.url.authority, c->o.url.base,
+                   c->server.model);
         fflush(stdout);
+        bench_interrupt_catch();
         err = run_all(c, msg);
     }
     if (c->requests != NULL && fclose(c->requests) != 0 && err == ERR_OK)
@@ -394,10 +490,17 @@ int bench_load_command(int argc, char **argv)
 
     if (err == ERR_OK) {
         bench_report_init(&c->report, "bench");
+        bench_environment_read(clock_wall_ns(), &c->environment);
+        load_options_line(argc, argv, c->line, sizeof(c->line));
         c->closed = c->o.concurrency > 0 && c->o.trace_path == NULL && c->o.n_rates == 0 &&
                     c->o.find == LOAD_FIND_NONE;
         err = run_command(c, &msg);
-        status = err != ERR_OK || c->interrupted ? 1 : c->invalid ? 3 : 0;
+        status = err != ERR_OK    ? 1
+                 : c->interrupted ? 128 + bench_interrupted()
+                 : c->invalid     ? 3
+                                  : 0;
+        if (err == ERR_OK && c->interrupted)
+            fprintf(stderr, "baton bench: interrupted; what was measured until then was written\n");
         if (err == ERR_OK && c->invalid)
             fprintf(stderr,
                     "baton bench: not valid, because of this client; see the note of the run\n");

@@ -68,13 +68,22 @@ enum err load_url_parse(const char *text, struct load_url *out, struct err_msg *
     host = text + 7;
     end = host + strcspn(host, "/?#");
     if (*host == '[') {
+        const char *close = memchr(host, ']', (size_t)(end - host));
+
+        if (close == NULL || (close + 1 < end && close[1] != ':'))
+            return err_set(msg, ERR_INVALID,
+                           "'%.200s': an IPv6 address ends with ], then a colon and the port",
+                           text);
         host++;
-        colon = memchr(host, ']', (size_t)(end - host));
-        len = colon != NULL ? (size_t)(colon - host) : 0;
-        colon = colon != NULL && colon + 1 < end && colon[1] == ':' ? colon + 1 : NULL;
+        len = (size_t)(close - host);
+        colon = close + 1 < end ? close + 1 : NULL;
     } else {
         colon = memchr(host, ':', (size_t)(end - host));
         len = (size_t)((colon != NULL ? colon : end) - host);
+        if (colon != NULL && memchr(colon + 1, ':', (size_t)(end - colon - 1)) != NULL)
+            return err_set(msg, ERR_INVALID,
+                           "'%.200s': write an IPv6 address in brackets, as in http://[::1]:8000",
+                           text);
     }
     if (len == 0 || len >= sizeof(out->host))
         return err_set(msg, ERR_INVALID, "'%.200s' names no host", text);
@@ -83,10 +92,12 @@ enum err load_url_parse(const char *text, struct load_url *out, struct err_msg *
         size_t digits = (size_t)(end - colon - 1);
 
         if (digits == 0 || digits > 5 || strspn(colon + 1, "0123456789") != digits ||
-            strtoul(colon + 1, NULL, 10) > 65535)
+            strtoul(colon + 1, NULL, 10) > 65535 || strtoul(colon + 1, NULL, 10) == 0)
             return err_set(msg, ERR_INVALID, "'%.200s': the port must be 1 to 65535", text);
         snprintf(out->port, sizeof(out->port), "%.*s", (int)digits, colon + 1);
     }
+    snprintf(out->authority, sizeof(out->authority),
+             strchr(out->host, ':') != NULL ? "[%s]:%s" : "%s:%s", out->host, out->port);
     if (*end == '?' || *end == '#' || strpbrk(end, "?# \r\n") != NULL)
         return err_set(msg, ERR_INVALID, "'%.200s': a query has no place in the URL of a server",
                        text);

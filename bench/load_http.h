@@ -24,9 +24,10 @@ enum { LOAD_HEAD_MAX = 64 * 1024, LOAD_INFORMATIONAL_MAX = 16, LOAD_IDLE_MS = 20
 struct load_url {
     char host[256]; /* without brackets */
     char port[8];
-    char base[256]; /* path before /v1, no slash at its end */
+    char base[256];      /* path before /v1, no slash at its end */
+    char authority[272]; /* HOST:PORT as URLs and the Host header have it: IPv6 in brackets */
 };
-/* http://HOST[:PORT][/BASE][/v1].  ERR_UNSUPPORTED: https.  ERR_INVALID. */
+/* http://HOST[:PORT][/BASE][/v1]; an IPv6 address stands in brackets.  ERR_UNSUPPORTED: https.  ERR_INVALID. */
 MUST_USE enum err load_url_parse(const char *text, struct load_url *out, struct err_msg *msg);
 
 struct load_client;

@@ -15,7 +15,7 @@ struct load_request {
     size_t index;
     uint64_t intended_ns, ready_ns, sent_ns, first_ns, last_ns, previous_ns;
     struct load_sse sse;
-    struct buf error_body;
+    struct buf body; /* of an error, or of an answer in one piece */
     uint32_t *at_us; /* chunks with text, since intended */
     uint32_t n_chunks, cap_chunks;
     struct load_chunk usage;
@@ -36,7 +36,6 @@ struct load_runner {
     struct load_client *client;
     uv_poll_t due;
     uv_timer_t tick;
-    uv_signal_t signal;
     int timer_fd;
     uint64_t begin_ns, slot_free_ns, last_ns;
     struct load_request *first, *last; /* in flight */

@@ -9,6 +9,8 @@
 
 #include <jansson.h>
 
+#include "bench/environment.h"
+
 enum kind {
     FLAG,
     WORD,
@@ -60,6 +62,7 @@ static const struct option options[] = {
     {"prefixes", COUNT32, AT(n_prefixes), 1, 1e6},
     {"vocab", COUNT32, AT(vocab), 2, 1e7},
     {"model", WORD, AT(model), 0, 0},
+    {"no-stream", FLAG, AT(no_stream), 0, 0},
     {"stop-early", FLAG, AT(stop_early), 0, 0},
     {"extra-body", WORD, AT(extra_body), 0, 0},
     {"tiers", TIERS, 0, 0, 0},
@@ -74,6 +77,7 @@ static const struct option options[] = {
     {"timeout", NUMBER, AT(timeout_s), 0.1, 86400},
     {"cancel-rate", NUMBER, AT(cancel_rate), 0, 1},
     {"max-lag-ms", NUMBER, AT(lag_bound_s), 0.01, 60000},
+    {"repeats", COUNT32, AT(repeats), 1, LOAD_REPEATS_MAX},
     {"find-rate", FIND, 0, 0, 0},
     {"tolerance", NUMBER, AT(tolerance), 0.005, 1},
     {"json", FLAG, AT(json), 0, 0},
@@ -491,6 +495,15 @@ static enum err check(const struct load_options *o, struct err_msg *msg)
             "(closed loop) or --find-rate tier90");
     if (o->find != LOAD_FIND_NONE && o->n_rates > 1)
         return err_set(msg, ERR_INVALID, "--find-rate starts from one --rate, not from a list");
+    if (o->find != LOAD_FIND_NONE && o->repeats > 1)
+        return err_set(msg, ERR_INVALID,
+                       "--repeats goes with rates; repeat the rate that --find-rate finds");
+    if ((o->n_rates > 1 ? o->n_rates : 1) * o->repeats > LOAD_RUNS_MAX)
+        return err_set(msg, ERR_INVALID, "rates x --repeats are %u runs; %d are possible",
+                       (o->n_rates > 1 ? o->n_rates : 1) * o->repeats, LOAD_RUNS_MAX);
+    if (o->no_stream && o->cancel_rate > 0)
+        return err_set(msg, ERR_INVALID,
+                       "--cancel-rate breaks off streams; it cannot go with --no-stream");
     if (o->chat && !o->text)
         return err_set(msg, ERR_INVALID,
                        "the chat endpoint takes text: add --prompts text, or leave --endpoint out");
@@ -512,6 +525,15 @@ double load_ttft_target(const struct load_options *o, const struct load_tier *t,
            t->ttft_factor * (o->isolated_s[0] + o->isolated_s[1] * n + o->isolated_s[2] * n * n);
 }
 
+void load_options_line(int argc, char **argv, char *out, size_t room)
+{
+    static const char *const files[] = {"--trace",  "--out-summary", "--out-run", "--out-requests",
+                                        "--report", "--compare",     NULL};
+    static const char *const secrets[] = {"--key", NULL};
+
+    bench_command_line("baton bench", argc, argv, files, secrets, out, room);
+}
+
 enum err load_options_parse(int argc, char **argv, struct err_msg *msg, struct load_options *o)
 {
     const char *url = NULL;
@@ -525,6 +547,7 @@ enum err load_options_parse(int argc, char **argv, struct err_msg *msg, struct l
         .out_mean = 128,
         .length_scale = 1,
         .n_prefixes = 1,
+        .repeats = 1,
         .timeout_s = 600,
         .lag_bound_s = 5, /* ms until the end of this function */
         .tolerance = 0.05,

@@ -7,6 +7,7 @@
 #define BENCH_LOAD_OPTIONS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -15,7 +16,13 @@
 #include "bench/outcome.h"
 #include "bench/trace.h"
 
-enum { LOAD_RATES_MAX = 32, LOAD_KEY_MAX = 512, LOAD_REPORT_RUNS_MAX = 64 };
+enum {
+    LOAD_RATES_MAX = 32,
+    LOAD_KEY_MAX = 512,
+    LOAD_REPORT_RUNS_MAX = 64,
+    LOAD_REPEATS_MAX = 96,
+    LOAD_RUNS_MAX = 96
+};
 
 enum load_criterion { LOAD_FIND_NONE = 0, LOAD_FIND_TIER90, LOAD_FIND_GOLD99, LOAD_FIND_ALL90 };
 
@@ -46,6 +53,7 @@ struct load_options {
     uint32_t prefix_tokens, n_prefixes;
     uint32_t vocab; /* 0: what the server says */
     const char *model;
+    bool no_stream;  /* answers in one piece */
     bool stop_early; /* an end-of-text token may end the answer */
     const char *extra_body;
     /* tiers */
@@ -57,6 +65,7 @@ struct load_options {
     bool send_slo;
     /* run */
     double warmup_s, cooldown_s, timeout_s, cancel_rate, lag_bound_s;
+    uint32_t repeats; /* of each rate, with seed, seed + 1, ... */
     enum load_criterion find;
     double tolerance;
     /* output */
@@ -70,6 +79,8 @@ struct load_options {
  * ERR_CANCELED: --help was asked for and printed. */
 MUST_USE enum err load_options_parse(int argc, char **argv, struct err_msg *msg,
                                      struct load_options *out);
+/* The command line as it may be shown to others: no keys, folders or hosts. */
+void load_options_line(int argc, char **argv, char *out, size_t room);
 void load_options_help(FILE *to);
 /* Target of the first token of a prompt of n tokens. */
 double load_ttft_target(const struct load_options *o, const struct load_tier *t, uint32_t n_prompt);

@@ -2,6 +2,7 @@
 #include "bench/load_output.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 static const char *fate_name(enum bench_fate f)
@@ -23,6 +24,15 @@ static void put_escaped(FILE *f, const char *s)
     }
 }
 
+/* A number, or null where nobody could know it. */
+static void put_seconds(FILE *f, const char *name, double s, bool known)
+{
+    if (known)
+        fprintf(f, "\"%s\":%.6f,", name, s);
+    else
+        fprintf(f, "\"%s\":null,", name);
+}
+
 void load_output_record(FILE *f, const struct load_options *o, const struct load_record *r)
 {
     const struct bench_outcome *x = &r->outcome;
@@ -36,11 +46,13 @@ void load_output_record(FILE *f, const struct load_options *o, const struct load
         bench_outcome_kept(x) ? "true" : "false", x->measured ? "true" : "false", r->status,
         x->n_prompt, x->n_out, r->item->n_out, r->n_cached, r->n_chunks, x->intended_s, r->queue_s,
         x->sent_s - x->intended_s);
+    put_seconds(f, "ttft_s", x->ttft_s, !x->whole);
+    put_seconds(f, "tbt_s", r->mean_gap_s, !x->whole);
+    put_seconds(f, "max_gap_s", x->max_gap_s, !x->whole);
     fprintf(f,
-            "\"ttft_s\":%.6f,\"tbt_s\":%.6f,\"max_gap_s\":%.6f,\"e2e_s\":%.6f,\"late_s\":%.6f,"
-            "\"ttft_target_s\":%.6f,\"tbt_target_s\":%.6f,\"retry_after_s\":%.3f,\"error\":\"",
-            x->ttft_s, r->mean_gap_s, x->max_gap_s, x->e2e_s, x->late_s, x->ttft_target_s,
-            x->tbt_target_s, x->retry_after_s);
+            "\"e2e_s\":%.6f,\"late_s\":%.6f,\"ttft_target_s\":%.6f,\"tbt_target_s\":%.6f,"
+            "\"retry_after_s\":%.3f,\"error\":\"",
+            x->e2e_s, x->late_s, x->ttft_target_s, x->tbt_target_s, x->retry_after_s);
     put_escaped(f, r->error);
     fputs("\"}\n", f);
 }
@@ -79,8 +91,9 @@ static void print_tier(const struct bench_run *run, const struct bench_tier_figu
            (unsigned long long)t->n, 100 * (double)t->kept / n,
            run->window_s > 0 ? (double)t->kept / run->window_s : 0, 100 * (double)t->refused / n,
            100 * (double)t->failed / n, 100 * (double)t->timeout / n, 100 * (double)t->broken / n);
-    print_quantiles(&t->ttft);
-    print_quantiles(&t->tbt);
+    print_quantiles(run->whole ? &t->e2e : &t->ttft);
+    if (!run->whole)
+        print_quantiles(&t->tbt);
     printf("\n");
 }
 
@@ -110,7 +123,9 @@ void load_output_table(const struct load_options *o, const struct load_plan *p,
            run->speedup, run->rate, fmin(p->duration_s, s->seconds), (unsigned long long)s->sent,
            (unsigned long long)o->seed);
     printf("%-12s %11s %8s %7s %8s %8s %7s %8s %7s %26s %26s\n", "", "target ms", "", "", "", "",
-           "", "timed", "prom.", "first token p50/p90/p99", "between p50/p90/p99");
+           "", "timed", "prom.",
+           run->whole ? "whole answer p50/p90/p99" : "first token p50/p90/p99",
+           run->whole ? "" : "between p50/p90/p99");
     printf("%-12s %11s %8s %7s %8s %8s %7s %8s %7s\n", "tier", "first/next", "requests", "kept",
            "kept/s", "refused", "failed", "out", "broken");
     for (uint32_t i = 0; i < run->n_tiers; i++)
@@ -157,4 +172,64 @@ void load_output_rows(const char *prefix, const struct load_stats *s, const stru
     add(report, prefix, "canceled", (double)s->canceled, "1", BENCH_LOWER);
     add(report, prefix, "in_flight.max", s->peak_in_flight, "1", BENCH_LOWER);
     add(report, prefix, "lag.p99", bench_hist_quantile(&run->lag, 0.99), "s", BENCH_LOWER);
+}
+
+static const struct bench_result *find_row(const struct bench_report *r, size_t from,
+                                           const char *prefix, const char *what, const char *tier)
+{
+    char name[sizeof(r->v->name)];
+
+    snprintf(name, sizeof(name), "%s.%s%s%s", prefix, what, tier[0] != '\0' ? "." : "", tier);
+    for (size_t i = from; i < r->n; i++) {
+        if (strcmp(r->v[i].name, name) == 0)
+            return &r->v[i];
+    }
+    return NULL;
+}
+
+static void print_mean(const struct bench_result *row, double scale, const char *unit)
+{
+    char text[48] = "-";
+
+    if (row != NULL && row->repeats > 1)
+        snprintf(text, sizeof(text), "%.4g +- %.2g%s", row->value * scale, row->ci95 * scale, unit);
+    else if (row != NULL)
+        snprintf(text, sizeof(text), "%.4g%s", row->value * scale, unit);
+    printf(" %20s", text);
+}
+
+void load_output_repeats(const struct load_options *o, const char *prefix,
+                         const struct bench_report *report, size_t from)
+{
+    const char *first = o->no_stream ? "e2e" : "ttft";
+    char p90[16], p99[16];
+
+    snprintf(p90, sizeof(p90), "%s.p90", first);
+    snprintf(p99, sizeof(p99), "%s.p99", first);
+    printf("\nmeans of %u runs, seeds %llu to %llu, and half of their 95 %% confidence intervals\n",
+           report->v[from].repeats, (unsigned long long)o->seed,
+           (unsigned long long)o->seed + report->v[from].repeats - 1);
+    printf("%-12s %20s %20s %20s %20s %20s %20s\n", "tier", "kept", "kept/s", "refused",
+           o->no_stream ? "whole answer p90" : "first token p90",
+           o->no_stream ? "whole answer p99" : "first token p99",
+           o->no_stream ? "" : "between p99");
+    for (uint32_t i = 0; i < o->n_tiers; i++) {
+        const char *tier = o->tier[i].name;
+
+        printf("%-12.12s", tier);
+        print_mean(find_row(report, from, prefix, "attainment", tier), 100, " %");
+        print_mean(find_row(report, from, prefix, "goodput", tier), 1, "");
+        print_mean(find_row(report, from, prefix, "rejected", tier), 100, " %");
+        print_mean(find_row(report, from, prefix, p90, tier), 1e3, " ms");
+        print_mean(find_row(report, from, prefix, p99, tier), 1e3, " ms");
+        if (!o->no_stream)
+            print_mean(find_row(report, from, prefix, "tbt.p99", tier), 1e3, " ms");
+        printf("\n");
+    }
+    printf("all:        ");
+    print_mean(find_row(report, from, prefix, "attainment", "all"), 100, " %");
+    printf("; kept weight per second");
+    print_mean(find_row(report, from, prefix, "goodput.weighted", ""), 1, "");
+    printf("\n");
+    fflush(stdout);
 }

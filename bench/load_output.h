@@ -18,4 +18,8 @@ void load_output_table(const struct load_options *o, const struct load_plan *p,
 void load_output_rows(const char *prefix, const struct load_stats *s, const struct bench_run *run,
                       struct bench_report *report);
 
+/* Means and confidence intervals of the rows from `from` on. */
+void load_output_repeats(const struct load_options *o, const char *prefix,
+                         const struct bench_report *report, size_t from);
+
 #endif

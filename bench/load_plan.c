@@ -252,11 +252,11 @@ static enum err put_body(struct load_plan *p, size_t i)
     if (err == ERR_OK)
         err = put_prompt(p, i);
     if (err == ERR_OK)
-        err = buf_printf(&p->body,
-                         "\"%s\":%u,\"temperature\":0,\"stream\":true,\"stream_options\":"
-                         "{\"include_usage\":true}%s",
-                         o->chat ? "max_completion_tokens" : "max_tokens", x->n_out,
-                         o->stop_early ? "" : ",\"ignore_eos\":true");
+        err =
+            buf_printf(&p->body, "\"%s\":%u,\"temperature\":0,\"stream\":%s%s",
+                       o->chat ? "max_completion_tokens" : "max_tokens", x->n_out,
+                       o->no_stream ? "false" : "true,\"stream_options\":{\"include_usage\":true}",
+                       o->stop_early ? "" : ",\"ignore_eos\":true");
     if (err == ERR_OK && o->names_tiers && t->key[0] == '\0')
         err = buf_printf(&p->body, ",\"service_tier\":\"%s\"", t->name);
     if (err == ERR_OK && o->extra_body != NULL)
@@ -269,17 +269,16 @@ enum err load_plan_bytes(struct load_plan *p, size_t i, struct buf *out)
     const struct load_options *o = p->o;
     const struct load_tier *t = &o->tier[p->v[i].tier];
     const char *key = t->key[0] != '\0' ? t->key : o->key;
-    bool v6 = strchr(o->url.host, ':') != NULL;
     enum err err = put_body(p, i);
 
     if (err == ERR_OK)
         err = buf_printf(out,
-                         "POST %s/v1/%s HTTP/1.1\r\nHost: %s%s%s:%s\r\nUser-Agent: baton-bench\r\n"
-                         "Content-Type: application/json\r\nAccept: text/event-stream\r\n"
+                         "POST %s/v1/%s HTTP/1.1\r\nHost: %s\r\nUser-Agent: baton-bench\r\n"
+                         "Content-Type: application/json\r\nAccept: %s\r\n"
                          "X-Request-Id: bench-%llu-%zu\r\nContent-Length: %zu\r\n",
-                         o->url.base, o->chat ? "chat/completions" : "completions", v6 ? "[" : "",
-                         o->url.host, v6 ? "]" : "", o->url.port, (unsigned long long)o->seed, i,
-                         p->body.len);
+                         o->url.base, o->chat ? "chat/completions" : "completions",
+                         o->url.authority, o->no_stream ? "application/json" : "text/event-stream",
+                         (unsigned long long)o->seed, i, p->body.len);
     if (err == ERR_OK && key[0] != '\0')
         err = buf_printf(out, "Authorization: Bearer %s\r\n", key);
     if (err == ERR_OK && o->send_slo)

@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
-enum { CHUNKS_MAX = 1 << 20, ERROR_BODY_MAX = 4096 };
+enum { CHUNKS_MAX = 1 << 20, ERROR_BODY_MAX = 4096, ANSWER_MAX = 16 << 20 };
 
 static double seconds(uint64_t from_ns, uint64_t to_ns)
 {
@@ -103,6 +103,16 @@ static double worst_lateness(const struct load_request *q, const struct bench_ou
     return isfinite(worst) ? worst : 0;
 }
 
+/* An answer in one piece: its last token against the time by which all of it should have been there. */
+static void judge_whole(struct bench_outcome *o)
+{
+    double rest = o->n_out > 1 ? (double)(o->n_out - 1) : 0;
+
+    o->whole = true;
+    o->ttft_s = o->max_gap_s = 0;
+    o->late_s = o->e2e_s > 0 ? o->e2e_s - o->ttft_target_s - rest * o->tbt_target_s : 0;
+}
+
 static void fill_record(const struct load_request *q, enum bench_fate fate, struct load_record *rec)
 {
     struct load_runner *r = q->runner;
@@ -133,6 +143,12 @@ static void fill_record(const struct load_request *q, enum bench_fate fate, stru
     o->ttft_target_s = load_ttft_target(r->o, tier, o->n_prompt);
     o->tbt_target_s = tier->tbt_s;
     o->late_s = worst_lateness(q, o);
+    if (r->o->no_stream) {
+        if (q->usage.completion_tokens == 0 && fate == BENCH_DONE)
+            o->n_out = item->n_out; /* no usage came: what was asked for */
+        judge_whole(o);
+        return;
+    }
     if (fate == BENCH_DONE && o->ttft_s <= 0)
         o->ttft_s = o->e2e_s; /* finished without any text: then is when the client knew */
     if (o->n_out > 1 && o->ttft_s > 0 && o->e2e_s > o->ttft_s)
@@ -149,8 +165,10 @@ static void count_done(const struct load_request *q, const struct load_record *r
     s->cached_tokens += rec->n_cached;
     if (!o->measured)
         return;
-    bench_hist_add(&s->ttft, o->ttft_s);
     bench_hist_add(&s->e2e, o->e2e_s);
+    if (o->whole)
+        return;
+    bench_hist_add(&s->ttft, o->ttft_s);
     if (o->n_out > 1)
         bench_hist_add(&s->tpot, rec->mean_gap_s);
     for (uint32_t j = 1; j < q->n_chunks; j++)
@@ -201,7 +219,7 @@ static void finish(struct load_request *q, enum bench_fate fate)
         r->job->on_record(r->job->arg, &rec);
     unlink_request(q);
     load_sse_fini(&q->sse);
-    buf_free(&q->error_body);
+    buf_free(&q->body);
     mem_free(q->at_us);
     mem_free(q);
     load_runner_ended(r);
@@ -220,11 +238,16 @@ static void on_head(struct load_call *call, int status, double retry_after_s)
 static void on_body(struct load_call *call, const char *bytes, size_t len)
 {
     struct load_request *q = (struct load_request *)call;
-    size_t room = ERROR_BODY_MAX - q->error_body.len;
+    size_t room = ERROR_BODY_MAX - q->body.len;
     enum err err;
 
     if (q->status != 200) {
-        (void)!buf_append(&q->error_body, bytes, len < room ? len : room);
+        (void)!buf_append(&q->body, bytes, len < room ? len : room);
+        return;
+    }
+    if (q->runner->o->no_stream) {
+        if (q->body.len + len > ANSWER_MAX || buf_append(&q->body, bytes, len) != ERR_OK)
+            load_request_stop(q, BENCH_FAILED, "the answer is too long");
         return;
     }
     err = load_sse_feed(&q->sse, bytes, len, on_chunk, q);
@@ -240,12 +263,25 @@ static void explain_status(struct load_request *q)
 {
     struct load_chunk c;
 
-    if (q->error_body.len > 0 &&
-        load_chunk_read(buf_bytes(&q->error_body), q->error_body.len, &c) == ERR_OK &&
+    if (q->body.len > 0 && load_chunk_read(buf_bytes(&q->body), q->body.len, &c) == ERR_OK &&
         c.error[0] != '\0')
         snprintf(q->error, sizeof(q->error), "%.150s", c.error);
     else
         snprintf(q->error, sizeof(q->error), "HTTP status %d", q->status);
+}
+
+/* All of an answer in one piece, as it counts. */
+static void read_whole(struct load_request *q)
+{
+    struct load_chunk c;
+
+    if (load_chunk_read(buf_bytes(&q->body), q->body.len, &c) != ERR_OK) {
+        note_failure(q, "the answer is not JSON");
+        return;
+    }
+    on_chunk(q, &c);
+    if (!c.is_error && !c.finished)
+        note_failure(q, "the answer has no finish_reason");
 }
 
 static void on_end(struct load_call *call, enum err err, const char *why)
@@ -253,6 +289,8 @@ static void on_end(struct load_call *call, enum err err, const char *why)
     struct load_request *q = (struct load_request *)call;
     enum bench_fate fate = BENCH_FAILED;
 
+    if (q->status == 200 && q->runner->o->no_stream && err == ERR_OK)
+        read_whole(q);
     if (q->status == 429 || q->status == 503)
         fate = BENCH_REFUSED;
     else if (q->status == 200 && !q->failed && (q->saw_end || q->saw_finish) && q->last_ns > 0)

@@ -4,7 +4,6 @@
 #include "bench/load_impl.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -14,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "bench/interrupt.h"
 
 enum { TICK_MS = 100, BATCH = 64, TIMER_SLACK_NS = 1000, SAMPLES_MIN = 8, CROWD_MIN = 32 };
 static const double Z95 = 1.96;
@@ -175,12 +175,13 @@ static void show(struct load_runner *r, double now_s, bool last)
     r->shown_ns = now;
     fprintf(stderr,
             "%s%6.1f s of %.0f: sent %llu of %zu, done %llu, refused %llu, failed %llu, in flight "
-            "%u, first token p90 %.3g s, lag p99 %.2f ms%s",
+            "%u, %s p90 %.3g s, lag p99 %.2f ms%s",
             tty ? "\r" : "", now_s, r->plan->duration_s, (unsigned long long)s->sent, r->plan->n,
             (unsigned long long)s->done, (unsigned long long)s->refused,
             (unsigned long long)(s->failed + s->timeout), r->in_flight,
-            bench_hist_quantile(&r->first_token, 0.9), bench_hist_quantile(&r->lag, 0.99) * 1e3,
-            tty && !last ? "\x1b[K" : "\n");
+            r->o->no_stream ? "answer" : "first token",
+            bench_hist_quantile(r->o->no_stream ? &s->e2e : &r->first_token, 0.9),
+            bench_hist_quantile(&r->lag, 0.99) * 1e3, tty && !last ? "\x1b[K" : "\n");
 }
 
 static void stop_loop(struct load_runner *r)
@@ -189,8 +190,6 @@ static void stop_loop(struct load_runner *r)
         uv_close((uv_handle_t *)&r->due, NULL);
     if (!uv_is_closing((uv_handle_t *)&r->tick))
         uv_close((uv_handle_t *)&r->tick, NULL);
-    if (!uv_is_closing((uv_handle_t *)&r->signal))
-        uv_close((uv_handle_t *)&r->signal, NULL);
     if (r->client != NULL) {
         r->stats->connections = load_client_opened(r->client);
         load_client_close(r->client);
@@ -198,32 +197,32 @@ static void stop_loop(struct load_runner *r)
     r->client = NULL;
 }
 
+/* Nothing more is sent; what is under way is canceled and does not count. */
+static void interrupt(struct load_runner *r)
+{
+    r->stats->interrupted = true;
+    r->sending = false;
+    while (r->first != NULL)
+        load_request_stop(r->first, BENCH_CANCELED, "interrupted");
+}
+
 static void on_tick(uv_timer_t *h)
 {
     struct load_runner *r = h->data;
     uint64_t now = clock_now_ns(), limit = (uint64_t)(r->o->timeout_s * 1e9);
-    double now_s = (double)(now - r->begin_ns) / 1e9;
+    double now_s = now > r->begin_ns ? (double)(now - r->begin_ns) / 1e9 : 0;
 
     while (r->first != NULL && now - r->first->sent_ns > limit)
         load_request_stop(r->first, r->first->saw_end ? BENCH_DONE : BENCH_TIMEOUT,
                           "no end within --timeout");
     sample(r, now_s);
+    if (bench_interrupted() != 0 && !r->stats->interrupted)
+        interrupt(r);
     if (r->job->closed && now_s >= r->plan->duration_s)
         r->sending = false;
     show(r, now_s, false);
     if (r->err != ERR_OK || (!r->sending && r->in_flight == 0))
         stop_loop(r);
-}
-
-static void on_signal(uv_signal_t *h, int number)
-{
-    struct load_runner *r = h->data;
-
-    (void)number;
-    r->stats->interrupted = true;
-    r->sending = false;
-    while (r->first != NULL)
-        load_request_stop(r->first, BENCH_CANCELED, "interrupted");
 }
 
 /* ---- a run ---- */
@@ -256,13 +255,11 @@ static enum err start(struct load_runner *r, struct err_msg *msg)
     err = load_client_create(&r->loop, &r->o->url, msg, &r->client);
     if (err != ERR_OK)
         return err;
-    r->due.data = r->tick.data = r->signal.data = r;
+    r->due.data = r->tick.data = r;
     uv_poll_init(&r->loop, &r->due, r->timer_fd);
     uv_poll_start(&r->due, UV_READABLE, on_due);
     uv_timer_init(&r->loop, &r->tick);
     uv_timer_start(&r->tick, on_tick, TICK_MS, TICK_MS);
-    uv_signal_init(&r->loop, &r->signal);
-    uv_signal_start(&r->signal, on_signal, SIGINT);
     return ERR_OK;
 }
 

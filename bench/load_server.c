@@ -80,9 +80,10 @@ static enum err ask(const struct load_options *o, struct question *q, struct err
         q->limit.data = q;
         uv_timer_start(&q->limit, on_limit, ASK_LIMIT_MS, 0);
         q->call = (struct load_call){.on_head = on_head, .on_body = on_body, .on_end = on_end};
-        err = buf_printf(&request, "GET %s/v1/models HTTP/1.1\r\nHost: %s\r\n%s%s%s\r\n",
-                         o->url.base, o->url.host, key[0] != '\0' ? "Authorization: Bearer " : "",
-                         key, key[0] != '\0' ? "\r\n" : "");
+        err =
+            buf_printf(&request, "GET %s/v1/models HTTP/1.1\r\nHost: %s\r\n%s%s%s\r\n", o->url.base,
+                       o->url.authority, key[0] != '\0' ? "Authorization: Bearer " : "", key,
+                       key[0] != '\0' ? "\r\n" : "");
         if (err == ERR_OK)
             err = load_call_start(q->client, &q->call, &request);
         if (err != ERR_OK)
@@ -146,16 +147,15 @@ enum err load_ask_server(const struct load_options *o, struct load_server *out, 
     *out = (struct load_server){.vocab = 0};
     snprintf(out->model, sizeof(out->model), "%s", o->model != NULL ? o->model : "");
     if (err == ERR_OK && q.err != ERR_OK)
-        err = err_set(msg, ERR_IO, "http://%.200s:%s does not answer: %s", o->url.host, o->url.port,
-                      q.why);
+        err = err_set(msg, ERR_IO, "http://%.270s does not answer: %s", o->url.authority, q.why);
     else if (err == ERR_OK && (q.status == 401 || q.status == 403))
-        err = err_set(msg, ERR_AUTH, "http://%.200s:%s wants an API key: --key KEY or --key @FILE",
-                      o->url.host, o->url.port);
+        err = err_set(msg, ERR_AUTH, "http://%.270s wants an API key: --key KEY or --key @FILE",
+                      o->url.authority);
     else if (err == ERR_OK && q.status != 200 && o->model == NULL)
         err = err_set(msg, ERR_NOT_FOUND,
-                      "http://%.200s:%s%s/v1/models answers %d; is it an OpenAI-compatible server, "
+                      "http://%.270s%s/v1/models answers %d; is it an OpenAI-compatible server, "
                       "and ready?  --model NAME goes on without it",
-                      o->url.host, o->url.port, o->url.base, q.status);
+                      o->url.authority, o->url.base, q.status);
     else if (err == ERR_OK && q.status == 200)
         err = read_models(o, &q, out, msg);
     buf_free(&q.answer);

@@ -36,6 +36,8 @@ struct bench_outcome {
     enum bench_fate fate;
     bool measured; /* sent inside the window */
     bool admitted; /* the server began to work on it */
+    bool whole;    /* the answer came in one piece: only e2e_s is known, and it is judged by
+                    * ttft_target_s + tbt_target_s * (n_out - 1) */
     uint32_t n_prompt, n_out;
     double intended_s, sent_s; /* from the start of the run */
     double ttft_s, e2e_s;      /* from intended_s; ttft_s 0: no token came */
@@ -63,6 +65,7 @@ struct bench_run {
     double speedup;
     uint64_t seed;
     double rate; /* offered, 1/s */
+    bool whole;  /* no streams: of first tokens and times between tokens nothing is known */
     /* filled here */
     uint32_t n_tiers;
     struct bench_tier_figures tier[BENCH_TIERS_MAX], all;
@@ -94,13 +97,20 @@ double bench_run_attainment(const struct bench_run *r, uint32_t tier);
 double bench_run_goodput(const struct bench_run *r);     /* kept weight per second */
 double bench_run_bound_share(const struct bench_run *r); /* kept weight / bound; 0: none */
 /* Rows <prefix>.attainment.<tier>, .goodput.weighted, .bound.share, .broken_promises, .rejected.<tier>,
- * .ttft.p90.<tier> and so on.  prefix NULL: <policy>.<trace>.x<speedup>. */
+ * .ttft.p90.<tier> and so on (.e2e.p90.<tier> instead if the run is whole).  prefix NULL:
+ * <policy>.<trace>.x<speedup>. */
 void bench_run_rows(const struct bench_run *r, const char *prefix, struct bench_report *report);
 void bench_run_free(struct bench_run *r);
 
-/* One self-contained page: a table, and curves over rate where several runs of one policy differ in rate, policies
- * side by side, and time lines.  No script from elsewhere, no network. */
-MUST_USE enum err bench_html_write(const char *path, const char *title,
+struct bench_page {
+    const char *title;   /* what was measured: trace, cluster or server, seeds */
+    const char *command; /* how; NULL: not said */
+    const char *machine; /* on what; NULL: not said */
+    bool interrupted;    /* not all that was asked for was measured */
+};
+/* One self-contained page: policies side by side, curves over rate where several runs of one policy differ in rate,
+ * tables and time lines.  No script from elsewhere, no network. */
+MUST_USE enum err bench_html_write(const char *path, const struct bench_page *page,
                                    const struct bench_run *const *runs, size_t n,
                                    struct err_msg *msg);
 

@@ -1,6 +1,7 @@
 /* bench/perf_report.c - rows to a table or to JSON. */
 #include "bench/perf_report.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -51,6 +52,60 @@ double bench_report_ratio(const struct bench_result *row)
     return row->reference_what[0] != '\0' && below > 0 ? above / below : 0;
 }
 
+/* Two-sided 95 % quantile of Student's t. */
+static double student(size_t freedom)
+{
+    static const double t[] = {12.706, 4.303, 3.182, 2.776, 2.571,
+                               2.447,  2.365, 2.306, 2.262, 2.228};
+    double f = (double)freedom;
+
+    if (freedom <= sizeof(t) / sizeof(t[0]))
+        return t[freedom - 1];
+    return 1.95996 + 2.3723 / f + 2.8225 / (f * f) + 2.5559 / (f * f * f); /* Cornish-Fisher */
+}
+
+double bench_mean_ci95(const double *v, size_t n, double *half)
+{
+    double sum = 0, square = 0, mean;
+
+    *half = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += v[i];
+    mean = n > 0 ? sum / (double)n : 0;
+    for (size_t i = 0; i < n; i++)
+        square += (v[i] - mean) * (v[i] - mean);
+    if (n > 1)
+        *half = student(n - 1) * sqrt(square / (double)(n - 1) / (double)n);
+    return mean;
+}
+
+enum { FOLD_MAX = 1024 };
+
+void bench_report_fold(struct bench_report *r, size_t from)
+{
+    size_t kept = from;
+
+    for (size_t i = from; i < r->n; i++) {
+        struct bench_result *row = &r->v[i];
+        double v[FOLD_MAX];
+        size_t n = 0;
+        bool seen = false;
+
+        for (size_t k = from; k < kept && !seen; k++)
+            seen = strcmp(r->v[k].name, row->name) == 0;
+        if (seen)
+            continue;
+        for (size_t k = i; k < r->n && n < FOLD_MAX; k++) {
+            if (strcmp(r->v[k].name, row->name) == 0)
+                v[n++] = r->v[k].value;
+        }
+        row->value = bench_mean_ci95(v, n, &row->ci95);
+        row->repeats = (uint32_t)n;
+        r->v[kept++] = *row;
+    }
+    r->n = kept;
+}
+
 static void cpu_name(char *out, size_t room)
 {
     FILE *f = fopen("/proc/cpuinfo", "r");
@@ -75,8 +130,9 @@ static void print_json(const struct bench_report *r)
 
     cpu_name(cpu, sizeof(cpu));
     printf("{\"command\": \"%s\", \"machine\": {\"cpu\": \"%s\", \"cores\": %ld, \"gpu\": null}, "
-           "\"build\": \"" BATON_BUILD "\", \"results\": [",
-           r->command, cpu, sysconf(_SC_NPROCESSORS_ONLN));
+           "\"build\": \"" BATON_BUILD "\", %s%s\"results\": [",
+           r->command, cpu, sysconf(_SC_NPROCESSORS_ONLN), r->members != NULL ? r->members : "",
+           r->members != NULL ? ", " : "");
     for (size_t i = 0; i < r->n; i++) {
         const struct bench_result *row = &r->v[i];
 
@@ -86,6 +142,8 @@ static void print_json(const struct bench_report *r)
         if (row->reference_what[0] != '\0')
             printf(", \"reference\": {\"what\": \"%s\", \"value\": %.6g}, \"ratio\": %.3f",
                    row->reference_what, row->reference, bench_report_ratio(row));
+        if (row->repeats > 1)
+            printf(", \"repeats\": %u, \"ci95\": %.6g", row->repeats, row->ci95);
         printf("}");
     }
     printf("]}\n");

@@ -10,9 +10,10 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "bench/interrupt.h"
 #include "bench/sim_impl.h"
 
-enum { SLOT_BITS = 24 };
+enum { SLOT_BITS = 24, LOOK_EVERY = 4096 /* events, between looks for Ctrl-C */ };
 static const double DRAIN_S =
     3600; /* after the last arrival; what is not done then has timed out */
 
@@ -657,8 +658,11 @@ enum err bench_sim_run(const struct bench_sim_setup *setup, struct bench_run *ru
 
     *result = (struct bench_sim_result){0};
     err = open_world(&m);
-    while (err == ERR_OK && step(&m))
+    while (err == ERR_OK && step(&m)) {
         err = m.err;
+        if (m.result->events % LOOK_EVERY == 0 && bench_interrupted() != 0)
+            err = err_set(msg, ERR_CANCELED, "interrupted");
+    }
     if (err == ERR_OK)
         err = m.err;
     if (err == ERR_OK)

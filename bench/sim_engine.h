@@ -70,7 +70,8 @@ struct bench_sim_result {
 double bench_sim_isolated_ns(const struct bench_cluster *c, const struct bench_arrival_row *a);
 
 /* run: initialised by the caller with names and weights of tiers; outcomes are added and finished here.
- * ERR_INVALID: setup; ERR_BAD_STATE: the scheduler broke a rule (msg says which); ERR_NOMEM. */
+ * ERR_INVALID: setup; ERR_BAD_STATE: the scheduler broke a rule (msg says which); ERR_NOMEM; ERR_CANCELED: a signal
+ * came (bench/interrupt.h). */
 MUST_USE enum err bench_sim_run(const struct bench_sim_setup *setup, struct bench_run *run,
                                 struct bench_sim_result *result, struct err_msg *msg);
 

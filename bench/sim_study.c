@@ -8,6 +8,8 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "bench/interrupt.h"
+#include "bench/out_file.h"
 #include "bench/sim_study_impl.h"
 
 enum { HALVINGS = 8 };
@@ -44,20 +46,27 @@ static enum err read_list(const char *text, const char *what, double *v, uint32_
     return ERR_OK;
 }
 
-static enum err read_cluster(struct study *s)
+/* What the options change of the cluster file. */
+static enum err change_cluster(struct study *s)
 {
     const struct bench_study *o = s->o;
     double weight[SCHED_TIERS_MAX];
-    enum err err = bench_cluster_read(o->cluster, &s->cluster, s->msg);
+    enum err err = bench_cluster_resize(&s->cluster, o->prefill, o->decode, s->msg);
+    uint32_t workers = bench_cluster_count(&s->cluster, SCHED_ROLE_PREFILL) +
+                       bench_cluster_count(&s->cluster, SCHED_ROLE_DECODE);
 
-    if (err == ERR_OK)
-        err = bench_cluster_resize(&s->cluster, o->prefill, o->decode, s->msg);
     if (err == ERR_OK && o->tiers != NULL)
         err = read_list(o->tiers, "--tiers", s->cluster.share, s->cluster.n_tiers, s->msg);
     if (err == ERR_OK && o->weights != NULL) {
         err = read_list(o->weights, "--weights", weight, s->cluster.n_tiers, s->msg);
         for (uint32_t i = 0; i < s->cluster.n_tiers && err == ERR_OK; i++)
             s->cluster.tiers[i].weight = weight[i];
+    }
+    for (uint32_t i = 0; i < o->n_faults && err == ERR_OK; i++) {
+        if (o->fault[i].worker > workers)
+            err = err_set(s->msg, ERR_INVALID,
+                          "--kill or --slow: worker %u does not exist; they are 1 to %u",
+                          o->fault[i].worker, workers);
     }
     return err;
 }
@@ -411,6 +420,21 @@ static enum err run_all(struct study *s)
     return err;
 }
 
+static enum err write_page(struct study *s)
+{
+    const struct bench_study *o = s->o;
+    char title[240], seeds[64];
+    struct bench_page page = {.title = title, .command = o->command, .interrupted = s->interrupted};
+
+    snprintf(seeds, sizeof(seeds), o->seeds > 1 ? "seeds %llu to %llu" : "seed %llu",
+             (unsigned long long)o->seed, (unsigned long long)o->seed + o->seeds - 1);
+    snprintf(title, sizeof(title), "baton simulate: %.60s on %.60s, %u prefill and %u decode, %s",
+             s->trace.name, s->cluster.name, bench_cluster_count(&s->cluster, SCHED_ROLE_PREFILL),
+             bench_cluster_count(&s->cluster, SCHED_ROLE_DECODE), seeds);
+    return bench_html_write(o->report, &page, (const struct bench_run *const *)s->run, s->n_runs,
+                            s->msg);
+}
+
 static enum err finish(struct study *s)
 {
     enum err err = ERR_OK;
@@ -419,10 +443,7 @@ static enum err finish(struct study *s)
         err = bench_report_print(&s->report, s->o->json);
     if (!s->o->json)
         study_print_table(s);
-    if (err == ERR_OK && s->o->report != NULL)
-        err = bench_html_write(s->o->report, "baton simulate",
-                               (const struct bench_run *const *)s->run, s->n_runs, s->msg);
-    return err;
+    return err == ERR_OK && s->o->report != NULL ? write_page(s) : err;
 }
 
 static enum err check(const struct bench_study *o, struct err_msg *msg)
@@ -444,32 +465,70 @@ static enum err check(const struct bench_study *o, struct err_msg *msg)
     return ERR_OK;
 }
 
-enum err bench_study_run(const struct bench_study *o, struct err_msg *msg)
+/* Nothing is read and nothing runs before all that was typed makes sense, and before results can be written. */
+static enum err prepare(struct study *s, bool *wrong_words)
+{
+    const struct bench_study *o = s->o;
+    enum err err = check(o, s->msg);
+
+    if (err == ERR_OK)
+        err = study_check_load(o, s->msg);
+    if (err == ERR_OK)
+        err = read_policies(s);
+    *wrong_words = err != ERR_OK;
+    if (err == ERR_OK)
+        err = bench_cluster_read(o->cluster, &s->cluster, s->msg);
+    if (err == ERR_OK) {
+        err = change_cluster(s);
+        *wrong_words = err != ERR_OK;
+    }
+    if (err == ERR_OK)
+        err = bench_out_check("--report", o->report, s->msg);
+    if (err == ERR_OK)
+        err = bench_out_check("--records", o->records, s->msg);
+    return err;
+}
+
+/* Ctrl-C: what has ended is shown; a run cut short is no result. */
+static enum err run_until_interrupted(struct study *s)
+{
+    enum err err = run_all(s);
+
+    if (err != ERR_CANCELED)
+        return err;
+    s->interrupted = true;
+    if (!s->o->quiet)
+        fprintf(stderr, "interrupted; %zu runs had ended\n", s->n_runs);
+    return ERR_OK;
+}
+
+enum err bench_study_run(const struct bench_study *o, bool *wrong_words, struct err_msg *msg)
 {
     struct study *s = mem_try_calloc(1, sizeof(*s));
     enum err err;
 
+    *wrong_words = false;
     if (s == NULL)
         return err_set(msg, ERR_NOMEM, "out of memory");
     s->o = o;
     s->msg = msg;
     bench_report_init(&s->report, "simulate");
-    err = check(o, msg);
-    if (err == ERR_OK)
-        err = read_cluster(s);
-    if (err == ERR_OK)
-        err = read_policies(s);
+    err = prepare(s, wrong_words);
     if (err == ERR_OK && o->records != NULL) {
         s->records = fopen(o->records, "w");
         if (s->records == NULL)
             err = err_set(msg, ERR_IO, "%s: cannot be written", o->records);
     }
-    if (err == ERR_OK)
-        err = run_all(s);
+    if (err == ERR_OK) {
+        bench_interrupt_catch();
+        err = run_until_interrupted(s);
+    }
     if (err == ERR_OK)
         err = finish(s);
     if (s->records != NULL && fclose(s->records) != 0 && err == ERR_OK)
         err = err_set(msg, ERR_IO, "%s: cannot be written", o->records);
+    if (err == ERR_OK && s->interrupted)
+        err = ERR_CANCELED;
     for (size_t i = 0; i < s->n_runs; i++)
         close_run(s->run[i]);
     bench_load_free(&s->load);

@@ -29,12 +29,16 @@ struct bench_study {
     uint32_t max_new;
     double noise, bias, told, stale_s; /* as in struct bench_sim_setup */
     bool cold, no_learning, no_local, elastic, no_bound;
+    const char *command; /* as it may be shown in the report; NULL: not */
     bool json, timing, check, quiet;
     struct bench_sim_fault fault[BENCH_FAULTS_MAX];
     uint32_t n_faults;
 };
 void bench_study_defaults(struct bench_study *s);
-/* Prints the results to standard output.  ERR_INVALID and what files and runs say. */
-MUST_USE enum err bench_study_run(const struct bench_study *s, struct err_msg *msg);
+/* Prints the results to standard output.  ERR_INVALID and what files and runs say; *wrong_words: what was asked for
+ * makes no sense, whatever is in the files.  ERR_IO before anything runs: a file for results cannot be written.
+ * ERR_CANCELED: SIGINT or SIGTERM came; the runs that had ended by then were printed and written. */
+MUST_USE enum err bench_study_run(const struct bench_study *s, bool *wrong_words,
+                                  struct err_msg *msg);
 
 #endif

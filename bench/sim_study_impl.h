@@ -27,6 +27,7 @@ struct study {
     } bound[BOUNDS_MAX];
     uint32_t n_bounds;
     FILE *records;
+    bool interrupted;
     struct bench_report report;
     struct bench_run *run[RUNS_MAX];
     size_t n_runs;
@@ -44,6 +45,8 @@ struct pooled {
 
 /* ---- sim_study_load.c: arrivals and their bound ---- */
 
+/* What the options say of arrivals and lengths: ERR_INVALID, with the range. */
+MUST_USE enum err study_check_load(const struct bench_study *o, struct err_msg *msg);
 /* Arrivals and lengths come from a seed, not from a file's clock. */
 bool study_is_drawn(const struct bench_study *o);
 MUST_USE enum err study_load_trace(struct study *s, uint64_t seed);

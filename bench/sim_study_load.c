@@ -11,31 +11,44 @@
 
 /* ---- the trace ---- */
 
+enum { LENGTH_MAX = 10000000 }; /* tokens */
+static const double SIGMA_MAX = 4, SHAPE_MAX = 100, CV_MIN = 0.03, CV_MAX = 30;
+
 /* MEAN, MEAN:SIGMA or MEAN:pareto:SHAPE */
-static enum err read_lengths(const char *text, double *mean, double *sigma, double *pareto,
-                             struct err_msg *msg)
+static enum err read_lengths(const char *option, const char *text, double *mean, double *sigma,
+                             double *pareto, struct err_msg *msg)
 {
     char *end;
+    bool good;
 
     *mean = strtod(text, &end);
-    if (end != text && strncmp(end, ":pareto:", 8) == 0) {
+    good = end != text && *mean >= 1 && *mean <= LENGTH_MAX;
+    if (good && strncmp(end, ":pareto:", 8) == 0) {
         const char *p = end + 8;
 
         *pareto = strtod(p, &end);
-        if (end == p || !(*pareto > 1))
-            end = NULL;
-    } else if (end != text && *end == ':') {
+        good = end != p && *pareto > 1 && *pareto <= SHAPE_MAX;
+    } else if (good && *end == ':') {
         const char *p = end + 1;
 
         *sigma = strtod(p, &end);
-        if (end == p || !(*sigma >= 0))
-            end = NULL;
+        good = end != p && *sigma >= 0 && *sigma <= SIGMA_MAX;
     }
-    if (end == NULL || end == text || *end != '\0' || !(*mean >= 1))
-        return err_set(msg, ERR_INVALID,
-                       "length '%.60s': expected MEAN, MEAN:SIGMA or MEAN:pareto:SHAPE (above 1)",
-                       text);
-    return ERR_OK;
+    if (good && *end == '\0')
+        return ERR_OK;
+    return err_set(msg, ERR_INVALID,
+                   "%s '%.60s': expected MEAN, MEAN:SIGMA or MEAN:pareto:SHAPE; MEAN from 1 to %d "
+                   "tokens, SIGMA from "
+                   "0 to %g, SHAPE above 1, at most %g",
+                   option, text, LENGTH_MAX, SIGMA_MAX, SHAPE_MAX);
+}
+
+static bool read_cv(const char *text, double *cv)
+{
+    char *end;
+
+    *cv = strtod(text, &end);
+    return end != text && *end == '\0' && *cv >= CV_MIN && *cv <= CV_MAX;
 }
 
 static enum err read_arrivals(const char *text, struct bench_draw *d, struct err_msg *msg)
@@ -49,13 +62,27 @@ static enum err read_arrivals(const char *text, struct bench_draw *d, struct err
     else if (strcmp(text, "ramp") == 0)
         d->arrival = BENCH_ARRIVE_RAMP;
     else if (strcmp(text, "gamma") == 0 ||
-             (strncmp(text, "gamma:", 6) == 0 && (cv = strtod(text + 6, NULL)) > 0))
+             (strncmp(text, "gamma:", 6) == 0 && read_cv(text + 6, &cv)))
         d->arrival = BENCH_ARRIVE_GAMMA;
     else
-        return err_set(msg, ERR_INVALID,
-                       "--arrivals '%.60s': expected poisson, constant, ramp or gamma:CV", text);
+        return err_set(
+            msg, ERR_INVALID,
+            "--arrivals '%.60s': expected poisson, constant, ramp or gamma:CV, CV from %g to %g",
+            text, CV_MIN, CV_MAX);
     d->burstiness = 1 / (cv * cv);
     return ERR_OK;
+}
+
+enum err study_check_load(const struct bench_study *o, struct err_msg *msg)
+{
+    struct bench_draw d = {.rate = 1};
+    enum err err = read_arrivals(o->arrivals, &d, msg);
+
+    if (err == ERR_OK)
+        err = read_lengths("--in", o->in, &d.in_mean, &d.in_sigma, &d.in_pareto, msg);
+    return err == ERR_OK
+               ? read_lengths("--out", o->out, &d.out_mean, &d.out_sigma, &d.out_pareto, msg)
+               : err;
 }
 
 bool study_is_drawn(const struct bench_study *o)
@@ -80,9 +107,9 @@ enum err study_load_trace(struct study *s, uint64_t seed)
     s->have_trace = s->have_load = false;
     err = read_arrivals(o->arrivals, &d, s->msg);
     if (err == ERR_OK && synthetic) {
-        err = read_lengths(o->in, &d.in_mean, &d.in_sigma, &d.in_pareto, s->msg);
+        err = read_lengths("--in", o->in, &d.in_mean, &d.in_sigma, &d.in_pareto, s->msg);
         if (err == ERR_OK)
-            err = read_lengths(o->out, &d.out_mean, &d.out_sigma, &d.out_pareto, s->msg);
+            err = read_lengths("--out", o->out, &d.out_mean, &d.out_sigma, &d.out_pareto, s->msg);
         if (err == ERR_OK)
             err = bench_trace_draw(&d, s->msg, &s->trace);
     } else if (err == ERR_OK && o->arrivals != NULL) {

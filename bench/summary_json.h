@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include <jansson.h>
+
 #include "base/err.h"
 #include "bench/load_run.h"
 
@@ -19,8 +21,11 @@ struct bench_summary {
     uint64_t wall_ns; /* when it was done */
 };
 
-/* ERR_IO: cannot write there; ERR_NOMEM. */
-MUST_USE enum err bench_summary_write(const char *path, const struct bench_summary *s,
+/* Appends the figures of one run to *list, a JSON array; NULL: made here, by the caller to be released.  ERR_NOMEM. */
+MUST_USE enum err bench_summary_add(json_t **list, const struct bench_summary *s);
+/* Writes the only summary, or the means of several repeats, with ci95: half widths of their 95 % confidence intervals.
+ * members: JSON members to add, or NULL.  ERR_IO: cannot write there; ERR_NOMEM. */
+MUST_USE enum err bench_summary_write(const char *path, const json_t *list, const char *members,
                                       struct err_msg *msg);
 
 #endif

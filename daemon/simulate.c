@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "bench/environment.h"
+#include "bench/interrupt.h"
 #include "bench/sim_study.h"
 #include "scheduler/sched.h"
 
@@ -79,6 +81,11 @@ static const char usage[] =
     "  .decision.p99, .events.rate (per s of CPU), .wall, .cpu, .scheduler.share, .scheduler.mean  "
     "  with --timing\n"
     "  policy.trace.rate.tier90|gold99|all90                   with --find-rate, req/s\n"
+    "\n"
+    "Exit status: 0 done; 1 failed; 2 wrong options; 130 or 143: interrupted by Ctrl-C or SIGTERM, "
+    "after printing "
+    "and\n"
+    "writing what had ended.\n"
     "\n"
     "Policies: ";
 
@@ -218,8 +225,13 @@ static enum err parse(int argc, char **argv, struct bench_study *s, struct err_m
 
 int daemon_simulate_run(int argc, char **argv)
 {
+    static const char *const files[] = {"--cluster", "--trace", "--report", "--records", NULL};
+    static const char *const no_secrets[] = {NULL};
+    char line[1024];
     struct bench_study s;
     struct err_msg msg = {""};
+    bool wrong_words = false;
+    enum err err;
 
     log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, "simulate");
     bench_study_defaults(&s);
@@ -229,13 +241,16 @@ int daemon_simulate_run(int argc, char **argv)
             return 0;
         }
     }
+    bench_command_line("baton simulate", argc, argv, files, no_secrets, line, sizeof(line));
+    s.command = line;
     if (parse(argc, argv, &s, &msg) != ERR_OK) {
         fprintf(stderr, "baton simulate: %s\n", msg.text);
         return 2;
     }
-    if (bench_study_run(&s, &msg) != ERR_OK) {
-        fprintf(stderr, "baton simulate: %s\n", msg.text);
-        return 1;
-    }
-    return 0;
+    err = bench_study_run(&s, &wrong_words, &msg);
+    if (err == ERR_CANCELED)
+        return 128 + bench_interrupted();
+    if (err != ERR_OK)
+        fprintf(stderr, "baton simulate: %s\n", msg.text[0] != '\0' ? msg.text : err_text(err));
+    return err == ERR_OK ? 0 : wrong_words ? 2 : 1;
 }

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -36,10 +37,12 @@ def sim():
 class Fake:
     """A server of a few lines: answers /v1/models, and gives every POST to a function."""
 
-    def __init__(self, answer):
+    def __init__(self, answer, v6=False):
         self.answer, self.stop, self.posts = answer, False, 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.listener = socket.create_server(("::1" if v6 else "127.0.0.1", 0),
+                                             family=socket.AF_INET6 if v6 else socket.AF_INET)
+        self.authority = f"{'[::1]' if v6 else '127.0.0.1'}:{self.listener.getsockname()[1]}"
+        self.url = f"http://{self.authority}"
         self.thread = threading.Thread(target=self.accept, daemon=True)
         self.thread.start()
 
@@ -75,8 +78,8 @@ class Fake:
 
 
 @contextlib.contextmanager
-def fake(answer):
-    server = Fake(answer)
+def fake(answer, v6=False):
+    server = Fake(answer, v6)
     try:
         yield server
     finally:
@@ -135,7 +138,7 @@ def test_the_summary_has_the_keys_that_vllm_writes(sim, tmp_path):
             "request_throughput", "request_goodput", "output_throughput", "total_token_throughput",
             "max_output_tokens_per_s", "max_concurrent_requests"}
     keys |= {f"{s}_{m}_ms" for s in ("mean", "median", "std", "p99") for m in ("ttft", "tpot", "itl", "e2el")}
-    assert set(json.loads((tmp_path / "s.json").read_text())) == keys
+    assert set(json.loads((tmp_path / "s.json").read_text())) == keys | {"environment"}
 
 
 def test_canceled_requests_are_counted_apart_and_leave_nothing_on_the_server(sim, tmp_path):
@@ -364,3 +367,126 @@ def test_help_names_every_option():
     source = (ROOT / "bench/load_options.c").read_text()
     for name in re.findall(r'^    \{"([a-z-]+)", [A-Z]', source, re.M):
         assert f"--{name}" in text, name
+
+
+# ---- interrupted, and files that cannot be written ----
+
+@pytest.mark.parametrize("how, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "term"])
+@pytest.mark.parametrize("rates", ["20", "20,25,30"], ids=["one-run", "sweep"])
+def test_what_was_measured_before_an_interrupt_is_written_and_marked(sim, tmp_path, how, code, rates):
+    files = {name: tmp_path / name for name in ("r.html", "run.json", "s.json", "r.jsonl")}
+    run = subprocess.Popen([str(BATON), "bench", sim.url, "--rate", rates, "--duration", "3" if "," in rates else "60",
+                            "--output-tokens", "16", "--max-lag-ms", "500", "--json", "--report", files["r.html"],
+                            "--out-run", files["run.json"], "--out-summary", files["s.json"], "--out-requests",
+                            files["r.jsonl"]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(6 if "," in rates else 2.5)  # a sweep: inside its second run
+    run.send_signal(how)
+    out, err = run.communicate(timeout=20 * PATIENCE)
+    assert run.returncode == code, out + err
+    assert "interrupted" in err
+    rows = {r["name"]: r["value"] for r in json.loads(out)["results"]}
+    assert json.loads(out)["interrupted"] is True
+    assert any(name.endswith("attainment.default") for name in rows)
+    assert "INTERRUPTED after" in files["r.html"].read_text()
+    runs = json.loads(files["run.json"].read_text())["runs"]
+    assert len(runs) == (2 if "," in rates else 1) and "INTERRUPTED" in runs[-1]["note"]
+    assert sum(t["n"] for t in runs[-1]["tiers"]) > 5
+    assert json.loads(files["s.json"].read_text())["interrupted"] is True
+    assert len(files["r.jsonl"].read_text().splitlines()) > 10
+
+
+@pytest.mark.parametrize("option", ["--report", "--out-run", "--out-summary", "--out-requests"])
+def test_a_file_that_cannot_be_written_is_said_before_any_load_is_sent(option, tmp_path):
+    with fake(lambda s, head, body: s.sendall(reply(429, b"{}"))) as server:
+        done = bench(server.url, "--rate", 20, "--duration", 1, option, tmp_path / "no/such/folder/file")
+        assert done.returncode == 1 and option in done.stderr and "No such file" in done.stderr
+        assert server.posts == 0
+        fine = tmp_path / "new"
+        assert bench("http://127.0.0.1:9", "--rate", 1, option, fine).returncode == 1
+        assert not fine.exists() or option == "--out-requests"  # looking leaves nothing behind
+
+
+# ---- repeats, whole answers, addresses, where it was measured ----
+
+def test_repeats_give_means_with_a_confidence_interval(sim, tmp_path):
+    done = bench(sim.url, "--rate", "15", "--repeats", 3, "--seed", 5, "--duration", 1.5, "--output-tokens", 4, "--json",
+                 "--quiet", "--max-lag-ms", 500, "--out-run", tmp_path / "run.json", "--out-summary", tmp_path / "s.json")
+    rows = {r["name"]: r for r in json.loads(done.stdout)["results"]}
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((tmp_path / "run.json").read_text())["runs"]
+    assert [r["seed"] for r in runs] == [5, 6, 7]
+    sent = [sum(t["n"] for t in r["tiers"]) / r["window_s"] for r in runs]
+    row = rows["bench.poisson.x1.rate"]
+    mean = sum(r["rate"] for r in runs) / 3
+    sd = (sum((r["rate"] - mean) ** 2 for r in runs) / 2) ** 0.5
+    assert row["repeats"] == 3 and row["value"] == pytest.approx(mean, rel=1e-4) and len(sent) == 3
+    assert row["ci95"] == pytest.approx(4.303 * sd / 3 ** 0.5, rel=1e-3) and sd > 0
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert summary["repeats"] == 3 and summary["request_rate"] == pytest.approx(mean)
+    assert summary["ci95"]["request_rate"] == pytest.approx(row["ci95"], rel=1e-3)
+    people = bench(sim.url, "--rate", "15", "--repeats", 2, "--duration", 1, "--output-tokens", 4, "--quiet",
+                   "--max-lag-ms", 500)
+    assert "means of 2 runs, seeds 1 to 2" in people.stdout and "+-" in people.stdout
+
+
+@pytest.mark.parametrize("endpoint", [[], ["--prompts", "text", "--endpoint", "chat"]], ids=["completions", "chat"])
+def test_answers_in_one_piece_are_judged_by_the_time_all_of_it_may_take(sim, tmp_path, endpoint):
+    """16 tokens take the model about 13 + 15 x 7.1 = 120 ms: inside 50 + 15 x 15 ms, not inside 50 + 15 x 1 ms."""
+    for slo, kept in (("50/15" if PATIENCE == 1 else "500/150", 1), ("50/1", 0)):
+        done = bench(sim.url, "--rate", 8, "--duration", 1.5, "--arrival", "constant", "--no-stream", "--output-tokens", 16,
+                     "--slo", slo, "--json", "--quiet", "--max-lag-ms", 500, "--out-requests", tmp_path / "r.jsonl",
+                     "--out-summary", tmp_path / "s.json", *endpoint)
+        rows = results(done)
+        lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+        assert lines and all(r["fate"] == "done" and r["output_tokens"] == 16 for r in lines)
+        assert all(r["ttft_s"] is None and r["tbt_s"] is None and r["e2e_s"] > 0.1 for r in lines)
+        assert rows["bench.constant.x1.attainment.default"] == pytest.approx(kept, abs=0.2)
+        assert 0.1 < rows["bench.constant.x1.e2e.p50.default"]
+        assert not any(".ttft." in name or ".tbt." in name for name in rows)
+        assert json.loads((tmp_path / "s.json").read_text())["mean_ttft_ms"] is None
+
+
+@pytest.mark.parametrize("body, says", [
+    (b'{"choices":[{"text":"x","finish_reason":null}]}', "no finish_reason"), (b'{"choices":[', "not JSON"),
+    (b'{"error":{"message":"lost"}}', "lost"), (b'"' + b"x" * (17 << 20) + b'"', "too long")],
+    ids=["unfinished", "cut", "error", "endless"])
+def test_a_bad_answer_in_one_piece_is_a_failure(body, says, tmp_path):
+    run_against(lambda s, head, asked: s.sendall(reply(200, body)), "--no-stream", "--out-requests", tmp_path / "r.jsonl",
+                rate=3)
+    lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert lines and all(r["fate"] == "failed" and says in r["error"] for r in lines), lines[0]
+
+
+def test_an_ipv6_address_stands_in_brackets_everywhere():
+    heads = []
+
+    def answer(s, head, body):
+        heads.append(head)
+        s.sendall(STREAM + piece(token(finish="length")) + piece(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    with fake(answer, v6=True) as server:
+        done = bench(server.url, "--rate", 5, "--duration", 1, "--arrival", "constant", "--input-tokens", 4, "--quiet",
+                     "--max-lag-ms", 500)
+        assert done.returncode == 0, done.stderr
+        assert f"baton bench http://{server.authority}" in done.stdout
+        assert heads and all(f"Host: {server.authority}\r\n".encode() in head for head in heads)
+    gone = bench(f"http://[::1]:{free_port()}", "--rate", 1)
+    assert gone.returncode == 1 and "http://[::1]:" in gone.stderr
+
+
+def test_the_environment_is_said_without_what_is_private(sim, tmp_path):
+    trace = tmp_path / "secret-folder" / "mine.csv"
+    trace.parent.mkdir()
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
+        f"2023-11-16 18:15:{s:02d}.0000000,100,3\n" for s in range(20, 30)))
+    done = bench(sim.url, "--trace", trace, "--speedup", 5, "--key", "not-for-others", "--key=default=nor-this", "--json",
+                 "--quiet", "--max-lag-ms", 500, "--report", tmp_path / "r.html", "--out-summary", tmp_path / "s.json")
+    assert done.returncode == 0, done.stderr
+    e = json.loads(done.stdout)["environment"]
+    assert set(e) == {"date", "cpu", "cores", "kernel", "versions", "command"}
+    assert e["cores"] >= 1 and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", e["date"]) and "libuv" in e["versions"]
+    assert e["command"].startswith(f"baton bench {sim.url} --trace mine.csv --speedup 5 --key '***' '--key=***'")
+    assert json.loads((tmp_path / "s.json").read_text())["environment"] == e
+    page = (tmp_path / "r.html").read_text()
+    for private in ("secret-folder", "not-for-others", "nor-this", socket.gethostname()):
+        assert private not in done.stdout and private not in page

@@ -50,6 +50,36 @@ def test_mistakes_get_an_answer_that_helps(args, words):
         assert word in out.stderr + out.stdout, out.stderr
 
 
+@pytest.mark.parametrize("args, words", [
+    (["perf", "speed"], ["speed", "--help"]),
+    (["perf", "kv", "--threads", "2"], ["--threads", "--help"]),
+    (["perf", "engine", "--threads", "many"], ["--threads many", "1 to 1024"]),
+    (["perf", "profile", "--seconds", "0"], ["--seconds 0", "0.1 to 3600"]),
+    (["perf", "profile", "--max-batch", "1.5"], ["--max-batch 1.5", "whole"]),
+    (["perf", "profile", "--out"], ["--out", "value"]),
+    (["bench", "http://127.0.0.1:1", "--rate", "many"], ["--rate many"]),
+    (["bench", "http://::1:8000", "--rate", "1"], ["brackets", "[::1]"]),
+    (["bench", "http://127.0.0.1:1", "--rate", "1,2", "--repeats", "50"], ["--repeats", "96"]),
+    (["bench", "http://127.0.0.1:1", "--rate", "1", "--no-stream", "--cancel-rate", "0.5"], ["--no-stream"]),
+    (["bench", "http://127.0.0.1:1", "--find-rate", "tier90", "--repeats", "3"], ["--repeats", "--find-rate"]),
+    (["simulate", "--cluster", "x", "--trace", "synthetic", "--policy", "magic"], ["magic"]),
+])
+def test_wrong_words_of_measuring_commands_end_with_2(args, words):
+    out = run(*args)
+    assert out.returncode == 2 and out.stdout == ""
+    for word in words:
+        assert word in out.stderr, out.stderr
+
+
+def test_perf_profile_has_a_help_of_its_own():
+    text = run("perf", "profile", "--help").stdout
+    assert text.startswith("Usage: baton perf profile")
+    for option in ("--out", "--name", "--seconds", "--max-step-tokens", "--max-batch", "--threads", "--backend",
+                   "--sim-profile", "--json"):
+        assert option in text
+    assert run("perf", "profile", "--out", "/no/such/folder/x").returncode == 1
+
+
 def test_a_port_in_use_is_said_in_so_many_words():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -6,11 +6,12 @@ simulator changes on purpose, write them anew and look at the difference:
 """
 import json
 import os
+import signal
 import subprocess
 
 import pytest
 
-from conftest import BATON, ROOT, SHARED
+from conftest import BATON, PATIENCE, ROOT, SHARED
 
 CLUSTER = ROOT / "deploy/clusters/h100-8b.yaml"
 GOLDEN = ROOT / "tests/golden/simulate"
@@ -146,13 +147,36 @@ def test_a_wrong_belief_about_the_machines_heals(tmp_path, told, rate):
     (["--trace", BLOCKS, "--find-rate", "all"], ["tier90", "gold99"]),
     (["--trace", CLUSTER], ["row 1", "not a known trace"]),
     (["--trace", BLOCKS, "--frobnicate"], ["--frobnicate", "--help"]),
-    (["--trace", "synthetic", "--in", "0"], ["MEAN"]),
+    (["--trace", "synthetic", "--in", "0"], ["--in", "MEAN"]),
+    (["--trace", "synthetic", "--in", "1e18"], ["--in '1e18'", "1 to 10000000"]),
+    (["--trace", "synthetic", "--out", "100:pareto:1"], ["--out", "SHAPE"]),
+    (["--trace", "synthetic", "--arrivals", "gamma:2x"], ["--arrivals", "CV"]),
 ])
 def test_mistakes_are_named(args, words):
     out = simulate(*args)
-    assert out.returncode in (1, 2) and out.stdout == ""
+    of_a_file = args[1] in ("/no/such/file", CLUSTER)
+    assert out.returncode == (1 if of_a_file else 2) and out.stdout == ""
     for word in words:
         assert word in out.stderr
+
+
+@pytest.mark.parametrize("option", ["--report", "--records"])
+def test_a_file_that_cannot_be_written_is_said_before_the_simulation(option):
+    out = simulate("--trace", "synthetic", "--duration", "100000", option, "/no/such/folder/file", timeout=20)
+    assert out.returncode == 1 and option in out.stderr and "No such file" in out.stderr
+
+
+def test_runs_that_had_ended_survive_an_interrupt(tmp_path):
+    report = tmp_path / "r.html"
+    run = subprocess.Popen([str(BATON), "simulate", "--cluster", str(CLUSTER), "--trace", "synthetic", "--rate", "80",
+                            "--duration", "300", "--policy", "all", "--no-bound", "--report", str(report)],
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = run.stderr.readline()  # said when a run has ended
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60 * PATIENCE)
+    assert run.returncode == 130, err
+    assert first.split()[0] in out and "interrupted" in err
+    assert first.split()[0] in report.read_text() and "Interrupted" in report.read_text()
 
 
 def test_a_broken_cluster_file_is_refused_with_its_line(tmp_path):

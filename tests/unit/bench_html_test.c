@@ -95,7 +95,8 @@ static char *write_page(const char *title, size_t n)
 
     assert_true(fd >= 0 && text != NULL);
     close(fd);
-    assert_int_equal(bench_html_write(path, title, (const struct bench_run *const *)runs, n, NULL),
+    assert_int_equal(bench_html_write(path, &(struct bench_page){.title = title},
+                                      (const struct bench_run *const *)runs, n, NULL),
                      ERR_OK);
     f = fopen(path, "r");
     assert_non_null(f);
@@ -207,7 +208,7 @@ static void a_path_that_cannot_be_written_is_said(void **state)
     struct err_msg msg = {""};
 
     (void)state;
-    assert_int_equal(bench_html_write("/nonexistent/x.html", "x",
+    assert_int_equal(bench_html_write("/nonexistent/x.html", &(struct bench_page){.title = "x"},
                                       (const struct bench_run *const *)runs, 1, &msg),
                      ERR_IO);
     assert_non_null(strstr(msg.text, "/nonexistent/x.html"));
@@ -220,15 +221,15 @@ static void no_memory_is_an_error_and_leaks_nothing(void **state)
     (void)state;
     for (long i = 0; i < 12; i++) {
         mem_fail_at(i);
-        (void)!bench_html_write("/dev/null", "x", (const struct bench_run *const *)runs, RUNS,
-                                NULL);
+        (void)!bench_html_write("/dev/null", &(struct bench_page){.title = "x"},
+                                (const struct bench_run *const *)runs, RUNS, NULL);
         mem_fail_at(-1);
         assert_int_equal(mem_live(), live);
     }
     mem_fail_at(0);
-    assert_int_equal(
-        bench_html_write("/dev/null", "x", (const struct bench_run *const *)runs, RUNS, NULL),
-        ERR_NOMEM);
+    assert_int_equal(bench_html_write("/dev/null", &(struct bench_page){.title = "x"},
+                                      (const struct bench_run *const *)runs, RUNS, NULL),
+                     ERR_NOMEM);
     mem_fail_at(-1);
 }
 

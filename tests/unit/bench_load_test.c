@@ -441,7 +441,8 @@ static void figures_come_back_from_a_file_and_from_a_report_page(void **state)
     bench_run_finish(r, 10);
     assert_int_equal(bench_runs_save(path, runs, 1, NULL), ERR_OK);
     assert_int_equal(bench_runs_load(path, back, 2, &n, NULL), ERR_OK);
-    assert_int_equal(bench_html_write(path, "t", runs, 1, NULL), ERR_OK);
+    assert_int_equal(bench_html_write(path, &(struct bench_page){.title = "t"}, runs, 1, NULL),
+                     ERR_OK);
     assert_int_equal(bench_runs_load(path, back, 2, &n, NULL), ERR_OK);
     assert_int_equal(n, 2);
     for (size_t i = 0; i < 2; i++) {
