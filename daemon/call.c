@@ -268,10 +268,8 @@ static enum err make_gens(struct call *call)
 static bool size_gens(struct call *call)
 {
     const struct api_request *r = call->r;
-    uint32_t context = daemon_hub_max_context(call->f->hub);
+    uint32_t context = frontend_max_context(call->f);
 
-    if (context == 0 || context > call->f->c.max_context)
-        context = call->f->c.max_context;
     for (uint32_t i = 0; i < call->n_gens; i++) {
         size_t n = call->prompts[call->gens[i].prompt].ids.n;
         size_t want = r->has_max_tokens ? r->max_tokens : n < context ? context - n : 1;

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "base/mem.h"
 #include "daemon/config_table.h"
 #include "engine/engine.h"
@@ -55,10 +54,53 @@ static enum err set_bool(struct daemon_config *c, const struct config_option *o,
     return ERR_OK;
 }
 
+/* Is name one of "cpu, sim, ..."? */
+static bool is_listed(const char *all, const char *name)
+{
+    size_t len = strlen(name);
+
+    for (const char *at = all; len > 0; at += strspn(at, ", ")) {
+        size_t n = strcspn(at, ", ");
+
+        if (n == len && strncmp(at, name, n) == 0)
+            return true;
+        if (at[n] == '\0')
+            return false;
+        at += n;
+    }
+    return false;
+}
+
+/* An option that is one word of a list. */
+static enum err check_word(const struct config_option *o, const char *text, const char *where,
+                           struct err_msg *msg)
+{
+    const struct {
+        const char *name, *words;
+    } lists[] = {{"policy", sched_policy_live_names()},
+                 {"backend", engine_backends()},
+                 {"log_level", "error, warn, info, debug"},
+                 {"log_format", "text, json"}};
+
+    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+        if (strcmp(o->name, lists[i].name) != 0 || is_listed(lists[i].words, text))
+            continue;
+        if (strcmp(o->name, "policy") == 0 && is_listed(sched_policy_names(), text))
+            return err_set(msg, ERR_INVALID,
+                           "%s: policy %s has to know the future: `baton simulate` runs it; a "
+                           "server needs one of %s",
+                           where, text, lists[i].words);
+        return err_set(msg, ERR_INVALID, "%s: %s is '%.60s'; allowed are %s", where, o->name, text,
+                       lists[i].words);
+    }
+    return ERR_OK;
+}
+
 enum err config_set(struct daemon_config *c, const struct config_option *o, const char *text,
                     const char *where, struct err_msg *msg)
 {
     char **slot, *copy;
+    enum err err;
 
     if (o->type == CONFIG_U32)
         return set_u32(c, o, text, where, msg);
@@ -66,6 +108,9 @@ enum err config_set(struct daemon_config *c, const struct config_option *o, cons
         return set_bool(c, o, text, where, msg);
     if (text[0] == '\0')
         text = o->fallback; /* an empty value is no value: what has a default always has one */
+    err = check_word(o, text, where, msg);
+    if (err != ERR_OK)
+        return err;
     copy = text[0] != '\0' ? mem_try_strdup(text) : NULL;
     if (copy == NULL && text[0] != '\0')
         return err_set(msg, ERR_NOMEM, "no memory for the configuration");
@@ -255,47 +300,16 @@ static enum err set_defaults(struct daemon_config *c, struct err_msg *msg)
     return ERR_OK;
 }
 
-/* Is name one of "cpu, sim, ..."? */
-static bool is_listed(const char *all, const char *name)
-{
-    size_t len = strlen(name);
-
-    for (const char *at = all; len > 0; at += strspn(at, ", ")) {
-        size_t n = strcspn(at, ", ");
-
-        if (n == len && strncmp(at, name, n) == 0)
-            return true;
-        if (at[n] == '\0')
-            return false;
-        at += n;
-    }
-    return false;
-}
-
 /* What no single row can judge. */
 static enum err check_whole(const struct daemon_config *c, struct err_msg *msg)
 {
     bool known = c->default_tier == NULL;
-    enum log_level level;
 
     for (uint32_t i = 0; i < c->n_tiers; i++)
         known |= c->default_tier != NULL && strcmp(c->default_tier, c->tiers[i].name) == 0;
     if (!known)
         return err_set(msg, ERR_INVALID, "default_tier is '%.60s', which is no configured tier",
                        c->default_tier);
-    if (log_level_parse(c->log_level, &level) != ERR_OK)
-        return err_set(msg, ERR_INVALID,
-                       "log_level is '%.60s'; allowed are error, warn, info and debug",
-                       c->log_level);
-    if (!is_listed(sched_policy_names(), c->policy))
-        return err_set(msg, ERR_INVALID, "policy is '%.60s'; allowed are %s", c->policy,
-                       sched_policy_names());
-    if (!is_listed(engine_backends(), c->backend))
-        return err_set(msg, ERR_INVALID, "backend is '%.60s'; this program has %s", c->backend,
-                       engine_backends());
-    if (strcmp(c->log_format, "text") != 0 && strcmp(c->log_format, "json") != 0)
-        return err_set(msg, ERR_INVALID, "log_format is '%.60s'; allowed are text and json",
-                       c->log_format);
     return ERR_OK;
 }
 

@@ -18,7 +18,7 @@ enum { TENANTS_MAX = 4096, KEYS_MAX = 4096 };
 /* clang-format off */
 enum { TIER_NAME, TIER_LABEL, TIER_ON_MISS = 9 };
 static const struct config_field tier_fields[] = {
-    {"name", CONFIG_FIELD_TEXT, 0, NULL, 0, 0, "1 to 31 of A-Z a-z 0-9 _ -", "what requests and keys call it"},
+    {"name", CONFIG_FIELD_TEXT, 0, NULL, 0, 0, "1 to 31 of A-Z a-z 0-9 _ -", "what requests and keys call it; not auto, default, scale, priority, fast or flex, which mean something to OpenAI clients"},
     {"label", CONFIG_FIELD_TEXT, 0, "its name", 0, 0, "as name", "what metrics call it"},
     {"ttft_ms", CONFIG_FIELD_MS, TIER(ttft_ns), NULL, 1, 86400000, NULL, "time to first token"},
     {"ttft_factor", CONFIG_FIELD_REAL, TIER(ttft_factor), "0", 0, 1000, NULL, "added to it: so many times what the prompt takes alone on an idle worker"},
@@ -49,7 +49,7 @@ static const struct config_field key_fields[] = {
 
 #define FIELDS(f) f, sizeof(f) / sizeof((f)[0])
 const struct config_section config_sections[CONFIG_N_SECTIONS] = {
-    [CONFIG_SECTION_TIERS] = {"tiers", "contracts, the strictest first", 1, SCHED_TIERS_MAX, FIELDS(tier_fields)},
+    [CONFIG_SECTION_TIERS] = {"tiers", "contracts, the strictest first: no target may be tighter than in the tier before", 1, SCHED_TIERS_MAX, FIELDS(tier_fields)},
     [CONFIG_SECTION_TENANTS] = {"tenants", "fair shares and quotas", 0, TENANTS_MAX, FIELDS(tenant_fields)},
     [CONFIG_SECTION_KEYS] = {"keys", "with at least one, every request needs one", 0, KEYS_MAX, FIELDS(key_fields)},
 };
@@ -122,6 +122,52 @@ static bool is_name(const char *text, size_t room)
                strlen(text);
 }
 
+/* service_tier has values of its own: a tier with such a name could never be asked for. */
+static enum err check_tier_word(const char *name, const char *where, struct err_msg *msg)
+{
+    static const struct {
+        const char *word, *means;
+    } taken[] = {{"auto", "the key's own tier"},  {"default", "the key's own tier"},
+                 {"scale", "the key's own tier"}, {"priority", "the first tier"},
+                 {"fast", "the first tier"},      {"flex", "the last tier"}};
+
+    for (size_t i = 0; i < sizeof(taken) / sizeof(taken[0]); i++) {
+        if (strcmp(name, taken[i].word) == 0)
+            return err_set(msg, ERR_INVALID,
+                           "%s: a tier cannot be named '%s': to OpenAI clients this value of "
+                           "service_tier means %s; choose another name ('%s' may be its label)",
+                           where, name, taken[i].means, name);
+    }
+    return ERR_OK;
+}
+
+/* A tier's place is its rank: whoever may use it may use all behind it, and what is served at the next one
+ * was promised less.  So no target may get tighter down the list. */
+static enum err check_tier_order(const struct config_source *s, int i,
+                                 const struct daemon_config *c, struct err_msg *msg)
+{
+    const struct sched_tier *t = &c->tiers[i], *before = t - 1;
+    char where[300];
+    const struct {
+        const char *name;
+        double now, before;
+    } targets[] = {{"ttft_ms", (double)t->ttft_ns / 1e6, (double)before->ttft_ns / 1e6},
+                   {"ttft_factor", t->ttft_factor, before->ttft_factor},
+                   {"tbt_ms", (double)t->tbt_ns / 1e6, (double)before->tbt_ns / 1e6}};
+
+    for (size_t k = 0; k < sizeof(targets) / sizeof(targets[0]); k++) {
+        if (targets[k].now >= targets[k].before)
+            continue;
+        config_place(s, "tiers", i, targets[k].name, where, sizeof(where));
+        return err_set(msg, ERR_INVALID,
+                       "%s: tier '%s' has %s %.10g, tighter than the %.10g of '%s' before it; the "
+                       "strictest tier comes first: move it up, or give it at least %.10g",
+                       where, t->name, targets[k].name, targets[k].now, targets[k].before,
+                       before->name, targets[k].before);
+    }
+    return ERR_OK;
+}
+
 static enum err take_tier_names(const struct config_source *s, int i, const struct config_entry *e,
                                 struct daemon_config *c, struct err_msg *msg)
 {
@@ -134,6 +180,8 @@ static enum err take_tier_names(const struct config_source *s, int i, const stru
         return err_set(msg, ERR_INVALID,
                        "%s: a tier's name has 1 to %zu letters, digits, '_' or '-'", where,
                        sizeof(t->name) - 1);
+    if (check_tier_word(e->v[TIER_NAME], where, msg) != ERR_OK)
+        return ERR_INVALID;
     snprintf(t->name, sizeof(t->name), "%s", e->v[TIER_NAME]);
     for (int k = 0; k < i; k++) {
         if (strcmp(c->tiers[k].name, t->name) == 0)
@@ -191,6 +239,8 @@ enum err config_take_tiers(const struct config_source *s, const struct config_en
             err = take_numbers(s, section, (int)i, &v[i], &c->tiers[i], msg);
         if (err == ERR_OK)
             err = take_miss_rule(s, (int)i, &v[i], &c->tiers[i], msg);
+        if (err == ERR_OK && i > 0)
+            err = check_tier_order(s, (int)i, c, msg);
         if (err != ERR_OK)
             return err;
         reserved += c->tiers[i].reserved;

@@ -25,13 +25,18 @@ void frontend_answer(struct http_exchange *x, int status, const struct buf *body
         http_respond(x, status, "application/json", buf_bytes(body), body->len);
 }
 
+uint32_t frontend_max_context(const struct daemon_frontend *f)
+{
+    uint32_t workers = f->hub != NULL ? daemon_hub_max_context(f->hub) : 0;
+
+    return workers > 0 && workers < f->c.max_context ? workers : f->c.max_context;
+}
+
 void frontend_model_card(const struct daemon_frontend *f, struct api_model_card *m)
 {
-    uint32_t context = f->hub != NULL ? daemon_hub_max_context(f->hub) : 0;
-
     *m = (struct api_model_card){.id = f->model_name,
                                  .created = f->started_s,
-                                 .max_context = context > 0 ? context : f->c.max_context,
+                                 .max_context = frontend_max_context(f),
                                  .vocab = f->c.vocab};
 }
 
@@ -522,7 +527,7 @@ static enum err read_admin_key(struct daemon_frontend *f, struct err_msg *msg)
 
     if (f->c.config->admin_key_file == NULL)
         return ERR_OK;
-    err = daemon_secret_read(f->c.config->admin_key_file, &key, msg);
+    err = daemon_secret_read("admin key file", f->c.config->admin_key_file, &key, msg);
     if (err != ERR_OK)
         return err;
     SHA256(key.bytes, key.len, f->admin_key.sha256);
@@ -606,7 +611,7 @@ void daemon_frontend_pool_changed(struct daemon_frontend *f)
 
     if (ready && !f->was_ready)
         LOG_INFO("frontend", "ready", "model=%s context=%u", f->model_name,
-                 daemon_hub_max_context(f->hub));
+                 frontend_max_context(f));
     f->was_ready |= ready;
 }
 

@@ -114,6 +114,8 @@ void frontend_limits(const struct daemon_frontend *f, struct api_limits *out);
 
 /* The whole response, or 500 if err says that it could not be made. */
 void frontend_answer(struct http_exchange *x, int status, const struct buf *body, enum err err);
+/* The longest prompt + completion that is taken: of the configuration and the workers the least. */
+uint32_t frontend_max_context(const struct daemon_frontend *f);
 void frontend_model_card(const struct daemon_frontend *f, struct api_model_card *m);
 
 /* frontend_tokenize.c */

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "bench/load_command.h"
 #include "daemon/config.h"
+#include "daemon/link_addr.h"
 #include "daemon/model_dir.h"
 #include "daemon/perf.h"
 #include "daemon/serve.h"
@@ -62,26 +63,38 @@ static void protect_memory(bool holds_keys)
         prctl(PR_SET_DUMPABLE, 0);
 }
 
-static int complain(const char *who, const struct err_msg *msg)
+/* 2: what was asked for is wrong; 1: it could not be done. */
+static int complain(const char *who, const struct err_msg *msg, int status)
 {
     fprintf(stderr, "baton %s: %s\n", who, msg->text);
-    return 1;
+    return status;
+}
+
+static int load_config(const char *who, enum daemon_command command, int argc, char **argv,
+                       struct daemon_config **c)
+{
+    struct err_msg msg = {""};
+    enum err err = daemon_config_load(command, argc, argv, &msg, c);
+
+    *c = err == ERR_OK ? *c : NULL;
+    if (err == ERR_OK || err == ERR_CANCELED)
+        return 0;
+    return complain(who, &msg, err == ERR_INVALID ? 2 : 1);
 }
 
 static int run_serve(int argc, char **argv)
 {
     struct err_msg msg = {""};
     struct daemon_config *c = NULL;
-    enum err err = daemon_config_load(DAEMON_CMD_SERVE, argc, argv, &msg, &c);
-    int status;
+    int status = load_config("serve", DAEMON_CMD_SERVE, argc, argv, &c);
 
-    if (err == ERR_CANCELED)
-        return 0;
-    if (err == ERR_OK)
-        err = start_log(c, "serve", &msg);
-    status = err == ERR_OK ? daemon_serve_run(c) : complain("serve", &msg);
-    if (c != NULL)
-        daemon_config_free(c);
+    if (c == NULL)
+        return status;
+    if (start_log(c, "serve", &msg) == ERR_OK)
+        status = daemon_serve_run(c);
+    else
+        status = complain("serve", &msg, 2);
+    daemon_config_free(c);
     return status;
 }
 
@@ -109,11 +122,6 @@ static enum err name_model(struct daemon_config *c, char *dir, size_t room, stru
 
     if (err == ERR_OK && c->served_name == NULL)
         err = daemon_model_dir_name(dir, &c->served_name, msg);
-    if (err == ERR_OK && (c->scheduler == NULL || c->secret_file == NULL))
-        err = err_set(
-            msg, ERR_INVALID,
-            "needs --scheduler HOST:PORT and --secret-file FILE: the address that `baton serve "
-            "--listen-workers` takes workers at, and the secret it was given");
     return err;
 }
 
@@ -123,19 +131,24 @@ static int run_worker(enum daemon_worker_role role, int argc, char **argv)
     const char *word = is_prefill ? "prefill" : "decode";
     struct err_msg msg = {""};
     struct daemon_config *c = NULL;
+    struct daemon_addr at;
     char dir[1024];
-    enum err err = daemon_config_load(is_prefill ? DAEMON_CMD_PREFILL : DAEMON_CMD_DECODE, argc,
-                                      argv, &msg, &c);
-    int status;
+    int status =
+        load_config(word, is_prefill ? DAEMON_CMD_PREFILL : DAEMON_CMD_DECODE, argc, argv, &c);
 
-    if (err == ERR_CANCELED)
-        return 0;
-    if (err == ERR_OK)
-        err = start_log(c, c->name != NULL ? c->name : word, &msg);
-    if (err == ERR_OK)
-        err = name_model(c, dir, sizeof(dir), &msg);
-    if (err != ERR_OK) {
-        status = complain(word, &msg);
+    if (c == NULL)
+        return status;
+    if (c->scheduler == NULL || c->secret_file == NULL) {
+        err_set(&msg, ERR_INVALID,
+                "needs --scheduler HOST:PORT and --secret-file FILE: the address that `baton serve "
+                "--listen-workers` takes workers at, and the secret it was given");
+        status = complain(word, &msg, 2);
+    } else if (daemon_addr_parse(c->scheduler, &at, &msg) != ERR_OK) {
+        status = complain(word, &msg, 2);
+    } else if (start_log(c, c->name != NULL ? c->name : word, &msg) != ERR_OK) {
+        status = complain(word, &msg, 2);
+    } else if (name_model(c, dir, sizeof(dir), &msg) != ERR_OK) {
+        status = complain(word, &msg, 1);
     } else {
         struct daemon_worker_config w = {.role = role,
                                          .name = c->name != NULL ? c->name : word,
@@ -160,8 +173,7 @@ static int run_worker(enum daemon_worker_role role, int argc, char **argv)
 
         status = daemon_worker_run(&w);
     }
-    if (c != NULL)
-        daemon_config_free(c);
+    daemon_config_free(c);
     return status;
 }
 
@@ -174,16 +186,15 @@ static int run_config(int argc, char **argv)
     if (argc == 2 && strcmp(argv[0], "check") == 0) {
         err = daemon_config_check_file(argv[1], &msg);
         if (err != ERR_OK)
-            return complain("config check", &msg);
+            return complain("config check", &msg, 1);
         printf("%s: ok\n", argv[1]);
         return 0;
     }
     if (argc >= 1 && strcmp(argv[0], "print") == 0) {
-        err = daemon_config_load(DAEMON_CMD_SERVE, argc - 1, argv + 1, &msg, &c);
-        if (err == ERR_CANCELED)
-            return 0;
-        if (err != ERR_OK)
-            return complain("config print", &msg);
+        int status = load_config("config print", DAEMON_CMD_SERVE, argc - 1, argv + 1, &c);
+
+        if (c == NULL)
+            return status;
         daemon_config_print(c, stdout);
         daemon_config_free(c);
         return 0;

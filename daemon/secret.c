@@ -11,7 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum err daemon_secret_read(const char *path, struct wire_secret *out, struct err_msg *msg)
+enum err daemon_secret_read(const char *what, const char *path, struct wire_secret *out,
+                            struct err_msg *msg)
 {
     char text[WIRE_SECRET_MAX * 2];
     struct stat st;
@@ -20,23 +21,29 @@ enum err daemon_secret_read(const char *path, struct wire_secret *out, struct er
     int fd = open(path, O_RDONLY | O_CLOEXEC);
 
     if (fd < 0 || fstat(fd, &st) != 0) {
+        int why = errno;
+
         if (fd >= 0)
             close(fd);
-        return err_set(msg, ERR_NOT_FOUND, "cannot read the secret file %.200s: %s", path,
-                       strerror(errno));
+        return err_set(msg, ERR_NOT_FOUND, "cannot read the %s %.200s: %s", what, path,
+                       strerror(why));
     }
     if (st.st_mode & 077) {
         close(fd);
         return err_set(msg, ERR_INVALID,
-                       "the secret file %.200s may be read by others (mode %o); chmod 600 it", path,
+                       "the %s %.200s may be read by others (mode %o); chmod 600 it", what, path,
                        (unsigned)st.st_mode & 0777);
     }
     n = read(fd, text, sizeof(text));
+    if (n < 0)
+        err_set(msg, ERR_IO, "cannot read the %s %.200s: %s", what, path, strerror(errno));
     close(fd);
     if (n < 0)
-        return err_set(msg, ERR_IO, "cannot read the secret file %.200s: %s", path,
-                       strerror(errno));
-    err = wire_secret_parse(text, (size_t)n, out, msg);
+        return ERR_IO;
+    err = wire_secret_parse(text, (size_t)n, out, NULL);
+    if (err != ERR_OK)
+        err_set(msg, err, "the %s %.200s has to hold %d to %d bytes, spaces around not counted",
+                what, path, WIRE_SECRET_MIN, WIRE_SECRET_MAX);
     explicit_bzero(text, sizeof(text));
     return err;
 }
@@ -94,8 +101,8 @@ static enum err keep_secret(const struct wire_secret *secret, int *out, struct e
 enum err daemon_run_directory(const char *secret_file, char *dir, size_t room,
                               struct wire_secret *out, int *secret_fd, struct err_msg *msg)
 {
-    enum err err =
-        secret_file != NULL ? daemon_secret_read(secret_file, out, msg) : make_secret(out, msg);
+    enum err err = secret_file != NULL ? daemon_secret_read("secret file", secret_file, out, msg)
+                                       : make_secret(out, msg);
 
     dir[0] = '\0';
     *secret_fd = -1;

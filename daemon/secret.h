@@ -7,8 +7,9 @@
 #include "base/err.h"
 #include "proto/wire_auth.h"
 
-/* Read a secret file.  ERR_NOT_FOUND; ERR_INVALID: too short or long, or readable by others (mode). */
-MUST_USE enum err daemon_secret_read(const char *path, struct wire_secret *out,
+/* Read a file with one secret; messages call it `what` ("secret file", "key file").  ERR_NOT_FOUND;
+ * ERR_INVALID: too short or long, or readable by others (mode). */
+MUST_USE enum err daemon_secret_read(const char *what, const char *path, struct wire_secret *out,
                                      struct err_msg *msg);
 
 /* Make a directory of mode 0700 under XDG_RUNTIME_DIR, TMPDIR or /tmp, for the workers' socket; and take

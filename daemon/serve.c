@@ -248,14 +248,26 @@ static enum err check_exposure(const struct daemon_config *c, struct err_msg *ms
     return ERR_OK;
 }
 
-static enum err check_times(const struct daemon_config *c, struct err_msg *msg)
+/* Options that are right one by one, but not together. */
+static enum err check_options(const struct daemon_config *c, struct err_msg *msg)
 {
-    if (c->peer_timeout_ms >= 3 * c->heartbeat_ms)
-        return ERR_OK;
-    return err_set(msg, ERR_INVALID,
-                   "peer_timeout_ms is %u: it must be at least three times heartbeat_ms, which is "
-                   "%u, or healthy workers would be taken for lost",
-                   c->peer_timeout_ms, c->heartbeat_ms);
+    struct daemon_addr at;
+    enum err err = check_exposure(c, msg);
+
+    if (err == ERR_OK && c->listen_workers != NULL)
+        err = daemon_addr_parse(c->listen_workers, &at, msg);
+    if (err != ERR_OK)
+        return err;
+    if (c->peer_timeout_ms < 3 * c->heartbeat_ms)
+        return err_set(
+            msg, ERR_INVALID,
+            "peer_timeout_ms is %u: it must be at least three times heartbeat_ms, which is "
+            "%u, or healthy workers would be taken for lost",
+            c->peer_timeout_ms, c->heartbeat_ms);
+    if (c->listen_workers != NULL && c->secret_file == NULL)
+        return err_set(msg, ERR_INVALID,
+                       "--listen-workers needs --secret-file: workers prove that secret");
+    return ERR_OK;
 }
 
 /* A default of the model's that takes no token at all is none. */
@@ -400,7 +412,6 @@ static enum err create_parts(struct serve *s, struct err_msg *msg)
 static enum err listen_all(struct serve *s, struct err_msg *msg)
 {
     const char *bound;
-    struct daemon_addr at;
     enum err err;
 
     err = daemon_frontend_listen(s->frontend, s->c->host, (uint16_t)s->c->port, &s->port, msg);
@@ -411,12 +422,7 @@ static enum err listen_all(struct serve *s, struct err_msg *msg)
     err = daemon_hub_listen(s->hub, s->socket, NULL, msg);
     if (err != ERR_OK || s->c->listen_workers == NULL)
         return err;
-    if (s->c->secret_file == NULL)
-        return err_set(msg, ERR_INVALID,
-                       "--listen-workers needs --secret-file: workers prove that secret");
-    err = daemon_addr_parse(s->c->listen_workers, &at, msg);
-    if (err == ERR_OK)
-        err = daemon_hub_listen(s->hub, s->c->listen_workers, &bound, msg);
+    err = daemon_hub_listen(s->hub, s->c->listen_workers, &bound, msg);
     if (err == ERR_OK)
         LOG_INFO("serve", "taking workers", "address=%s", bound);
     return err;
@@ -500,15 +506,15 @@ int daemon_serve_run(struct daemon_config *c)
     int status;
 
     raise_file_limit();
+    if (check_options(c, &msg) != ERR_OK) {
+        fprintf(stderr, "baton serve: %s\n", msg.text);
+        return 2;
+    }
     err = daemon_model_dir_find(c->model_dir, s.model_dir, sizeof(s.model_dir), &msg);
     if (err == ERR_OK && c->served_name == NULL)
         err = daemon_model_dir_name(s.model_dir, &c->served_name, &msg);
     if (err == ERR_OK)
-        err = check_exposure(c, &msg);
-    if (err == ERR_OK)
         err = load_text(&s, &msg);
-    if (err == ERR_OK)
-        err = check_times(c, &msg);
     if (err == ERR_OK)
         err = load_classes(&s, &msg);
     if (err == ERR_OK)

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "daemon/secret.h"
+#include "daemon/status_get.h"
 #include "daemon/status_show.h"
 
 static const char options_help[] =
@@ -24,37 +25,35 @@ static const char options_help[] =
     "  BATON_ADMIN_KEY    the key itself, from the environment\n";
 
 struct options {
-    const char *url;
+    const char *url, *key_file;
     char key[WIRE_SECRET_MAX + 1]; /* "": none */
     bool json, help;
 };
 
-static enum err read_key(const char *file, struct options *o, struct err_msg *msg)
+static enum err read_key(struct options *o, struct err_msg *msg)
 {
     const char *variable = getenv("BATON_ADMIN_KEY");
     struct wire_secret secret;
     enum err err;
 
-    if (file == NULL) {
+    if (o->key_file == NULL) {
         snprintf(o->key, sizeof(o->key), "%s", variable != NULL ? variable : "");
         if (strpbrk(o->key, "\r\n") != NULL)
             return err_set(msg, ERR_INVALID, "BATON_ADMIN_KEY has a line end");
         return ERR_OK;
     }
-    err = daemon_secret_read(file, &secret, msg);
+    err = daemon_secret_read("key file", o->key_file, &secret, msg);
     if (err != ERR_OK)
         return err;
     snprintf(o->key, sizeof(o->key), "%.*s", (int)secret.len, (const char *)secret.bytes);
     explicit_bzero(&secret, sizeof(secret));
     if (strpbrk(o->key, "\r\n") != NULL)
-        return err_set(msg, ERR_INVALID, "%.200s has more than one line", file);
+        return err_set(msg, ERR_INVALID, "the key file %.200s has more than one line", o->key_file);
     return ERR_OK;
 }
 
 static enum err parse(int argc, char **argv, bool may_json, struct options *o, struct err_msg *msg)
 {
-    const char *file = NULL;
-
     *o = (struct options){.url = NULL};
     for (int i = 0; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
@@ -62,18 +61,37 @@ static enum err parse(int argc, char **argv, bool may_json, struct options *o, s
         else if (may_json && strcmp(argv[i], "--json") == 0)
             o->json = true;
         else if (strcmp(argv[i], "--key-file") == 0 && i + 1 < argc)
-            file = argv[++i];
+            o->key_file = argv[++i];
         else if (strncmp(argv[i], "--key-file=", 11) == 0)
-            file = argv[i] + 11;
+            o->key_file = argv[i] + 11;
         else if (argv[i][0] != '-' && o->url == NULL)
             o->url = argv[i];
+        else if (strcmp(argv[i], "--key-file") == 0)
+            return err_set(msg, ERR_INVALID, "--key-file needs a FILE");
+        else if (argv[i][0] != '-')
+            return err_set(msg, ERR_INVALID, "one URL is enough: '%.80s' and '%.80s'", o->url,
+                           argv[i]);
         else
             return err_set(msg, ERR_INVALID, "unknown option %.80s; --help lists them all",
                            argv[i]);
     }
     if (o->url == NULL)
         o->url = "http://127.0.0.1:8000";
-    return o->help ? ERR_OK : read_key(file, o, msg);
+    return status_check_url(o->url, msg);
+}
+
+/* false: *status is what to end with. */
+static bool start(const char *who, int argc, char **argv, bool may_json, struct options *o,
+                  int *status)
+{
+    struct err_msg msg = {""};
+
+    *status = parse(argc, argv, may_json, o, &msg) != ERR_OK ? 2 : 0;
+    if (*status == 0 && !o->help && read_key(o, &msg) != ERR_OK)
+        *status = 1;
+    if (*status != 0)
+        fprintf(stderr, "baton %s: %s\n", who, msg.text);
+    return *status == 0;
 }
 
 static const char *key_of(const struct options *o)
@@ -102,14 +120,11 @@ static int print_once(const struct options *o, const char *who)
 
 int daemon_status_run(int argc, char **argv)
 {
-    struct err_msg msg = {""};
     struct options o;
     int status;
 
-    if (parse(argc, argv, true, &o, &msg) != ERR_OK) {
-        fprintf(stderr, "baton status: %s\n", msg.text);
-        return 2;
-    }
+    if (!start("status", argc, argv, true, &o, &status))
+        return status;
     if (o.help) {
         printf("Usage: baton status [URL] [--json] [--key-file FILE]\n\n"
                "Tiers, predictions and workers of a running server, once.\n\n%s"
@@ -310,14 +325,11 @@ static int run_top(const struct options *o)
 
 int daemon_top_run(int argc, char **argv)
 {
-    struct err_msg msg = {""};
     struct options o;
     int status;
 
-    if (parse(argc, argv, false, &o, &msg) != ERR_OK) {
-        fprintf(stderr, "baton top: %s\n", msg.text);
-        return 2;
-    }
+    if (!start("top", argc, argv, false, &o, &status))
+        return status;
     if (o.help) {
         printf("Usage: baton top [URL] [--key-file FILE]\n\n"
                "The view of baton status, drawn anew every second, with the rate of arrivals and "

@@ -47,32 +47,42 @@ static enum err parse_url(const char *url, struct place *p, struct err_msg *msg)
     return ERR_OK;
 }
 
-/* -1: errno. */
-static int connect_to(const struct place *p)
+enum err status_check_url(const char *url, struct err_msg *msg)
+{
+    struct place p;
+
+    return parse_url(url, &p, msg);
+}
+
+/* -1 with msg. */
+static int connect_to(const struct place *p, struct err_msg *msg)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
     struct timeval limit = {.tv_sec = LIMIT_S};
-    int fd = -1;
+    int bad = getaddrinfo(p->host, p->port, &hints, &list), why = ENOENT, fd = -1;
 
-    if (getaddrinfo(p->host, p->port, &hints, &list) != 0) {
-        errno = EHOSTUNREACH;
+    if (bad != 0) {
+        err_set(msg, ERR_IO, "the address of %s cannot be found: %s", p->host,
+                bad == EAI_SYSTEM ? strerror(errno) : gai_strerror(bad));
         return -1;
     }
     for (const struct addrinfo *a = list; a != NULL && fd < 0; a = a->ai_next) {
         fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        why = errno;
         if (fd < 0)
             continue;
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)); /* holds for connect too */
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
         if (connect(fd, a->ai_addr, a->ai_addrlen) != 0) {
-            int why = errno;
-
+            why = errno;
             close(fd);
-            errno = why;
             fd = -1;
         }
     }
     freeaddrinfo(list);
+    if (fd < 0)
+        err_set(msg, ERR_IO, "no server answers at %s:%s: %s", p->host, p->port,
+                why == EINPROGRESS || why == EAGAIN ? "no connection within 5 s" : strerror(why));
     return fd;
 }
 
@@ -157,11 +167,9 @@ enum err status_get(const char *url, const char *path, const char *key, int *sta
 
     if (err != ERR_OK)
         return err;
-    fd = connect_to(&p);
+    fd = connect_to(&p, msg);
     if (fd < 0)
-        return err_set(msg, ERR_IO, "no server answers at %s:%s: %s", p.host, p.port,
-                       errno == EINPROGRESS || errno == EAGAIN ? "no connection within 5 s"
-                                                               : strerror(errno));
+        return ERR_IO;
     err = exchange(fd, &p, path, key, status, out);
     close(fd);
     if (err == ERR_OK)

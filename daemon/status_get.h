@@ -7,6 +7,9 @@
 #include "base/buf.h"
 #include "base/err.h"
 
+/* ERR_INVALID: url is no http://HOST:PORT. */
+MUST_USE enum err status_check_url(const char *url, struct err_msg *msg);
+
 /* key: NULL for none.  The body is appended to out.  ERR_INVALID: the address; ERR_IO: no answer;
  * ERR_BAD_FRAME: what came is no HTTP; ERR_LIMIT: more than 64 MiB; ERR_NOMEM. */
 MUST_USE enum err status_get(const char *url, const char *path, const char *key, int *status,

@@ -963,7 +963,7 @@ static enum err prepare(struct worker *w, struct err_msg *msg)
     enum err err = daemon_addr_parse(w->c.scheduler, &w->scheduler, msg);
 
     if (err == ERR_OK)
-        err = daemon_secret_read(w->c.secret_file, &w->secret, msg);
+        err = daemon_secret_read("secret file", w->c.secret_file, &w->secret, msg);
     if (err == ERR_OK && uv_loop_init(&w->loop) != 0)
         err = err_set(msg, ERR_NOMEM, "cannot make an event loop");
     return err;

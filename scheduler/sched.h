@@ -264,5 +264,7 @@ uint64_t sched_next_timer(const struct sched *s);
 
 /* Comma-separated, for help and errors. */
 const char *sched_policy_names(void);
+/* Those that decide by what a live system can know; the others need the future, which a simulator has. */
+const char *sched_policy_live_names(void);
 
 #endif

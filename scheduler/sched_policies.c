@@ -23,11 +23,16 @@ const struct sched_policy *sched_policy_find(const char *name)
     return NULL;
 }
 
+#define LIVE_BASELINES                                                                            \
+    "round-robin, least-loaded, power-of-two, distserve, strict-priority, edf, llmd-token-load, " \
+    "llmd-predicted, mooncake-early-reject, always-local, always-disaggregate"
+
 const char *sched_policy_names(void)
 {
-    return "baton, baton-clairvoyant, round-robin, least-loaded, power-of-two, distserve, "
-           "strict-priority, "
-           "edf, llmd-token-load, "
-           "llmd-predicted, mooncake-early-reject, always-local, "
-           "always-disaggregate";
+    return "baton, baton-clairvoyant, " LIVE_BASELINES;
+}
+
+const char *sched_policy_live_names(void)
+{
+    return "baton, " LIVE_BASELINES;
 }

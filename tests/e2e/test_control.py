@@ -31,7 +31,7 @@ def test_a_long_path_with_spaces_reaches_the_workers_whole(tmp_path):
 def test_a_timeout_that_no_worker_can_meet_is_refused():
     out = subprocess.run([BATON, "serve", DEMO, "--backend", "sim", "--port", "0", "--heartbeat-ms", "5000"],
                          capture_output=True, text=True, timeout=20)
-    assert out.returncode == 1 and "heartbeat_ms" in out.stderr and "peer_timeout_ms" in out.stderr
+    assert out.returncode == 2 and "heartbeat_ms" in out.stderr and "peer_timeout_ms" in out.stderr
 
 
 def test_no_secret_is_ever_in_a_file_of_ours(tmp_path):

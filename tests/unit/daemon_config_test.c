@@ -78,7 +78,7 @@ static void tiers_and_keys_come_from_the_file(void **state)
     struct daemon_config *c;
 
     (void)state;
-    write_file("model: /some/where\ntiers:\n  - {name: fast, ttft_ms: 100, tbt_ms: 10}\n"
+    write_file("model: /some/where\ntiers:\n  - {name: quick, ttft_ms: 100, tbt_ms: 10}\n"
                "  - {name: slow, ttft_ms: 5000, tbt_ms: 500}\n"
                "keys:\n  - name: alice\n    tenant: acme\n    tier: slow\n    sha256: "
                "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\n");
@@ -112,10 +112,58 @@ static void a_bad_file_is_refused_with_line_and_range(void **state)
     refused("keys:\n  - {name: x, tier: platinum, sha256: "
             "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b}\n",
             "line 2", "platinum", "tier");
-    refused("policy: edge\n", "edge", "baton", "edf");
+    refused("host: localhost\npolicy: edge\n", "line 2", "edge", "baton, round-robin");
+    refused("policy: baton-clairvoyant\n", "line 1", "know the future", "baton simulate");
+    refused("log_format: xml\n", "line 1", "xml", "text, json");
+    refused("log_level: all\n", "line 1", "all", "warn");
+    refused("backend: tpu\n", "line 1", "tpu", "sim");
     refused("default_tier: platinum\n", "platinum", "tier", "");
     refused("port: 1\n  bad: indent\n", "config", "", "");
     refused("\x01\x02\xff", "config", "", "");
+}
+
+static void a_tier_tighter_than_the_one_before_is_refused(void **state)
+{
+    static const char *const equal_or_looser =
+        "tiers:\n  - {name: a, ttft_ms: 100, ttft_factor: 2, tbt_ms: 20}\n"
+        "  - {name: b, ttft_ms: 100, ttft_factor: 2, tbt_ms: 20}\n"
+        "  - {name: c, ttft_ms: 200, ttft_factor: 3, tbt_ms: 30}\n";
+    struct err_msg msg = {""};
+
+    (void)state;
+    refused("tiers:\n  - {name: a, ttft_ms: 100, tbt_ms: 20}\n"
+            "  - {name: b, ttft_ms: 99, tbt_ms: 20}\n",
+            "line 3", "ttft_ms 99, tighter than the 100 of 'a'", "move it up");
+    refused("tiers:\n  - {name: a, ttft_ms: 100, tbt_ms: 20}\n"
+            "  - name: b\n    ttft_ms: 100\n    tbt_ms: 19.5\n",
+            "line 5", "tbt_ms 19.5, tighter than the 20 of 'a'", "at least 20");
+    refused("tiers:\n  - {name: a, ttft_ms: 100, ttft_factor: 2, tbt_ms: 20}\n"
+            "  - {name: b, ttft_ms: 5000, tbt_ms: 200}\n",
+            "line 3", "ttft_factor 0, tighter than the 2 of 'a'", "at least 2");
+    write_file(equal_or_looser);
+    assert_int_equal(daemon_config_check_file(path, &msg), ERR_OK);
+    unlink(path);
+}
+
+static void a_tier_cannot_have_a_name_that_means_something_else_to_clients(void **state)
+{
+    static const char *const words[] = {"auto", "default", "scale", "priority", "fast", "flex"};
+    struct err_msg msg = {""};
+    char text[160];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        snprintf(text, sizeof(text),
+                 "tiers:\n  - {name: a, ttft_ms: 1, tbt_ms: 1}\n"
+                 "  - {name: %s, ttft_ms: 1, tbt_ms: 1}\n",
+                 words[i]);
+        refused(text, "line 3", words[i], "service_tier");
+        snprintf(text, sizeof(text), "tiers:\n  - {name: a, label: %s, ttft_ms: 1, tbt_ms: 1}\n",
+                 words[i]);
+        write_file(text);
+        assert_int_equal(daemon_config_check_file(path, &msg), ERR_OK);
+        unlink(path);
+    }
 }
 
 static void a_tier_is_a_whole_contract(void **state)
@@ -125,10 +173,10 @@ static void a_tier_is_a_whole_contract(void **state)
 
     (void)state;
     write_file(
-        "tiers:\n  - {name: fast, label: paying, ttft_ms: 250, ttft_factor: 1.5, tbt_ms: 12.5, "
+        "tiers:\n  - {name: quick, label: paying, ttft_ms: 250, ttft_factor: 1.5, tbt_ms: 12.5, "
         "percentile: 0.99, weight: 4, reserved: 0.25, starvation_ms: 1500, on_miss: downgrade, "
         "transfer_class: 1}\n"
-        "  - {name: slow, ttft_ms: 9000, tbt_ms: 300}\n");
+        "  - {name: slow, ttft_ms: 9000, ttft_factor: 1.5, tbt_ms: 300}\n");
     snprintf(file_flag, sizeof(file_flag), "--config=%s", path);
     c = load(1, argv);
     assert_string_equal(c->tier_labels[0], "paying");
@@ -295,6 +343,8 @@ int main(void)
         cmocka_unit_test(flag_beats_environment_beats_file_beats_default),
         cmocka_unit_test(tiers_and_keys_come_from_the_file),
         cmocka_unit_test(a_bad_file_is_refused_with_line_and_range),
+        cmocka_unit_test(a_tier_tighter_than_the_one_before_is_refused),
+        cmocka_unit_test(a_tier_cannot_have_a_name_that_means_something_else_to_clients),
         cmocka_unit_test(a_tier_is_a_whole_contract),
         cmocka_unit_test(what_is_printed_can_be_read_back),
         cmocka_unit_test(keys_name_tenants_and_unlisted_ones_have_no_quota),
