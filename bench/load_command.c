@@ -107,8 +107,8 @@ static enum err make_plan(struct command *c, double rate, struct bench_trace *ow
             duration = DURATION_S;
     }
     if (err == ERR_OK)
-        err = load_plan_make(o, &c->server, own->n > 0 ? own : &c->file, *speedup, duration, msg,
-                             plan);
+        err = load_plan_make(o, &c->server, own->n > 0 ? own : &c->file, *speedup, duration,
+                             o->find != LOAD_FIND_NONE && own->n == 0, msg, plan);
     if (err == ERR_OK && c->closed)
         plan->duration_s = o->duration_s > 0     ? o->duration_s
                            : o->max_requests > 0 ? 86400
@@ -179,6 +179,12 @@ static void judge(struct command *c, const struct load_plan *plan, struct bench_
     if (plan->n_too_long > 0) {
         snprintf(text, sizeof(text), "%u of %zu requests exceed the server's context of %u tokens.",
                  plan->n_too_long, plan->n, c->server.max_context);
+        note(run, text);
+    }
+    if (plan->n_windows > 1) {
+        snprintf(text, sizeof(text),
+                 "Sent %u windows of %.3g s from all over the trace: %.2g %% of it.",
+                 plan->n_windows, plan->duration_s / plan->n_windows, 100 * plan->share);
         note(run, text);
     }
     if (c->closed)

@@ -119,9 +119,13 @@ void load_output_table(const struct load_options *o, const struct load_plan *p,
 {
     double seconds = s->seconds > 0 ? s->seconds : 1;
 
-    printf("\n%s x%.4g: %.4g requests/s offered for %.4g s, %llu sent, seed %llu\n", run->trace,
-           run->speedup, run->rate, fmin(p->duration_s, s->seconds), (unsigned long long)s->sent,
-           (unsigned long long)o->seed);
+    char part[48] = "";
+
+    if (o->trace_path != NULL && !o->has_arrival && p->n_windows == 1 && p->share < 0.995)
+        snprintf(part, sizeof(part), " (the first %.2g %% of the trace)", 100 * p->share);
+    printf("\n%s x%.4g: %.4g requests/s offered for %.4g s%s, %llu sent, seed %llu\n", run->trace,
+           run->speedup, run->rate, fmin(p->duration_s, s->seconds), part,
+           (unsigned long long)s->sent, (unsigned long long)o->seed);
     printf("%-12s %11s %8s %7s %8s %8s %7s %8s %7s %26s %26s\n", "", "target ms", "", "", "", "",
            "", "timed", "prom.",
            run->whole ? "whole answer p50/p90/p99" : "first token p50/p90/p99",

@@ -10,7 +10,14 @@
 
 #include "base/mem.h"
 
-enum { TRACE_BLOCK = 512, VOCAB_DEFAULT = 20000, ITEMS_MAX = 10000000, TOKENS_MAX = 4000000 };
+enum {
+    TRACE_BLOCK = 512,
+    VOCAB_DEFAULT = 20000,
+    ITEMS_MAX = 10000000,
+    TOKENS_MAX = 4000000,
+    WINDOWS_MAX = 12,
+    WINDOW_S = 3 /* at least: shorter ones would lose bursts */
+};
 
 /* ---- which requests ---- */
 
@@ -29,14 +36,16 @@ static struct bench_rng stream(uint64_t seed, uint64_t what, uint64_t which)
     return r;
 }
 
-static void fill_item(const struct load_plan *p, size_t i, double at_s, const double *share)
+/* The next item is line `i` of the trace, counted on through its repetitions. */
+static void fill_item(struct load_plan *p, size_t i, double at_s, const double *share)
 {
     const struct bench_trace_row *row = &p->trace->v[i % p->trace->n];
     struct bench_rng r = stream(p->o->seed, 0x63616e63656cu, i);
-    struct load_item *x = &p->v[i];
+    struct load_item *x = &p->v[p->n];
 
     *x = (struct load_item){.at_s = at_s,
                             .row = (uint32_t)(i % p->trace->n),
+                            .line = i,
                             .n_prompt = scaled(row->n_prompt, p->o->length_scale),
                             .n_out = scaled(row->n_out, p->o->length_scale)};
     x->tier = p->o->n_tiers > 1 ? bench_pick_tier(p->o->seed, i, share, p->o->n_tiers) : 0;
@@ -46,14 +55,50 @@ static void fill_item(const struct load_plan *p, size_t i, double at_s, const do
         x->n_out = p->o->out_max;
     if (bench_rng_unit(&r) < p->o->cancel_rate)
         x->cancel_after = 1 + (uint32_t)(bench_rng_unit(&r) * (double)(x->n_out - 1));
+    if (p->server->max_context > 0 && (uint64_t)x->n_prompt + x->n_out > p->server->max_context)
+        p->n_too_long++;
+    p->n++;
+}
+
+/* From the beginning on, again and again. */
+static void fill_along(struct load_plan *p, size_t most, double length, double speedup,
+                       const double *share)
+{
+    const struct bench_trace *t = p->trace;
+
+    while (p->n < most) {
+        double at_s = (double)(p->n / t->n) * length + t->v[p->n % t->n].at_s / speedup;
+
+        if (at_s >= p->duration_s)
+            break;
+        fill_item(p, p->n, at_s, share);
+    }
+}
+
+/* Pieces of the trace from evenly spaced places, one behind the other, the first and the last second of it included. */
+static void fill_windows(struct load_plan *p, size_t most, double length, double speedup,
+                         const double *share)
+{
+    const struct bench_trace *t = p->trace;
+    double window = p->duration_s / p->n_windows, step = (length - window) / (p->n_windows - 1);
+    size_t i = 0;
+
+    for (uint32_t k = 0; k < p->n_windows; k++) {
+        double from = k * step;
+
+        while (i < t->n && t->v[i].at_s / speedup < from)
+            i++;
+        for (; i < t->n && p->n < most && t->v[i].at_s / speedup < from + window; i++)
+            fill_item(p, i, k * window + t->v[i].at_s / speedup - from, share);
+    }
 }
 
 enum err load_plan_make(const struct load_options *o, const struct load_server *server,
                         const struct bench_trace *trace, double speedup, double duration_s,
-                        struct err_msg *msg, struct load_plan *out)
+                        bool spread, struct err_msg *msg, struct load_plan *out)
 {
     double length = trace->seconds / speedup, share[BENCH_TIERS_MAX];
-    size_t n = 0, most;
+    size_t most;
 
     *out = (struct load_plan){.o = o, .server = server, .trace = trace, .body = BUF_INIT};
     if (duration_s <= 0)
@@ -71,23 +116,20 @@ enum err load_plan_make(const struct load_options *o, const struct load_server *
         return err_set(msg, ERR_NOMEM, "no memory for %zu requests", most);
     for (uint32_t t = 0; t < o->n_tiers; t++)
         share[t] = o->tier[t].share;
-    while (n < most) {
-        double at_s = (double)(n / trace->n) * length + trace->v[n % trace->n].at_s / speedup;
-
-        if (at_s >= duration_s)
-            break;
-        fill_item(out, n, at_s, share);
-        if (server->max_context > 0 &&
-            (uint64_t)out->v[n].n_prompt + out->v[n].n_out > server->max_context)
-            out->n_too_long++;
-        n++;
-    }
-    out->n = n;
-    if (n == most && n > 0 && out->v[n - 1].at_s < duration_s)
-        duration_s = fmin(duration_s, out->v[n - 1].at_s + length / (double)trace->n);
     out->duration_s = duration_s;
-    out->rate = (double)n / duration_s;
-    if (n > 0)
+    out->n_windows = 1;
+    if (spread && length > duration_s)
+        out->n_windows = (uint32_t)fmin(WINDOWS_MAX, fmax(2, floor(duration_s / WINDOW_S)));
+    if (out->n_windows > 1)
+        fill_windows(out, most, length, speedup, share);
+    else
+        fill_along(out, most, length, speedup, share);
+    if (out->n == most && out->n > 0 && out->v[out->n - 1].at_s < duration_s)
+        duration_s = fmin(duration_s, out->v[out->n - 1].at_s + length / (double)trace->n);
+    out->share = duration_s / length;
+    out->duration_s = duration_s;
+    out->rate = (double)out->n / duration_s;
+    if (out->n > 0)
         return ERR_OK;
     load_plan_free(out);
     return err_set(msg, ERR_INVALID, "no request falls into %.3g s; make it longer or faster",
@@ -181,19 +223,20 @@ static enum err put_prompt_tokens(struct tokens *t, size_t i)
     const struct load_item *x = &t->p->v[i];
     const struct bench_trace_row *row = &t->p->trace->v[x->row];
     uint32_t left = x->n_prompt;
+    uint64_t line = x->line;
     enum err err = ERR_OK;
 
     if (o->prefix_tokens > 0) {
-        struct bench_rng pick = stream(o->seed, 0x7069636bu, i);
+        struct bench_rng pick = stream(o->seed, 0x7069636bu, line);
         uint64_t which = bench_rng_next(&pick) % o->n_prefixes;
         uint32_t n = left < o->prefix_tokens ? left : o->prefix_tokens;
 
         err = put_tokens(t, stream(o->seed, 0x707265666978u, which), n);
         left -= n;
     } else {
-        err = put_blocks(t, row, &left, i / t->p->trace->n);
+        err = put_blocks(t, row, &left, line / t->p->trace->n);
     }
-    return err == ERR_OK ? put_tokens(t, stream(o->seed, 0x6f776eu, i), left) : err;
+    return err == ERR_OK ? put_tokens(t, stream(o->seed, 0x6f776eu, line), left) : err;
 }
 
 static enum err put_escaped(struct buf *b, const char *s, size_t len)

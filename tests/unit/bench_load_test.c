@@ -302,7 +302,7 @@ static void a_trace_is_sped_up_repeated_and_cut(void **state)
 
     (void)state;
     assert_int_equal(PARSE(&o, NULL, "http://h", "--rate", "1"), ERR_OK);
-    assert_int_equal(load_plan_make(&o, &server, &trace, 2, 2, NULL, &p), ERR_OK);
+    assert_int_equal(load_plan_make(&o, &server, &trace, 2, 2, false, NULL, &p), ERR_OK);
     assert_int_equal(p.n, 4); /* 0, 0.5, 1, and again 1.5 */
     assert_true(p.v[3].at_s == 1.5 && p.v[3].n_prompt == 1024);
     assert_true(p.rate == 2);
@@ -310,10 +310,46 @@ static void a_trace_is_sped_up_repeated_and_cut(void **state)
     load_plan_free(&p);
     o.max_requests = 2;
     o.length_scale = 0.1;
-    assert_int_equal(load_plan_make(&o, &server, &trace, 2, 0, NULL, &p), ERR_OK);
+    assert_int_equal(load_plan_make(&o, &server, &trace, 2, 0, false, NULL, &p), ERR_OK);
     assert_int_equal(p.n, 2);
     assert_int_equal(p.v[1].n_prompt, 110);
     assert_int_equal(p.v[1].n_out, 2);
+    load_plan_free(&p);
+    assert_int_equal(mem_live(), 0);
+}
+
+/* A trace that is quiet for its first half: a probe of its beginning would send almost nothing. */
+static void a_probe_samples_all_of_a_trace_and_not_its_beginning(void **state)
+{
+    enum { N = 1010 };
+    static struct bench_trace_row v[N];
+    static const struct bench_trace uneven = {.name = "uneven", .v = v, .n = N, .seconds = 1000};
+    struct load_options o;
+    struct load_plan p;
+    double last = 0;
+
+    (void)state;
+    for (int i = 0; i < N; i++)
+        v[i] = (struct bench_trace_row){
+            .at_s = i < 10 ? i * 50.0 : 500 + (i - 10) * 0.5, .n_prompt = 10, .n_out = 2};
+    assert_int_equal(PARSE(&o, NULL, "http://h", "--rate", "1"), ERR_OK);
+    assert_int_equal(load_plan_make(&o, &server, &uneven, 1, 100, false, NULL, &p), ERR_OK);
+    assert_int_equal(p.n, 2);
+    load_plan_free(&p);
+    assert_int_equal(load_plan_make(&o, &server, &uneven, 1, 100, true, NULL, &p), ERR_OK);
+    assert_true(p.n > 80 && p.n < 120); /* the mean is 1.01 a second */
+    assert_int_equal(p.n_windows, 12);
+    assert_true(fabs(p.share - 0.1) < 1e-9);
+    for (size_t i = 0; i < p.n; i++) {
+        assert_true(p.v[i].at_s >= last && p.v[i].at_s < 100);
+        assert_true(i == 0 || p.v[i].line > p.v[i - 1].line); /* no row twice */
+        last = p.v[i].at_s;
+    }
+    assert_int_equal(p.v[0].line, 0);
+    assert_true(p.v[p.n - 1].line >= N - 3);
+    load_plan_free(&p);
+    assert_int_equal(load_plan_make(&o, &server, &uneven, 1, 2000, true, NULL, &p), ERR_OK);
+    assert_int_equal(p.n, 2 * N); /* shorter than the run: all of it, twice */
     load_plan_free(&p);
     assert_int_equal(mem_live(), 0);
 }
@@ -353,7 +389,7 @@ static void prompts_share_the_blocks_that_the_trace_says_they_share(void **state
 
     (void)state;
     assert_int_equal(PARSE(&o, NULL, "http://h", "--rate", "1"), ERR_OK);
-    assert_int_equal(load_plan_make(&o, &server, &trace, 1, 0, NULL, &p), ERR_OK);
+    assert_int_equal(load_plan_make(&o, &server, &trace, 1, 0, false, NULL, &p), ERR_OK);
     a = body_of(&p, 0);
     b = body_of(&p, 1);
     again = body_of(&p, 0);
@@ -380,7 +416,7 @@ static void shared_prefixes_are_as_long_as_asked_and_tiers_are_named(void **stat
     assert_int_equal(PARSE(&o, NULL, "http://h", "--rate", "1", "--prefix-tokens", "100", "--tiers",
                            "gold=1", "--extra-body", "{\"top_k\":1}"),
                      ERR_OK);
-    assert_int_equal(load_plan_make(&o, &server, &trace, 1, 0, NULL, &p), ERR_OK);
+    assert_int_equal(load_plan_make(&o, &server, &trace, 1, 0, false, NULL, &p), ERR_OK);
     a = body_of(&p, 0);
     b = body_of(&p, 1);
     assert_in_range(shared(a, b), 100, 102);
@@ -511,6 +547,7 @@ int main(void)
         cmocka_unit_test(wrong_options_are_refused_with_their_name),
         cmocka_unit_test(urls_are_http_with_host_and_port_alone),
         cmocka_unit_test(a_trace_is_sped_up_repeated_and_cut),
+        cmocka_unit_test(a_probe_samples_all_of_a_trace_and_not_its_beginning),
         cmocka_unit_test(prompts_share_the_blocks_that_the_trace_says_they_share),
         cmocka_unit_test(shared_prefixes_are_as_long_as_asked_and_tiers_are_named),
         cmocka_unit_test(growth_of_requests_in_flight_is_told_from_noise),
