@@ -30,9 +30,11 @@ double sched_prefill_factor(const struct sched *s, const struct sched_worker *w,
 double sched_decode_factor(const struct sched *s, const struct sched_worker *w, double p);
 /* The upper end of the 90 % interval of a first token forecast `ttft` after its arrival. */
 double sched_ttft_high(const struct sched *s, uint32_t tier, double ttft);
-/* KV of so many tokens from p to d. */
-struct sched_estimate sched_handover_ns(const struct sched *s, const struct sched_worker *p,
-                                        const struct sched_worker *d, uint64_t tokens);
+/* KV of so many tokens from p to d: the time, and with its 90 % interval. */
+double sched_handover_ns(const struct sched *s, const struct sched_worker *p,
+                         const struct sched_worker *d, uint64_t tokens);
+struct sched_estimate sched_handover_estimate(const struct sched *s, const struct sched_worker *p,
+                                              const struct sched_worker *d, uint64_t tokens);
 /* Prefill time of r alone on an idle worker of the best class here. */
 uint64_t sched_isolated_ns(const struct sched *s, const struct sched_request *r);
 /* Deadline of the first token and time between tokens if it were served at `tier`. */

@@ -82,6 +82,7 @@ struct baton_ask {
     uint32_t tier;
     uint64_t deadline, late, key; /* of the first token; for the queue; order */
     double tbt, weight, out;      /* out: median of tokens to come */
+    double inflow, stay;          /* what tighter tiers bring in: see baton_inflow */
     bool entitled;
     struct sched_worker *p[SCHED_CANDIDATES_MAX], *d[SCHED_CANDIDATES_MAX];
     uint32_t n_p, n_d;
@@ -115,9 +116,8 @@ static double ask_guard(const struct baton_ask *a)
     double guard = baton_c.guard_ns, next = 0;
 
     if (a->n_d > 0 && a->n_p > 0)
-        next =
-            2 * baton_load_step(a->s, a->d[0]) - a->tbt +
-            baton_c.exposed * sched_handover_ns(a->s, a->p[0], a->d[0], a->need.prefill_tokens).ns;
+        next = 2 * baton_load_step(a->s, a->d[0]) - a->tbt +
+               baton_c.exposed * sched_handover_ns(a->s, a->p[0], a->d[0], a->need.prefill_tokens);
     return guard > next ? guard : next;
 }
 
@@ -131,6 +131,7 @@ static void ask_tier(struct baton_ask *a, uint32_t tier)
     if (a->r->isolated_ns == 0)
         a->late = SCHED_NEVER; /* nothing is known: nothing can be promised or denied */
     a->weight = baton_weight(a->s, a->r, tier);
+    baton_inflow(a->s, tier, &a->inflow, &a->stay);
 }
 
 static void ask_init(struct baton_ask *a, struct sched *s, struct sched_request *r)
@@ -148,15 +149,16 @@ static void ask_decode(const struct baton_ask *a, const struct sched_worker *fro
                        struct sched_worker *w, struct baton_decode *out)
 {
     double move =
-        from == w ? 0
-                  : sched_handover_ns(a->s, from, w, a->need.prefill_tokens).ns * baton_c.exposed;
+        from == w ? 0 : sched_handover_ns(a->s, from, w, a->need.prefill_tokens) * baton_c.exposed;
     struct baton_need need = {.r = a->r,
                               .tier = a->tier,
                               .ready = ready + move,
                               .deadline = (double)a->deadline,
                               .tbt = a->tbt,
                               .tokens = (double)a->need.prefill_tokens,
-                              .out = a->out};
+                              .out = a->out,
+                              .inflow = a->inflow,
+                              .stay = a->stay};
 
     baton_load_ask(a->s, w, &need, out);
 }
@@ -373,11 +375,13 @@ static void fill_forecast(const struct baton_ask *a, const struct baton_plan *pl
                           struct sched_offer *out)
 {
     const struct sched_request *r = a->r;
-    double now = (double)a->s->now, waited = now - (double)r->arrived_ns, move = 0, f, ttft;
+    double now = (double)a->s->now, waited = now - (double)r->arrived_ns, move, f, ttft;
+    struct sched_estimate wire = {0};
     struct sched_times *t = &out->forecast, *h = &out->high;
 
     if (plan->d.w != NULL && plan->d.w != plan->p.w)
-        move = sched_handover_ns(a->s, plan->p.w, plan->d.w, a->need.prefill_tokens).ns;
+        wire = sched_handover_estimate(a->s, plan->p.w, plan->d.w, a->need.prefill_tokens);
+    move = wire.ns;
     ttft = plan->p.finish - (double)r->arrived_ns;
     t->queue = at_least_0(plan->p.finish - plan->p.work - now + waited);
     t->prefill = at_least_0(plan->p.work);
@@ -391,11 +395,7 @@ static void fill_forecast(const struct baton_ask *a, const struct baton_plan *pl
     h->prefill = at_least_0(plan->p.work * f);
     h->ttft = at_least_0(sched_ttft_high(a->s, a->tier, ttft));
     h->queue = h->ttft > t->prefill ? h->ttft - t->prefill : 0;
-    h->handover =
-        plan->d.w == NULL || plan->d.w == plan->p.w
-            ? 0
-            : at_least_0(
-                  sched_handover_ns(a->s, plan->p.w, plan->d.w, a->need.prefill_tokens).high);
+    h->handover = at_least_0(wire.high);
     h->decode_wait = at_least_0(plan->d.wait * (1 + baton_of(a->s)->tier[a->tier].margin));
     f = plan->d.w != NULL ? sched_decode_factor(a->s, plan->d.w, 0.95) : 1;
     h->step = at_least_0(plan->d.step * f);
@@ -568,7 +568,8 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
     for (uint32_t tier = r->tier; tier < s->cfg.n_tiers; tier++) {
         bool found;
 
-        ask_tier(&a, tier);
+        if (tier != a.tier)
+            ask_tier(&a, tier);
         found = find_plan(&a, &plan, &why);
         if (found) {
             fill_bind(&a, &plan, true, out);

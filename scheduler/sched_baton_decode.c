@@ -401,7 +401,9 @@ static void load_answer(struct sched *s, const struct baton_load *l, const struc
     struct load_sums v = l->tier[0];
     struct load_ask q = {.ahead = need->ready - (double)l->at,
                          .need = need->tokens + baton_c.need_share * need->out,
-                         .room = baton_c.room_share * l->room};
+                         .room = baton_c.room_share * l->room,
+                         .inflow = need->inflow,
+                         .stay = need->stay};
     double kv, drain, excess, squeezed, by_line, by_mean;
 
     for (uint32_t t = 1; t <= need->tier; t++)
@@ -412,7 +414,6 @@ static void load_answer(struct sched *s, const struct baton_load *l, const struc
         out->used = (load_all_at(l, &v, need->tier, s->cfg.n_tiers, q.ahead) + q.need) / l->room;
     out->step = load_step_with(l, &v, kv, q.need);
     q.life = need->out * out->step;
-    baton_inflow(s, need->tier, &q.inflow, &q.stay);
     if (q.ahead > 0 && q.inflow > 0)
         out->used += q.inflow * (1 - exp(-q.ahead / q.stay)) / (l->room + 1);
     drain = v.drain - q.inflow / q.stay;

@@ -134,8 +134,9 @@ struct baton_need {
     double ready;    /* when its KV would be there, absolute */
     double deadline; /* of the first token, absolute */
     double tbt;
-    double tokens; /* prompt and what was delivered */
-    double out;    /* tokens still to come, median */
+    double tokens;       /* prompt and what was delivered */
+    double out;          /* tokens still to come, median */
+    double inflow, stay; /* of tighter tiers, by baton_inflow */
 };
 
 struct baton_decode {

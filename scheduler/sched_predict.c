@@ -256,11 +256,6 @@ enum { MIXED_SOME = 20 };
 static const double BIAS_MAX = 9; /* e^9: beyond it is no speed but a fault */
 enum { BIAS_STREAK = 3 };
 
-double sched_bias_factor(const struct sched_bias *b)
-{
-    return b->log_factor != 0 ? exp(b->log_factor) : 1;
-}
-
 /* One more observation that is far off (beyond 1 either way) on the same side, or none any more. */
 static int8_t bias_streak(int8_t streak, double off)
 {
@@ -304,6 +299,7 @@ static void bias_learn(struct sched_bias *b, double log_error, bool familiar)
         b->age = 6;
     }
     b->log_factor -= BIAS_LEAK * b->log_factor;
+    b->factor = exp(b->log_factor);
 }
 
 /* From a step that says little about it. */
@@ -312,6 +308,7 @@ static void bias_hint(struct sched_bias *b, double log_error)
     double step = BIAS_HINT * law_clamp(log_error, 0.2);
 
     b->log_factor = law_clamp(b->log_factor + step, BIAS_MAX);
+    b->factor = exp(b->log_factor);
     b->fast = law_clamp(b->fast + step, BIAS_MAX);
 }
 
@@ -369,26 +366,30 @@ struct sched_estimate sched_predict_step(const struct sched_predict *p,
     return spread_around(&p->spread, ns);
 }
 
-void sched_predict_observe(struct sched_predict *p, struct sched_bias *bias,
-                           struct sched_score *score, const struct sched_step *did, double ns)
+struct sched_scored sched_predict_observe(struct sched_predict *p, struct sched_bias *bias,
+                                          struct sched_score *score, const struct sched_step *did,
+                                          double ns)
 {
+    struct sched_scored o = {.ok = false};
     struct sched_estimate e;
     double x[4];
     uint32_t cell;
 
     if (!ns_usable(ns) || (p->prefill ? did->b : did->n) > 0 || !step_features(p, did, x))
-        return;
+        return o;
     e = sched_predict_step(p, bias, did);
     cell = cell_of(p, x);
     if (ns_usable(e.ns)) {
+        o = sched_scored(ns, e.ns, e.low, e.high);
         if (score != NULL)
-            sched_score_add(score, ns, e.ns, e.low, e.high);
-        sched_spread_add(&p->spread, log(ns / e.ns));
+            sched_score_take(score, &o);
+        sched_spread_add(&p->spread, o.error);
         if (bias != NULL && !p->frozen)
-            bias_learn(bias, log(ns / e.ns), p->cell[cell].n >= CELL_FAMILIAR);
+            bias_learn(bias, o.error, p->cell[cell].n >= CELL_FAMILIAR);
     }
     if (!p->frozen)
         law_learn(p, x, cell, bias != NULL ? ns / sched_bias_factor(bias) : ns);
+    return o;
 }
 
 /* Each half alone. */
@@ -455,28 +456,28 @@ static void mixed_learn(struct sched_predict *prefill, struct sched_bias *prefil
         bias_hint(decode_bias, error);
 }
 
-void sched_predict_observe_mixed(struct sched_predict *prefill, struct sched_bias *prefill_bias,
-                                 struct sched_predict *decode, struct sched_bias *decode_bias,
-                                 struct sched_score *score, const struct sched_step *did, double ns)
+struct sched_scored
+sched_predict_observe_mixed(struct sched_predict *prefill, struct sched_bias *prefill_bias,
+                            struct sched_predict *decode, struct sched_bias *decode_bias,
+                            struct sched_score *score, const struct sched_step *did, double ns)
 {
+    struct sched_scored o = {.ok = false};
     struct sched_estimate e;
 
-    if (!(did->b > 0)) {
-        sched_predict_observe(prefill, prefill_bias, score, did, ns);
-        return;
-    }
-    if (!(did->n > 0)) {
-        sched_predict_observe(decode, decode_bias, score, did, ns);
-        return;
-    }
+    if (!(did->b > 0))
+        return sched_predict_observe(prefill, prefill_bias, score, did, ns);
+    if (!(did->n > 0))
+        return sched_predict_observe(decode, decode_bias, score, did, ns);
     e = sched_predict_mixed(prefill, prefill_bias, decode, decode_bias, did);
     if (!ns_usable(ns) || !ns_usable(e.ns))
-        return;
+        return o;
+    o = sched_scored(ns, e.ns, e.low, e.high);
     if (score != NULL)
-        sched_score_add(score, ns, e.ns, e.low, e.high);
-    sched_spread_add(&decode->mixed, log(ns / e.ns));
+        sched_score_take(score, &o);
+    sched_spread_add(&decode->mixed, o.error);
     if (!decode->frozen)
-        mixed_learn(prefill, prefill_bias, decode, decode_bias, did, ns, log(ns / e.ns));
+        mixed_learn(prefill, prefill_bias, decode, decode_bias, did, ns, o.error);
+    return o;
 }
 
 /* ---- links ---- */
@@ -492,11 +493,14 @@ void sched_link_init(struct sched_link_predict *l, double bytes_per_s, uint64_t 
     sched_spread_init(&l->spread, 0.2);
 }
 
+double sched_link_ns(const struct sched_link_predict *l, double bytes)
+{
+    return l->setup_ns + l->ns_per_byte * (bytes > 0 && bytes < COUNT_HIGH ? bytes : 0);
+}
+
 struct sched_estimate sched_link_time(const struct sched_link_predict *l, double bytes)
 {
-    double ns = l->setup_ns + l->ns_per_byte * (bytes > 0 && bytes < COUNT_HIGH ? bytes : 0);
-
-    return spread_around(&l->spread, ns);
+    return spread_around(&l->spread, sched_link_ns(l, bytes));
 }
 
 /* Two coefficients by relative least squares, each held to its prior by half an observation; a negative one is
@@ -534,21 +538,23 @@ static void link_fit(struct sched_link_predict *l)
 void sched_link_observe(struct sched_link_predict *l, struct sched_score *score, double bytes,
                         double ns)
 {
-    struct sched_estimate e = sched_link_time(l, bytes);
-    double over = ns, target = 1, x0, x1;
+    double over = ns, target = 1, expected = sched_link_ns(l, bytes), x0, x1;
 
     if (!ns_usable(ns) || !(bytes > 0 && bytes < COUNT_HIGH))
         return;
-    if (ns_usable(e.ns)) {
-        double error = log(ns / e.ns);
+    if (ns_usable(expected)) {
+        double error = log(ns / expected);
 
-        if (score != NULL)
+        if (score != NULL) {
+            struct sched_estimate e = spread_around(&l->spread, expected);
+
             sched_score_add(score, ns, e.ns, e.low, e.high);
+        }
         sched_spread_add(&l->spread, error);
         if (fabs(error) < EXACT)
             return;
         if (fabs(error) <= fmax(0.15, 4 * l->spread.sd)) { /* as law_learn says */
-            over = e.ns;
+            over = expected;
             target = 1 + error;
         }
     }

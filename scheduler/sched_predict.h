@@ -37,7 +37,17 @@ struct sched_score {
     bool drift; /* until the residual has been quiet again for SCHED_SCORE_RECENT observations */
     bool lost;  /* from under 70 % until over 85 % inside of the last SCHED_SCORE_RECENT */
 };
+/* One prediction and what came of it, worked out once for all the scores that take it. */
+struct sched_scored {
+    bool ok;       /* both are above 0 and finite; else nothing takes it */
+    bool inside;   /* of the interval */
+    double error;  /* log(actual / predicted) */
+    double off;    /* distance as a share of what it was */
+    double spread; /* sd of the log that the interval claims; 0: it claims none */
+};
 /* low and high: the 90 % interval that had been given. */
+struct sched_scored sched_scored(double actual, double predicted, double low, double high);
+void sched_score_take(struct sched_score *s, const struct sched_scored *o);
 void sched_score_add(struct sched_score *s, double actual, double predicted, double low,
                      double high);
 void sched_score_health(const struct sched_score *s, struct sched_health *out);
@@ -57,13 +67,17 @@ double sched_spread_factor(const struct sched_spread *s, double p);
 /* The speed of one worker against its class. */
 struct sched_bias {
     double log_factor;
+    double factor; /* exp(log_factor), made when it changes: it is read far more often; 0: 1 */
     uint64_t n;
     double fast;   /* a faster average beside it: their gap shows a sudden change */
     double var;    /* of single observations around it */
     uint32_t age;  /* observations since the start or the last sudden change */
     int8_t streak; /* observations in a row far above (+) or below (-) it */
 };
-double sched_bias_factor(const struct sched_bias *b);
+static inline double sched_bias_factor(const struct sched_bias *b)
+{
+    return b->factor > 0 ? b->factor : 1;
+}
 /* log_error: of a prediction that had this bias applied.  20 % are gone within 50 observations, a jump within
  * about 10. */
 void sched_bias_add(struct sched_bias *b, double log_error);
@@ -99,9 +113,11 @@ struct sched_estimate sched_predict_step(const struct sched_predict *p,
                                          const struct sched_bias *bias,
                                          const struct sched_step *did);
 /* One measured step of one worker: score it, learn bias, spread and law.  bias and score may be NULL.  Ignored:
- * ns <= 0, a step that did nothing of its half, and mixed steps, which neither half explains. */
-void sched_predict_observe(struct sched_predict *p, struct sched_bias *bias,
-                           struct sched_score *score, const struct sched_step *did, double ns);
+ * ns <= 0, a step that did nothing of its half, and mixed steps, which neither half explains.  Returns what the
+ * score took, for others that want it. */
+struct sched_scored sched_predict_observe(struct sched_predict *p, struct sched_bias *bias,
+                                          struct sched_score *score, const struct sched_step *did,
+                                          double ns);
 
 /* Steps of any kind of one worker: prefill, decode, or both at once: decode + max(0, prefill - overlap), with an
  * overlap that starts as sched_law_step has it.  All 0 while a law that is needed is unknown. */
@@ -112,10 +128,10 @@ struct sched_estimate sched_predict_mixed(const struct sched_predict *prefill,
                                           const struct sched_step *did);
 /* As sched_predict_observe for the half it is; a mixed one teaches the overlap, and both biases a little, and is
  * scored. */
-void sched_predict_observe_mixed(struct sched_predict *prefill, struct sched_bias *prefill_bias,
-                                 struct sched_predict *decode, struct sched_bias *decode_bias,
-                                 struct sched_score *score, const struct sched_step *did,
-                                 double ns);
+struct sched_scored
+sched_predict_observe_mixed(struct sched_predict *prefill, struct sched_bias *prefill_bias,
+                            struct sched_predict *decode, struct sched_bias *decode_bias,
+                            struct sched_score *score, const struct sched_step *did, double ns);
 
 /* One link: setup + bytes / rate, learned from finished hand-overs; the rate under load is lower than the
  * probed one, and that is what counts. */
@@ -128,6 +144,7 @@ struct sched_link_predict {
 };
 void sched_link_init(struct sched_link_predict *l, double bytes_per_s, uint64_t setup_ns);
 struct sched_estimate sched_link_time(const struct sched_link_predict *l, double bytes);
+double sched_link_ns(const struct sched_link_predict *l, double bytes); /* without the interval */
 void sched_link_observe(struct sched_link_predict *l, struct sched_score *score, double bytes,
                         double ns);
 

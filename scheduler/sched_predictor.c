@@ -326,13 +326,24 @@ static uint64_t link_key(const struct sched_worker *p, const struct sched_worker
     return (uint64_t)p->id << 32 | d->id;
 }
 
-struct sched_estimate sched_handover_ns(const struct sched *s, const struct sched_worker *p,
-                                        const struct sched_worker *d, uint64_t tokens)
+static const struct sched_link_predict *link_of(const struct sched *s, const struct sched_worker *p,
+                                                const struct sched_worker *d)
 {
     const struct sched_link_predict *l = map_get(&s->links, link_key(p, d));
 
-    return sched_link_time(l != NULL ? l : &p->klass->link,
-                           (double)tokens * p->klass->c.kv_bytes_per_token);
+    return l != NULL ? l : &p->klass->link;
+}
+
+double sched_handover_ns(const struct sched *s, const struct sched_worker *p,
+                         const struct sched_worker *d, uint64_t tokens)
+{
+    return sched_link_ns(link_of(s, p, d), (double)tokens * p->klass->c.kv_bytes_per_token);
+}
+
+struct sched_estimate sched_handover_estimate(const struct sched *s, const struct sched_worker *p,
+                                              const struct sched_worker *d, uint64_t tokens)
+{
+    return sched_link_time(link_of(s, p, d), (double)tokens * p->klass->c.kv_bytes_per_token);
 }
 
 static struct sched_link_predict *link_make(struct sched *s, const struct sched_worker *p,
@@ -378,17 +389,17 @@ void sched_predictor_handover(struct sched *s, const struct sched_request *r,
     double bytes = (double)e->u.handover.bytes, ns = (double)e->u.handover.wire_ns;
     struct sched_link_predict *l;
     struct sched_estimate was;
+    struct sched_scored o;
 
     if (p == NULL || d == NULL || bytes <= 0 || ns <= 0)
         return;
     l = p->klass->c.frozen ? NULL : link_make(s, p, d);
     was = sched_link_time(l != NULL ? l : &p->klass->link, bytes);
-    sched_score_add(&s->score[r->tier][SCHED_STAGE_HANDOVER], ns, was.ns, was.low, was.high);
+    o = sched_scored(ns, was.ns, was.low, was.high);
+    sched_score_take(&s->score[r->tier][SCHED_STAGE_HANDOVER], &o);
+    sched_score_take(&s->score[SCHED_TIERS_MAX][SCHED_STAGE_HANDOVER], &o);
     if (l != NULL)
-        sched_link_observe(l, &s->score[SCHED_TIERS_MAX][SCHED_STAGE_HANDOVER], bytes, ns);
-    else
-        sched_score_add(&s->score[SCHED_TIERS_MAX][SCHED_STAGE_HANDOVER], ns, was.ns, was.low,
-                        was.high);
+        sched_link_observe(l, NULL, bytes, ns);
     if (!p->klass->c.frozen)
         sched_link_observe(&p->klass->link, NULL, bytes, ns);
 }
@@ -445,19 +456,18 @@ static void look_at_health(struct sched *s)
 }
 
 static void score_tiers(struct sched *s, const struct sched_worker *w, enum sched_stage stage,
-                        double ns, const struct sched_estimate *was)
+                        const struct sched_scored *o)
 {
     if (stage == SCHED_STAGE_PREFILL) {
         const struct sched_edf_item *i = sched_edf_first(&w->edf);
 
         if (i != NULL)
-            sched_score_add(&s->score[SCHED_OWNER(i, struct sched_request, item)->tier][stage], ns,
-                            was->ns, was->low, was->high);
+            sched_score_take(&s->score[SCHED_OWNER(i, struct sched_request, item)->tier][stage], o);
         return;
     }
     for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
         if (w->decoding_tier[t] > 0)
-            sched_score_add(&s->score[t][stage], ns, was->ns, was->low, was->high);
+            sched_score_take(&s->score[t][stage], o);
     }
 }
 
@@ -466,14 +476,11 @@ void sched_predictor_step(struct sched *s, struct sched_worker *w, const struct 
     const struct sched_step *did = &e->u.step.did;
     enum sched_stage stage = did->b > 0 ? SCHED_STAGE_DECODE : SCHED_STAGE_PREFILL;
     struct sched_klass *k = w->klass;
-    double ns = (double)e->u.step.ns;
-    struct sched_estimate was =
-        sched_predict_mixed(&k->prefill, &w->prefill_bias, &k->decode, &w->decode_bias, did);
+    struct sched_scored o =
+        sched_predict_observe_mixed(&k->prefill, &w->prefill_bias, &k->decode, &w->decode_bias,
+                                    &s->score[SCHED_TIERS_MAX][stage], did, (double)e->u.step.ns);
 
-    if (was.ns > 0 && ns > 0)
-        score_tiers(s, w, stage, ns, &was);
-    sched_predict_observe_mixed(&k->prefill, &w->prefill_bias, &k->decode, &w->decode_bias,
-                                &s->score[SCHED_TIERS_MAX][stage], did, ns);
+    score_tiers(s, w, stage, &o);
     look_at_health(s);
 }
 
@@ -490,7 +497,7 @@ bool sched_reserve_is_due(const struct sched *s, const struct sched_request *r,
     if (rest <= 0)
         return left <= 2 * (uint64_t)p->max_step_tokens;
     return rest <= 2 * sched_prefill_ns(s, p, (uint32_t)step, (uint32_t)a->done) +
-                       2 * sched_handover_ns(s, p, d, a->given).ns;
+                       2 * sched_handover_ns(s, p, d, a->given);
 }
 
 /* ---- ends ---- */

@@ -147,13 +147,15 @@ static void score_ttft(struct sched *s, const struct sched_request *r, uint64_t 
 {
     double f = (double)r->forecast.ttft, low = (double)r->ttft_low, high = (double)r->high.ttft;
     double is = (double)ttft, front = is - (double)since(r->arrived_ns, r->first_ns);
+    struct sched_scored o;
 
     if (!(f > 0) || !(is > 0) || r->lost)
         return;
     if (r->actual.ttft != 0 && r->first_ns != 0)
         s->front_ns = fmax(0, s->front_ns + FRONT_GAIN * (front - s->front_ns));
-    sched_score_add(&s->score[r->tier_asked][SCHED_STAGE_TTFT], is, f, low, high);
-    sched_score_add(&s->score[SCHED_TIERS_MAX][SCHED_STAGE_TTFT], is, f, low, high);
+    o = sched_scored(is, f, low, high);
+    sched_score_take(&s->score[r->tier_asked][SCHED_STAGE_TTFT], &o);
+    sched_score_take(&s->score[SCHED_TIERS_MAX][SCHED_STAGE_TTFT], &o);
 }
 
 void sched_record_judge(struct sched *s, struct sched_request *r, const struct sched_event *finish)

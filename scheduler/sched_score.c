@@ -138,28 +138,43 @@ static void score_watch_drift(struct sched_score *s, double z)
     }
 }
 
+struct sched_scored sched_scored(double actual, double predicted, double low, double high)
+{
+    struct sched_scored o = {.ok = false};
+
+    if (!(actual > 0) || !(predicted > 0) || !isfinite(actual) || !isfinite(predicted))
+        return o;
+    o.ok = true;
+    o.error = log(actual / predicted);
+    o.off = fabs(actual - predicted) / actual;
+    /* Half a rounding of the clock is no miss of an exact law. */
+    o.inside = actual >= low * (1 - 1e-6) && actual <= high * (1 + 1e-6);
+    if (low > 0 && high > low)
+        o.spread = log(high / low) / (2 * Z_TAIL);
+    return o;
+}
+
+void sched_score_take(struct sched_score *s, const struct sched_scored *o)
+{
+    double error = fmin(fmax(o->error, -ERROR_MAX), ERROR_MAX), gain;
+
+    if (!o->ok)
+        return;
+    s->n++;
+    s->inside += o->inside;
+    score_slide(s, o->inside);
+    gain = fmax(1.0 / SCHED_SCORE_WINDOW, 1 / (double)s->n);
+    s->bias += gain * (error - s->bias);
+    s->mape += gain * (o->off - s->mape);
+    score_watch_drift(s, error / fmax(o->spread, 1e-3));
+}
+
 void sched_score_add(struct sched_score *s, double actual, double predicted, double low,
                      double high)
 {
-    double error, gain, spread = 0;
+    struct sched_scored o = sched_scored(actual, predicted, low, high);
 
-    if (!(actual > 0) || !(predicted > 0) || !isfinite(actual) || !isfinite(predicted))
-        return;
-    error = fmin(fmax(log(actual / predicted), -ERROR_MAX), ERROR_MAX);
-    s->n++;
-    /* Half a rounding of the clock is no miss of an exact law. */
-    if (actual >= low * (1 - 1e-6) && actual <= high * (1 + 1e-6)) {
-        s->inside++;
-        score_slide(s, true);
-    } else {
-        score_slide(s, false);
-    }
-    gain = fmax(1.0 / SCHED_SCORE_WINDOW, 1 / (double)s->n);
-    s->bias += gain * (error - s->bias);
-    s->mape += gain * (fabs(actual - predicted) / actual - s->mape);
-    if (low > 0 && high > low)
-        spread = log(high / low) / (2 * Z_TAIL);
-    score_watch_drift(s, error / fmax(spread, 1e-3));
+    sched_score_take(s, &o);
 }
 
 void sched_score_health(const struct sched_score *s, struct sched_health *out)
