@@ -38,14 +38,15 @@ static uint32_t group_of(struct sim *m, struct sim_worker *w, uint64_t tbt_ns)
     return w->n_tbt++;
 }
 
-static bool add_joiner(struct sim *m, struct sim_worker *w, const struct sim_req *r)
+static bool add_part(struct sim *m, struct sim_part **list, uint32_t *n, uint32_t *cap,
+                     const struct sim_req *r)
 {
-    void *p = w->joiner;
+    void *p = *list;
 
-    if (!sim_grow(m, &p, w->n_joiner + 1, &w->cap_joiner, sizeof(*w->joiner)))
+    if (!sim_grow(m, &p, *n + 1, cap, sizeof(**list)))
         return false;
-    w->joiner = p;
-    w->joiner[w->n_joiner++] = (struct sim_part){.slot = sim_slot(m, r), .gen = r->d_gen};
+    *list = p;
+    (*list)[(*n)++] = (struct sim_part){.slot = sim_slot(m, r), .gen = r->d_gen};
     return true;
 }
 
@@ -62,7 +63,7 @@ bool sim_batch_open(struct sim *m, struct sim_worker *w, struct sim_req *r)
     g = &w->tbt[r->group];
     if (g->count++ == 0) {
         sim_peak_forget(&g->peak, w->steps);
-        g->theta.n = g->late.n = g->mean.n = 0;
+        g->theta.n = g->late.n = g->mean.n = g->n_young = 0;
     }
     w->phase[r->phase]++;
     if (!sim_heap_push(r->late_told ? &g->late : &g->theta, sim_key_of(theta_of(r)), sim_slot(m, r),
@@ -75,7 +76,8 @@ bool sim_batch_open(struct sim *m, struct sim_worker *w, struct sim_req *r)
         sim_fail(m, ERR_NOMEM, "out of memory");
         return false;
     }
-    return add_joiner(m, w, r);
+    return (r->n0 >= SCHED_PACE_YOUNG || add_part(m, &g->young, &g->n_young, &g->cap_young, r)) &&
+           add_part(m, &w->joiner, &w->n_joiner, &w->cap_joiner, r);
 }
 
 /* Writes down what the segment did.  A step that runs has not given its token yet. */
@@ -140,6 +142,36 @@ int64_t sim_batch_slack(struct sim *m, struct sim_worker *w, double step_ns)
         }
     }
     return least;
+}
+
+/* The worst mean of all tells for most steps; else the young ones are asked one by one. */
+bool sim_batch_hurried(struct sim *m, struct sim_worker *w, double step_ns)
+{
+    for (uint32_t i = 0; i < w->n_tbt; i++) {
+        struct sim_tbt *g = &w->tbt[i];
+        const struct sim_key *top;
+        bool hurried = false;
+        uint32_t kept = 0;
+
+        if (g->count == 0 || sched_pace_least(g->tbt_ns) >= step_ns ||
+            (top = top_of(m, &g->mean)) == NULL || 0.9 * (double)slack_of(m, w, g, top) >= step_ns)
+            continue;
+        for (uint32_t y = 0; y < g->n_young; y++) {
+            const struct sim_req *r = &m->req[g->young[y].slot];
+            uint32_t k = r->n0 + sim_batch_done(w, r);
+            double pace;
+
+            if (r->d_gen != g->young[y].gen || k >= SCHED_PACE_YOUNG)
+                continue;
+            g->young[kept++] = g->young[y];
+            pace = sched_pace_of(&w->pace, r->first_ns, k, g->tbt_ns, m->now);
+            hurried = hurried || (pace > 0 && pace < step_ns);
+        }
+        g->n_young = kept;
+        if (hurried)
+            return true;
+    }
+    return false;
 }
 
 uint64_t sim_batch_tightest(const struct sim_worker *w)

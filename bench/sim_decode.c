@@ -228,6 +228,8 @@ static void item_of(struct sim *m, const struct sim_worker *w, const struct sim_
     i->id = r->id;
     i->slack_ns = sched_batch_slack(r->d_deadline_ns, first, k, r->d_tbt_ns, step_ns,
                                     sim_batch_rest(w), m->now);
+    i->pace_ns =
+        r->d_state == SIM_D_RESIDENT ? sched_pace_of(&w->pace, first, k, r->d_tbt_ns, m->now) : 0;
     switch (r->d_state) {
     case SIM_D_RESIDENT:
         i->state = SCHED_BATCH_RESIDENT;
@@ -402,8 +404,8 @@ static double plan(struct sim *m, struct sim_worker *w, const struct sched_law *
     return move_ns;
 }
 
-/* Is "everybody steps" what a plan would say?  O(1): the test of sched_batch_plain, or, where the step is longer
- * than the tightest tbt, that nobody is near its deadline. */
+/* Is "everybody steps" what a plan would say?  O(1) but for the young: the test of sched_batch_plain, or, where
+ * the step is longer than the tightest tbt, that nobody is near its deadline. */
 static bool is_plain(struct sim *m, struct sim_worker *w, const struct sched_law *law,
                      uint32_t growth)
 {
@@ -412,6 +414,8 @@ static bool is_plain(struct sim *m, struct sim_worker *w, const struct sched_law
     bool asks = w->n_wait + w->n_parked > 0 &&
                 (w->changed || w->free_blocks > w->plan_free || m->now >= w->plan_wake_ns);
 
+    if (sim_batch_hurried(m, w, step_ns))
+        return false;
     if (sched_batch_plain(w->n_res, (double)w->ctx, growth, asks, sim_batch_tightest(w), &pool))
         return true;
     return !asks && growth <= w->free_blocks && w->n_res <= pool.max_batch &&
@@ -560,6 +564,7 @@ void sim_decode_end(struct sim *m, struct sim_worker *w)
             uint32_t epoch = r->d_epoch;
 
             sim_decode_drop(m, r);
+            sched_pace_ended(&w->pace, r->n0);
             w->mean_tokens += (r->n0 - w->mean_tokens) * (w->mean_tokens > 0 ? 0.02 : 1);
             sim_finish(m, r);
             sim_say_released(m, r, w->id, epoch, ERR_OK);

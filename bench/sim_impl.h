@@ -13,6 +13,7 @@
 #include "bench/sim_engine.h"
 #include "bench/sim_heap.h"
 #include "scheduler/sched_batch.h"
+#include "scheduler/sched_pace.h"
 
 enum { SIM_TBTS = SCHED_TIERS_MAX, SIM_BLOCK_MAX = 1024 };
 #define SIM_NONE UINT32_MAX
@@ -66,18 +67,20 @@ struct sim_req {
     uint32_t phase, group;
 };
 
+struct sim_part {
+    uint32_t slot, gen, take;
+};
+
 /* Residents with one tbt. */
 struct sim_tbt {
     uint64_t tbt_ns;
     uint32_t count;
-    struct sim_heap theta; /* late once end of step - steps * tbt exceeds it */
-    struct sim_heap late;  /* the same of those that were late once */
-    struct sim_heap mean;  /* the same, for the mean time between tokens */
-    struct sim_peak peak;  /* of end of step - steps * tbt */
-};
-
-struct sim_part {
-    uint32_t slot, gen, take;
+    struct sim_heap theta;  /* late once end of step - steps * tbt exceeds it */
+    struct sim_heap late;   /* the same of those that were late once */
+    struct sim_heap mean;   /* the same, for the mean time between tokens */
+    struct sim_peak peak;   /* of end of step - steps * tbt */
+    struct sim_part *young; /* their first tokens; some may be older, or gone */
+    uint32_t n_young, cap_young;
 };
 
 struct sim_list {
@@ -113,6 +116,7 @@ struct sim_worker {
     uint32_t n_tbt;
     struct sim_peak gaps;
     struct sim_heap finish;
+    struct sched_pace pace;
     double mean_tokens;      /* of those that ended here, decayed; 0: none yet */
     struct sim_part *joiner; /* residents without a token in their segment */
     uint32_t n_joiner, cap_joiner;
@@ -237,6 +241,7 @@ uint32_t sim_batch_done(const struct sim_worker *w, const struct sim_req *r); /*
 bool sim_batch_open(struct sim *m, struct sim_worker *w, struct sim_req *r);
 void sim_batch_close(struct sim *m, struct sim_worker *w, struct sim_req *r);
 int64_t sim_batch_slack(struct sim *m, struct sim_worker *w, double step_ns); /* least of all */
+bool sim_batch_hurried(struct sim *m, struct sim_worker *w, double step_ns); /* by anybody's pace */
 double sim_batch_rest(const struct sim_worker *w); /* tokens that a stream here has yet to come */
 uint64_t sim_batch_tightest(const struct sim_worker *w);
 /* Everything that the end of one step means for the residents that stepped. */

@@ -76,6 +76,7 @@ void sim_worker_clear(struct sim_worker *w)
         sim_heap_free(&w->tbt[i].late);
         sim_heap_free(&w->tbt[i].mean);
         sim_peak_free(&w->tbt[i].peak);
+        mem_free(w->tbt[i].young);
     }
     mem_free(w->part);
     mem_free(w->member);

@@ -88,6 +88,7 @@ uint32_t decode_plan_need(const struct decode_plan *p, const struct decode_run *
 
 void decode_plan_note_length(struct decode_plan *p, uint32_t tokens)
 {
+    sched_pace_ended(&p->pace, tokens);
     p->mean_tokens += (tokens - p->mean_tokens) * (p->mean_tokens > 0 ? 0.02 : 1);
 }
 
@@ -152,6 +153,13 @@ static enum sched_batch_state state_of(const struct decode_run *run)
     return SCHED_BATCH_ARRIVING;
 }
 
+static double pace_ns(const struct decode_plan *p, const struct decode_run *run, uint64_t now)
+{
+    if (run->state != DECODE_RUN_RESIDENT || !run->has_terms || run->first_ns == 0)
+        return 0;
+    return sched_pace_of(&p->pace, run->first_ns, (uint64_t)run->index + 1, run->tbt_ns, now);
+}
+
 static void describe(const struct decode_plan *p, const struct decode_run *run, double step_ns,
                      uint64_t now, struct sched_batch_item *item)
 {
@@ -163,6 +171,7 @@ static void describe(const struct decode_plan *p, const struct decode_run *run, 
                                       .blocks = run->n_blocks,
                                       .need = decode_plan_need(p, run),
                                       .slack_ns = decode_plan_slack(p, run, step_ns, now),
+                                      .pace_ns = pace_ns(p, run, now),
                                       .tbt_ns = run->has_terms ? run->tbt_ns : 0,
                                       .id = run->turn_ns};
 }
@@ -188,6 +197,20 @@ static struct sched_batch_pool pool_of(const struct decode_plan *p, struct decod
     if (p->count[DECODE_RUN_PROMPT] > 0 && s.max_batch > 1)
         s.max_batch--; /* a slot for a prompt */
     return s;
+}
+
+/* Does anybody need a shorter step than one with everybody? */
+static bool hurried(const struct decode_plan *p, uint64_t now)
+{
+    double step_ns = step_ns_of(p);
+
+    for (uint32_t i = 0; i < p->n; i++) {
+        double pace = pace_ns(p, p->runs[i], now);
+
+        if (pace > 0 && pace < step_ns)
+            return true;
+    }
+    return false;
 }
 
 /* From sums alone: does everybody step, and nobody moves? */
@@ -218,7 +241,7 @@ void decode_plan_decide(struct decode_plan *p, struct decode_pool *pool, uint64_
 {
     struct sched_batch_pool s = pool_of(p, pool);
 
-    if (plain(p, &s, headroom)) {
+    if (plain(p, &s, headroom) && !hurried(p, now)) {
         for (uint32_t i = 0; i < p->n; i++)
             p->runs[i]->what =
                 p->runs[i]->state == DECODE_RUN_RESIDENT ? SCHED_DO_STEP : SCHED_DO_NOTHING;

@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "decode/decode_batch.h"
 #include "decode/decode_fit.h"
+#include "scheduler/sched_pace.h"
 
 /* All zero is empty. */
 struct decode_plan {
@@ -21,6 +22,7 @@ struct decode_plan {
     uint32_t block_tokens;
     uint32_t step_max, step_tokens; /* slots and tokens of one step */
     double mean_tokens;             /* of the sequences that ended here; 0: none did */
+    struct sched_pace pace;         /* their lengths */
     /* private */
     uint32_t cap;
     struct sched_batch_item *items;

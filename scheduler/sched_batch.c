@@ -92,10 +92,17 @@ static int64_t batch_hoard_ns(const struct batch *p, const struct sched_batch_it
     return batch_near_ns(p, i) + batch_ns(DRAIN_STEPS * p->step_ns * (part < 1 ? part : 1));
 }
 
+static bool batch_hurried(const struct batch *p, const struct sched_batch_item *i)
+{
+    return p->timed && i->pace_ns > 0 && i->pace_ns < p->step_ns;
+}
+
 static enum urgency batch_urgency(const struct batch *p, const struct sched_batch_item *i)
 {
     int64_t tbt = batch_ns((double)i->tbt_ns);
 
+    if (batch_hurried(p, i))
+        return BATCH_DANGER;
     if (i->slack_ns < -AGED_NS)
         return BATCH_AGED;
     if (i->slack_ns < -tbt)
@@ -175,17 +182,19 @@ static void batch_step_on(struct batch *p, struct sched_batch_item *i)
     p->ctx += i->context;
 }
 
-/* The tightest tbt of those that would get late; one whose promise is lost hurries nobody. */
+/* The tightest tbt or pace of those that would get late; one whose promise is lost hurries nobody. */
 static double batch_limit(const struct batch *p)
 {
     double limit = 0;
 
     for (uint32_t k = 0; k < p->n_r; k++) {
         const struct sched_batch_item *i = batch_at(p, p->r, k);
-        double tbt = PART_OF_TBT * (double)i->tbt_ns;
+        double most = PART_OF_TBT * (double)i->tbt_ns;
 
-        if (i->tbt_ns > 0 && (limit == 0 || tbt < limit) && batch_urgency(p, i) == BATCH_DANGER)
-            limit = tbt;
+        if (batch_hurried(p, i) && i->pace_ns < most)
+            most = i->pace_ns;
+        if (i->tbt_ns > 0 && (limit == 0 || most < limit) && batch_urgency(p, i) == BATCH_DANGER)
+            limit = most;
     }
     return limit;
 }

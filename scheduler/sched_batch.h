@@ -5,7 +5,7 @@
  * Pure functions: the decode role and the simulator's model of it call the same ones.
  *
  * Order of urgency: an item in danger (its next token would come after its deadline if it waited for one more
- * step) before one that is not; then slack.  A request may displace only requests of a looser tier, or of its
+ * step, or it has to have shorter steps than a full one) before one that is not; then slack.  A request may displace only requests of a looser tier, or of its
  * own tier with more slack than both the move out and back cost; so nobody is parked and brought back in
  * turns.  Source: Andes (arXiv 2404.16283) for slack, scheduling by tier for who may displace whom.
  *
@@ -41,6 +41,7 @@ struct sched_batch_item {
     uint32_t blocks;  /* in the pool now: 0 when PARKED or WAITING */
     uint32_t need;    /* more blocks for its next step, to come back, or to be granted */
     int64_t slack_ns; /* deadline of its next token - now; PARKED and WAITING too */
+    double pace_ns;   /* longest step that a RESIDENT can have (sched_pace_of); 0: any */
     uint64_t tbt_ns;
     uint64_t id; /* ties */
     /* out */
