@@ -359,15 +359,16 @@ static bool queue_full(const struct sched *s, const struct sched_event *e)
            (tokens > 0 && tokens + e->u.arrive.n_prompt > s->cfg.max_queued_tokens);
 }
 
-static struct sched_request *request_make(struct sched *s, const struct sched_event *e)
+static struct sched_request *request_make(const struct sched_event *e)
 {
-    struct sched_request *r = mem_try_calloc(1, sizeof(*r));
+    size_t prefixes = e->u.arrive.n_prefix * sizeof(struct sched_prefix);
+    struct sched_request *r = mem_try_calloc(1, sizeof(*r) + prefixes);
 
     if (r == NULL)
         return NULL;
     r->id = e->request;
     r->state = SCHED_REQ_NEW;
-    r->tier = r->tier_asked = e->u.arrive.tier;
+    r->tier = r->tier_asked = (uint8_t)e->u.arrive.tier;
     r->priority = e->u.arrive.priority;
     r->n_prompt = e->u.arrive.n_prompt;
     r->max_new = e->u.arrive.max_new;
@@ -381,7 +382,6 @@ static struct sched_request *request_make(struct sched *s, const struct sched_ev
         r->prefix[i] = e->u.arrive.prefix[i];
     r->epoch = 1;
     r->arrived_ns = e->u.arrive.arrived_ns;
-    r->give_up_ns = sched_after(r->arrived_ns, s->cfg.request_timeout_ns);
     r->grant_deadline_ns = SCHED_NEVER;
     sched_node_init(&r->node, r->id);
     sched_timer_init(&r->timer, SCHED_TIMER_REQUEST);
@@ -437,7 +437,7 @@ static enum err on_arrive(struct sched *s, const struct sched_event *e, struct s
         return ERR_OK;
     if (!sched_timers_reserve(&s->timers))
         return ERR_NOMEM;
-    r = request_make(s, e);
+    r = request_make(e);
     if (r == NULL)
         return ERR_NOMEM;
     if (map_put(&s->requests, r->id, r) != ERR_OK) {
@@ -563,8 +563,8 @@ static enum err on_timer(struct sched *s, struct sched_actions *out)
     size_t fired = 0;
 
     on_tick(s);
-    for (; s->timers.n > 0 && s->timers.v[0]->at <= s->now; fired++) {
-        struct sched_timer *t = s->timers.v[0];
+    for (; s->timers.n > 0 && s->timers.v[0].at <= s->now; fired++) {
+        struct sched_timer *t = s->timers.v[0].timer;
 
         if (!sched_actions_reserve(out, ACTIONS_PER_MOVE))
             return fired > 0 ? ERR_OK : ERR_NOMEM;
@@ -637,7 +637,7 @@ enum err sched_apply(struct sched *s, const struct sched_event *e, uint64_t now_
 
 uint64_t sched_next_timer(const struct sched *s)
 {
-    uint64_t at = s->timers.n > 0 ? s->timers.v[0]->at : SCHED_NEVER;
+    uint64_t at = s->timers.n > 0 ? s->timers.v[0].at : SCHED_NEVER;
     uint64_t retry = s->place_pending ? sched_after(s->now, PLACE_RETRY) : SCHED_NEVER;
 
     if (s->stats.requests > 0 && s->next_tick < at)

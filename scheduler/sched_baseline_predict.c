@@ -197,7 +197,7 @@ static void place_predicted(struct sched *s, struct sched_request *r, struct sch
     if (p.w == NULL || (decode && d.w == NULL))
         return;
     valid = p.room >= 0 && d.room >= 0;
-    if (!valid && r->tier + 1 == s->cfg.n_tiers && !r->admitted && !any_idle(s)) {
+    if (!valid && r->tier + 1u == s->cfg.n_tiers && !r->admitted && !any_idle(s)) {
         uint64_t target = r->deadline_ns - r->arrived_ns;
 
         if (p.room < 0)

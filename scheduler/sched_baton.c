@@ -432,10 +432,6 @@ static void fill_bind(const struct baton_ask *a, const struct baton_plan *plan, 
     r->baton.out = (float)a->out;
     r->baton.step_ns = (float)plan->d.step;
     r->baton.prefill_ns = (float)plan->p.work;
-    r->baton.decode_ns =
-        plan->d.w == NULL
-            ? 0
-            : (float)baton_decode_cost(a->s, plan->d.w, (double)a->need.prefill_tokens, a->out);
     for (uint32_t i = 0; i < plan->victims.n; i++)
         sched_queue_evict(a->s, plan->victims.v[i]);
 }

@@ -10,17 +10,17 @@ struct sched_baton; /* sched.policy_state */
 struct sched_worker;
 
 struct sched_baton_request {
-    struct sched_worker *on;     /* decode worker whose load counts it; NULL: none */
-    uint32_t slot;               /* in that load */
-    float weight;                /* at which it was bound: what evicting it costs */
-    uint64_t ready_ns;           /* when its KV is expected on the decode worker */
-    float out, step_ns;          /* predicted tokens and time of a step */
-    float prefill_ns, decode_ns; /* predicted work, as it was charged to the pools */
-    uint8_t size;                /* class of prompt size, see sched_baton_price.c */
-    bool counted;                /* seen as an arrival */
-    bool was_held;
-    bool starving; /* bound out of its tier's reserved share: not to be evicted */
-    bool slow;     /* a decode promise was broken by waiting or slow steps */
+    struct sched_worker *on; /* decode worker whose load counts it; NULL: none */
+    uint32_t slot;           /* in that load */
+    float weight;            /* at which it was bound: what evicting it costs */
+    float out, step_ns;      /* predicted tokens and time of a step */
+    float prefill_ns;        /* predicted work, as it was charged to the pool */
+    uint8_t size;            /* class of prompt size, see sched_baton_price.c */
+    bool counted : 1;        /* seen as an arrival */
+    bool was_held : 1;
+    bool starving : 1; /* bound out of its tier's reserved share: not to be evicted */
+    bool slow : 1;     /* a decode promise was broken by waiting or slow steps */
+    uint64_t ready_ns; /* when its KV is expected on the decode worker */
 };
 
 struct sched_baton_worker {

@@ -192,11 +192,8 @@ static void load_fetch(const struct baton_load *l, uint32_t i)
 {
     const struct sched_request *r = l->v[i % l->n].r;
 
-    __builtin_prefetch(&r->state);
-    __builtin_prefetch(&r->cast);
-    __builtin_prefetch(&r->cast.born);
-    __builtin_prefetch(&r->steps_joined);
     __builtin_prefetch(&r->baton.ready_ns);
+    __builtin_prefetch(&r->cast.most);
 }
 
 static double load_now(const struct baton_load *l, uint32_t n_tiers)

@@ -15,7 +15,7 @@ struct sums {
 
 static bool timer_armed(const struct sched *s, const struct sched_timer *t)
 {
-    return t->at != SCHED_NEVER && t->pos < s->timers.n && s->timers.v[t->pos] == t;
+    return t->at != SCHED_NEVER && t->pos < s->timers.n && s->timers.v[t->pos].timer == t;
 }
 
 static enum err check_attempt(const struct sched *s, const struct sched_request *r,
@@ -59,7 +59,7 @@ static enum err check_bound(const struct sched *s, const struct sched_request *r
     struct sched_need need = sched_request_need(r);
     const struct sched_worker *w = r->home, *d = r->mate;
 
-    if (w == NULL || w->draining || !r->node.linked || !r->item.linked)
+    if (w == NULL || w->draining || !r->node.linked || r->item.count == 0)
         FAIL(msg, "request %" PRIu64 " is bound to a worker that is closed", r->id);
     if (sched_ledger_worker(s, w->id) != w || (d != NULL && sched_ledger_worker(s, d->id) != d))
         FAIL(msg, "request %" PRIu64 " is bound to a worker that is gone", r->id);
@@ -72,18 +72,17 @@ static enum err check_waiting(const struct sched *s, const struct sched_request 
                               struct sums *sum, struct err_msg *msg)
 {
     bool queued = r->state == SCHED_STATE_QUEUED, bound = r->waits_in == SCHED_WAITS_BOUND;
+    bool in_edf = r->item.count > 0;
 
     if (queued != (r->waits_in != SCHED_WAITS_NOWHERE) ||
         r->node.linked != (bound || r->waits_in == SCHED_WAITS_HELD))
         FAIL(msg, "request %" PRIu64 " in state %d waits in %d", r->id, r->state, r->waits_in);
-    if (r->item.linked != (r->home != NULL) ||
-        (r->item.linked && !bound && r->state != SCHED_STATE_PREFILLING) ||
-        (!r->item.linked &&
-         (bound || (r->state == SCHED_STATE_PREFILLING && !r->current->finished))))
+    if (in_edf != (r->home != NULL) || (in_edf && !bound && r->state != SCHED_STATE_PREFILLING) ||
+        (!in_edf && (bound || (r->state == SCHED_STATE_PREFILLING && !r->current->finished))))
         FAIL(msg, "request %" PRIu64 " in state %d: in a worker's queue %d", r->id, r->state,
-             r->item.linked);
+             in_edf);
     sum->waits[r->waits_in]++;
-    sum->in_edf += r->item.linked;
+    sum->in_edf += in_edf;
     sum->mates += bound && r->mate != NULL;
     if (queued) {
         sum->stats.queued[r->tier]++;
@@ -102,7 +101,7 @@ static enum err check_live(const struct sched *s, const struct sched_request *r,
     sum->stats.running[r->tier] += !queued;
     if (queued != (r->current == NULL))
         FAIL(msg, "request %" PRIu64 ": state %d and attempt do not match", r->id, r->state);
-    if (!timer_armed(s, &r->timer) || at > r->state_deadline_ns || at > r->give_up_ns)
+    if (!timer_armed(s, &r->timer) || at > r->state_deadline_ns || at > sched_request_give_up(s, r))
         FAIL(msg, "request %" PRIu64 " waits in %s without a timer", r->id,
              sched_state_name((enum sched_state)r->state));
     if (r->waits_in == SCHED_WAITS_BACKOFF && at > r->wake_ns)

@@ -166,6 +166,17 @@ struct sched_terms sched_request_terms(const struct sched *s, const struct sched
 void sched_request_settle(struct sched *s, struct sched_attempt *a);
 void sched_request_timer(struct sched *s, struct sched_request *r, struct sched_actions *out);
 void sched_attempt_timer(struct sched *s, struct sched_attempt *a, struct sched_actions *out);
+static inline uint64_t sched_request_give_up(const struct sched *s, const struct sched_request *r)
+{
+    return sched_after(r->arrived_ns, s->cfg.request_timeout_ns);
+}
+/* What was said when it was refused or held. */
+static inline void sched_request_lacks(struct sched_request *r, const struct sched_refusal *why)
+{
+    r->lacks = why->resource;
+    r->lacks_predicted_ns = why->predicted_ns;
+    r->lacks_target_ns = why->target_ns;
+}
 /* The side that computes the prompt. */
 struct sched_side *sched_attempt_prefill(struct sched_attempt *a);
 

@@ -140,7 +140,6 @@ void sched_edf_insert(struct sched_edf *q, struct sched_edf_item *i)
     i->left = i->right = NULL;
     i->parent = parent;
     i->heap = edf_heap_weight(i->id);
-    i->linked = true;
     *at = i;
     edf_gather(q, i);
     while (i->parent != NULL && i->heap < i->parent->heap)
@@ -152,7 +151,7 @@ void sched_edf_remove(struct sched_edf *q, struct sched_edf_item *i)
 {
     struct sched_edf_item *parent;
 
-    if (!i->linked)
+    if (i->count == 0)
         return;
     while (i->left != NULL || i->right != NULL) {
         struct sched_edf_item *up = i->left;
@@ -165,7 +164,7 @@ void sched_edf_remove(struct sched_edf *q, struct sched_edf_item *i)
     edf_replace_child(q, i, NULL);
     edf_gather_up(q, parent);
     i->parent = NULL;
-    i->linked = false;
+    i->count = 0;
 }
 
 /* Children before parents; as deep as the treap. */
@@ -321,7 +320,7 @@ static bool edf_node_valid(const struct sched_edf *q, const struct sched_edf_ite
     struct sched_edf_item again = *n;
 
     edf_gather(q, &again);
-    if (!n->linked || again.count != n->count || again.sum < n->sum || again.sum > n->sum)
+    if (again.count != n->count || again.sum < n->sum || again.sum > n->sum)
         return false;
     if (again.latest < n->latest || again.latest > n->latest || again.dense < n->dense ||
         again.dense > n->dense)

@@ -24,8 +24,7 @@ struct sched_edf_item {
     /* private */
     struct sched_edf_item *left, *right, *parent;
     uint32_t heap;
-    bool linked;
-    uint32_t count;
+    uint32_t count; /* of its subtree; 0: not linked */
     double sum, latest, dense;
 };
 

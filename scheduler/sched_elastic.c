@@ -41,7 +41,7 @@ static enum sched_role short_of(const struct sched *s, const struct sched_reques
         return s->elastic.use[SCHED_ROLE_DECODE] > s->elastic.use[SCHED_ROLE_PREFILL]
                    ? SCHED_ROLE_DECODE
                    : SCHED_ROLE_PREFILL;
-    switch (r->refusal.resource) {
+    switch (r->lacks) {
     case SCHED_RES_PREFILL_TIME:
         return SCHED_ROLE_PREFILL;
     case SCHED_RES_DECODE_ROOM:

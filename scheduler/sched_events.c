@@ -85,8 +85,8 @@ static void on_prefill_done(struct sched *s, struct sched_request *r, const stru
         ignore(s);
         return;
     }
-    r->actual.queue = e->u.prefilled.queue_ns;
-    r->actual.prefill = e->u.prefilled.prefill_ns;
+    r->worker_queue_ns = e->u.prefilled.queue_ns;
+    r->worker_prefill_ns = e->u.prefilled.prefill_ns;
     sched_request_prefilled(s, r, e->u.prefilled.finished, out);
 }
 

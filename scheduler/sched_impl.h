@@ -118,26 +118,28 @@ struct sched_cast {
     float queue, prefill, handover, decode_wait, ttft, step, total;
 };
 
+/* Most of what a scheduler holds are these, and most of the time they are cold: their size is what a queued request
+ * costs, and their order decides how many cache lines an event has to wait for.  A load model reads those from
+ * baton.ready_ns to cast.most of many requests per decision; they share two lines. */
 struct sched_request {
     uint64_t id;
-    int state; /* enum sched_state or SCHED_REQ_*; written by request_set_state alone */
-    uint32_t tier_asked, tier; /* at arrival; served at */
-    int32_t priority;
-    uint32_t n_prompt, max_new, delivered;
-    uint32_t true_new; /* 0: nobody knows */
-    uint32_t tenant;
-    uint32_t epoch; /* of the current attempt, or of the next one while QUEUED */
     uint64_t length_key;
-    uint64_t arrived_ns;
     uint64_t own_ttft_ns, own_tbt_ns; /* asked for; 0: the tier's */
-    uint64_t
-        isolated_ns; /* its uncached prompt alone on an idle worker, predicted at arrival; 0: unknown */
-    uint64_t deadline_ns, tbt_ns; /* of the first token, absolute; of each after it */
-    struct sched_prefix prefix[SCHED_PREFIX_MAX];
+    struct sched_baton_request baton; /* ends with ready_ns */
+    uint8_t state;            /* enum sched_state or SCHED_REQ_*; written by request_set_state
+                                         alone */
+    uint8_t tier_asked, tier; /* at arrival; served at */
+    uint8_t n_prefix;
+    uint32_t n_prompt, max_new, delivered;
+    struct sched_worker *mate; /* the decode worker promised or in use; NULL: none needed */
+    uint64_t steps_joined;     /* its step counter when the request began to decode there */
     struct sched_length_cast cast;
 
+    uint32_t epoch; /* of the current attempt, or of the next one while QUEUED */
+    struct sched_attempt *attempts, *current;
+    struct sched_worker *home; /* while item is in its edf */
     uint16_t points, fails;
-    uint8_t n_prefix, evicted;
+    uint8_t evicted;
     bool admitted : 1; /* was dispatched once: never refused any more */
     bool late : 1;     /* a token was late */
     bool lost : 1;     /* an attempt failed or lost its worker */
@@ -146,38 +148,47 @@ struct sched_request {
     enum sched_outcome outcome : 8; /* from the end on */
     enum sched_reason reason : 8;
     enum sched_cause cause : 8;
-    uint32_t avoid[2]; /* workers of the attempt that failed last */
-    uint64_t give_up_ns, state_deadline_ns, grant_deadline_ns;
+    enum sched_resource
+        lacks : 8; /* with the times below, what was said when it was refused or held */
+    uint64_t arrived_ns;
+    uint64_t
+        isolated_ns; /* its uncached prompt alone on an idle worker, predicted at arrival; 0: unknown */
+    uint64_t deadline_ns, tbt_ns; /* of the first token, absolute; of each after it */
+    uint64_t state_deadline_ns, grant_deadline_ns;
     uint64_t wake_ns; /* BACKOFF: the end of the pause; HELD: asked again at the latest */
+    struct sched_timer timer;
 
-    struct sched_worker *home;         /* while item is in its edf */
-    struct sched_worker *mate;         /* the decode worker promised or in use; NULL: none needed */
     struct sched_edf_item item;        /* in home->edf from BOUND until the prompt is computed */
     struct sched_node node;            /* HELD: sched.held; BOUND: home->waiting */
     struct sched_request *prev, *next; /* WORKER, PLACE: those lists; BOUND: mate->mates */
     uint32_t mate_blocks;              /* BOUND: expected on mate */
     uint32_t cached;                   /* prompt tokens that were not to be computed */
-    struct sched_timer timer;
-    struct sched_attempt *attempts, *current;
+    int32_t priority;
+    uint32_t tenant;
+    float cost;        /* charged to the tenant */
+    uint32_t true_new; /* 0: nobody knows */
+    uint32_t avoid[2]; /* workers of the attempt that failed last */
 
     /* of the last offer that bound it, and what became of it */
     struct sched_cast forecast, high;
     float ttft_raw,
         ttft_low; /* as the policy forecast it, to the client; low end of the interval */
     struct {
-        uint64_t queue, prefill, ttft, step; /* the first two as the worker said */
-    } actual;
-    struct {
         uint32_t prefill, decode;
         float score;
     } chosen, runner_up;
+    uint64_t worker_queue_ns, worker_prefill_ns;               /* as the worker said */
     uint64_t dispatched_ns, first_ns, granted_ns, decoding_ns; /* of the last attempt; 0: not yet */
-    uint64_t steps_joined; /* decode worker's step counter when it began to decode there */
-    int64_t late_ns;
-    float cost; /* charged to the tenant */
-    struct sched_refusal refusal;
-    struct sched_baton_request baton;
+    uint64_t lacks_predicted_ns, lacks_target_ns;
+    struct sched_prefix prefix[]; /* n_prefix */
 };
+_Static_assert(offsetof(struct sched_request, cast.most) / 64 -
+                       offsetof(struct sched_request, baton.ready_ns) / 64 ==
+                   1,
+               "what a load model reads of a request is spread over more lines");
+/* As seen from the allocator: classes are 512, 640 and 768 bytes. */
+_Static_assert(sizeof(struct sched_request) + sizeof(struct sched_prefix) <= 640,
+               "a queued request costs a size class more");
 
 /* Workers that differ in nothing that decides whether a request could ever fit, or how fast it is. */
 struct sched_shape {
@@ -295,6 +306,11 @@ struct sched {
         double scale, missed;     /* mean distance from the median; share outside */
     } ttft[SCHED_TIERS_MAX];      /* by tier served */
     double front_ns;              /* from the worker's first token to the client's, smoothed */
+    /* What the client saw of the request that ends now: from sched_record_judge to sched_record_end. */
+    struct {
+        uint64_t ttft, step;
+        int64_t late_ns;
+    } seen;
 };
 
 #endif

@@ -36,7 +36,7 @@ static void hold(struct sched *s, struct sched_request *r, const struct sched_of
     uint64_t soon = sched_after(s->now, SCHED_MS);
 
     r->wake_ns = o->hold_until_ns > soon ? o->hold_until_ns : soon;
-    r->refusal = o->refusal;
+    sched_request_lacks(r, &o->refusal);
     if (r->waits_in != SCHED_WAITS_HELD) {
         sched_queue_take(s, r);
         sched_queue_put(s, r, SCHED_WAITS_HELD);

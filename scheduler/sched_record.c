@@ -41,10 +41,10 @@ static uint64_t since(uint64_t from, uint64_t to)
  * moves. */
 static struct sched_times stage_times(const struct sched *s, const struct sched_request *r)
 {
-    struct sched_times t = {.queue = r->actual.queue,
-                            .prefill = r->actual.prefill,
-                            .ttft = r->actual.ttft,
-                            .step = r->actual.step};
+    struct sched_times t = {.queue = r->worker_queue_ns,
+                            .prefill = r->worker_prefill_ns,
+                            .ttft = s->seen.ttft,
+                            .step = s->seen.step};
 
     if (r->dispatched_ns != 0)
         t.queue += since(r->arrived_ns, r->dispatched_ns);
@@ -151,7 +151,7 @@ static void score_ttft(struct sched *s, const struct sched_request *r, uint64_t 
 
     if (!(f > 0) || !(is > 0) || r->lost)
         return;
-    if (r->actual.ttft != 0 && r->first_ns != 0)
+    if (s->seen.ttft != 0 && r->first_ns != 0)
         s->front_ns = fmax(0, s->front_ns + FRONT_GAIN * (front - s->front_ns));
     o = sched_scored(is, f, low, high);
     sched_score_take(&s->score[r->tier_asked][SCHED_STAGE_TTFT], &o);
@@ -166,13 +166,13 @@ void sched_record_judge(struct sched *s, struct sched_request *r, const struct s
         uint64_t first = finish->u.finish.first_token_ns, last = finish->u.finish.last_token_ns;
 
         tokens = finish->u.finish.tokens;
-        r->late_ns = finish->u.finish.late_ns;
-        r->actual.ttft = since(r->arrived_ns, first);
-        r->actual.step = tokens > 1 ? since(first, last) / (tokens - 1) : 0;
-        if (first > r->deadline_ns || r->late_ns > 0)
+        s->seen.late_ns = finish->u.finish.late_ns;
+        s->seen.ttft = since(r->arrived_ns, first);
+        s->seen.step = tokens > 1 ? since(first, last) / (tokens - 1) : 0;
+        if (first > r->deadline_ns || s->seen.late_ns > 0)
             sched_request_late(s, r);
     } else if (r->first_ns != 0 && tokens > 1) {
-        r->actual.step = since(r->first_ns, s->now) / (tokens - 1);
+        s->seen.step = since(r->first_ns, s->now) / (tokens - 1);
     }
     r->delivered = tokens > r->delivered && tokens <= r->max_new ? tokens : r->delivered;
     r->outcome = r->late ? SCHED_OUT_MISSED : SCHED_OUT_KEPT;
@@ -246,11 +246,15 @@ void sched_record_end(struct sched *s, struct sched_request *r)
         (struct sched_pick){r->runner_up.prefill, r->runner_up.decode, r->runner_up.score};
     rec->outcome = r->outcome;
     rec->reason = r->reason;
-    rec->refusal = r->refusal;
+    rec->refusal = (struct sched_refusal){.resource = r->lacks,
+                                          .predicted_ns = r->lacks_predicted_ns,
+                                          .target_ns = r->lacks_target_ns};
     rec->cause = r->cause;
     rec->ttft_target_ns = r->deadline_ns - r->arrived_ns;
     rec->tbt_target_ns = r->tbt_ns;
-    rec->late_ns = r->late_ns;
+    rec->late_ns = s->seen.late_ns;
+    s->seen.ttft = s->seen.step = 0;
+    s->seen.late_ns = 0;
     rec->probe = r->probe;
 }
 

@@ -90,7 +90,7 @@ static uint64_t min_ns(uint64_t a, uint64_t b)
 
 void sched_request_arm(struct sched *s, struct sched_request *r)
 {
-    uint64_t at = min_ns(r->give_up_ns, r->state_deadline_ns);
+    uint64_t at = min_ns(sched_request_give_up(s, r), r->state_deadline_ns);
 
     if (r->state == SCHED_REQ_ENDED || (SCHED_PLANTED(4) && r->state == SCHED_STATE_HANDOVER))
         at = SCHED_NEVER;
@@ -193,7 +193,7 @@ static void request_set_state(struct sched *s, struct sched_request *r, int next
         s->stats.requests--;
     }
     count_decoding(r, next);
-    r->state = next;
+    r->state = (uint8_t)next;
     r->state_deadline_ns = state_deadline(s, r, next);
 }
 
@@ -216,7 +216,7 @@ void sched_request_retier(struct sched *s, struct sched_request *r, uint32_t tie
     }
     r->deadline_ns = sched_deadline_at(s, r, tier);
     r->tbt_ns = sched_tbt_at(s, r, tier);
-    r->tier = tier;
+    r->tier = (uint8_t)tier;
     act = sched_act(out, SCHED_ACT_TIER, r);
     act->terms = sched_request_terms(s, r);
 }
@@ -550,7 +550,7 @@ void sched_request_refuse(struct sched *s, struct sched_request *r, const struct
     act->retry_after_ns = sched_queue_jitter(
         s, r->id, why->retry_after_ns != 0 ? why->retry_after_ns : sched_queue_retry_after(s));
     r->reason = why->reason;
-    r->refusal = why->refusal;
+    sched_request_lacks(r, &why->refusal);
     r->outcome = SCHED_OUT_REFUSED;
     sched_request_end(s, r, SCHED_TELL_NONE, out);
 }
@@ -645,7 +645,7 @@ static bool is_overtaken(const struct sched *s, const struct sched_request *r)
 
 void sched_request_timer(struct sched *s, struct sched_request *r, struct sched_actions *out)
 {
-    if (s->now >= r->give_up_ns) {
+    if (s->now >= sched_request_give_up(s, r)) {
         sched_request_fail(s, r, SCHED_REASON_REQUEST_TIMEOUT, out);
     } else if (r->state == SCHED_STATE_QUEUED) {
         queued_timer(s, r, out);

@@ -16,7 +16,10 @@ struct sched_timer {
     enum sched_timer_kind kind;
 };
 struct sched_timers {
-    struct sched_timer **v;
+    struct sched_timer_due {
+        uint64_t at; /* the timer's: comparing touches no owner, of which most are cold */
+        struct sched_timer *timer;
+    } * v;
     uint32_t n, cap;
     uint32_t owners; /* objects that may arm one: cap is never below */
 };

@@ -146,7 +146,7 @@ static void it_answers_as_a_sorted_list_does(void **state)
         struct sched_edf_item *i = &items[rng(ITEMS)];
         size_t at = 0;
 
-        if (!i->linked) {
+        if (i->count == 0) {
             draw(i, ids++);
             sched_edf_insert(&q, i);
             model_add(&m, i);
