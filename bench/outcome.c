@@ -34,8 +34,36 @@ enum err bench_run_init(struct bench_run *r, uint32_t n_tiers)
     return ERR_OK;
 }
 
+enum err bench_run_tenants(struct bench_run *r, uint32_t n)
+{
+    if (n == 0 || n > BENCH_TENANTS_MAX || r->n_tenants > 0)
+        return ERR_INVALID;
+    r->tenant = mem_try_calloc(n, sizeof(*r->tenant));
+    r->tenant_ttft = mem_try_calloc((size_t)n * r->n_tiers, sizeof(*r->tenant_ttft));
+    if (r->tenant == NULL || r->tenant_ttft == NULL)
+        return ERR_NOMEM; /* bench_run_free takes what is there */
+    r->n_tenants = n;
+    return ERR_OK;
+}
+
+double bench_tenant_ttft(const struct bench_run *r, uint32_t tenant, uint32_t tier, double q)
+{
+    struct bench_hist all = {0};
+
+    if (tier < r->n_tiers)
+        return bench_hist_quantile(&r->tenant_ttft[(size_t)tenant * r->n_tiers + tier], q);
+    for (uint32_t i = 0; i < r->n_tiers; i++)
+        bench_hist_merge(&all, &r->tenant_ttft[(size_t)tenant * r->n_tiers + i]);
+    return bench_hist_quantile(&all, q);
+}
+
 void bench_run_free(struct bench_run *r)
 {
+    mem_free(r->tenant);
+    mem_free(r->tenant_ttft);
+    r->tenant = NULL;
+    r->tenant_ttft = NULL;
+    r->n_tenants = 0;
     mem_free(r->bins);
     mem_free(r->sizes);
     r->bins = NULL;
@@ -116,6 +144,22 @@ static void count(struct bench_tier_figures *t, const struct bench_outcome *o, b
     t->broken += o->admitted && !kept;
 }
 
+static void count_tenant(struct bench_run *r, const struct bench_outcome *o, uint32_t tier,
+                         bool kept)
+{
+    struct bench_tenant_figures *t;
+
+    if (o->tenant == 0 || o->tenant > r->n_tenants)
+        return;
+    t = &r->tenant[o->tenant - 1];
+    t->n++;
+    t->kept += kept;
+    t->refused += o->fate == BENCH_REFUSED;
+    t->broken += o->admitted && !kept;
+    if (o->ttft_s > 0)
+        bench_hist_add(&r->tenant_ttft[(size_t)(o->tenant - 1) * r->n_tiers + tier], o->ttft_s);
+}
+
 void bench_run_add(struct bench_run *r, const struct bench_outcome *o)
 {
     uint32_t tier = o->tier < r->n_tiers ? o->tier : r->n_tiers - 1;
@@ -133,6 +177,7 @@ void bench_run_add(struct bench_run *r, const struct bench_outcome *o)
     }
     count(t, o, kept);
     count(&r->all, o, kept);
+    count_tenant(r, o, tier, kept);
     r->sizes[size]++;
     r->sizes[SIZE_BUCKETS + size] += kept;
     add_to_bin(r, tier, o->intended_s, kept);
@@ -247,6 +292,26 @@ static void tier_rows(const struct bench_run *r, const struct bench_tier_figures
     row(report, prefix, "tbt.p99", t->name, bench_hist_quantile(&t->tbt, 0.99), "s", BENCH_LOWER);
 }
 
+static void tenant_rows(const struct bench_run *r, uint32_t i, const char *prefix,
+                        struct bench_report *report)
+{
+    const struct bench_tenant_figures *t = &r->tenant[i];
+    double n = t->n > 0 ? (double)t->n : 1;
+    char head[112];
+
+    snprintf(head, sizeof(head), "%.70s.tenant.%.31s", prefix, t->name);
+    row(report, head, "attainment", "", (double)t->kept / n, "1", BENCH_HIGHER);
+    row(report, head, "goodput", "", r->window_s > 0 ? (double)t->kept / r->window_s : 0, "req/s",
+        BENCH_HIGHER);
+    row(report, head, "rejected", "", (double)t->refused / n, "1", BENCH_LOWER);
+    row(report, head, "broken_promises", "", (double)t->broken / n, "1", BENCH_LOWER);
+    row(report, head, "ttft.p99", "", bench_tenant_ttft(r, i, BENCH_TIERS_MAX, 0.99), "s",
+        BENCH_LOWER);
+    for (uint32_t k = 0; k < r->n_tiers; k++)
+        row(report, head, "ttft.p99", r->tier[k].name, bench_tenant_ttft(r, i, k, 0.99), "s",
+            BENCH_LOWER);
+}
+
 void bench_run_rows(const struct bench_run *r, const char *prefix, struct bench_report *report)
 {
     char made[sizeof(r->policy) + sizeof(r->trace) + 32];
@@ -266,6 +331,8 @@ void bench_run_rows(const struct bench_run *r, const char *prefix, struct bench_
         r->all.n > 0 ? (double)r->all.broken / (double)r->all.n : 0, "1", BENCH_LOWER);
     row(report, prefix, "attainment.large_prompts", "", r->large_kept, "1", BENCH_HIGHER);
     row(report, prefix, "attainment.other_prompts", "", r->rest_kept, "1", BENCH_HIGHER);
+    for (uint32_t i = 0; i < r->n_tenants; i++)
+        tenant_rows(r, i, prefix, report);
     if (r->decision.n > 0)
         row(report, prefix, "decision.p99", "", bench_hist_quantile(&r->decision, 0.99) * 1e6, "us",
             BENCH_LOWER);

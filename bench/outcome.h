@@ -21,7 +21,7 @@
 
 struct bench_report;
 
-enum { BENCH_TIERS_MAX = 16, BENCH_BINS_MAX = 2048 };
+enum { BENCH_TIERS_MAX = 16, BENCH_TENANTS_MAX = 64, BENCH_BINS_MAX = 2048 };
 
 enum bench_fate {
     BENCH_DONE = 1, /* finished */
@@ -33,6 +33,7 @@ enum bench_fate {
 
 struct bench_outcome {
     uint32_t tier;
+    uint32_t tenant; /* 1 .. n_tenants of the run; 0: none */
     enum bench_fate fate;
     bool measured; /* sent inside the window */
     bool admitted; /* the server began to work on it */
@@ -56,6 +57,11 @@ struct bench_tier_figures {
     /* ttft: of all that got a token (less the canceled); tbt (mean per request), gap (worst per request)
      * and e2e: of the finished */
     struct bench_hist ttft, tbt, gap, e2e;
+};
+/* Of all tiers; refused ones and such count as in a tier. */
+struct bench_tenant_figures {
+    char name[32];
+    uint64_t n, kept, refused, broken;
 };
 struct bench_run {
     /* set by the caller after init and before the report; names and weights of tiers before finish */
@@ -81,12 +87,20 @@ struct bench_run {
     double *bins;
     double bin_s;
     uint32_t n_bins;
+    uint32_t n_tenants; /* 0: nobody told them apart */
+    struct bench_tenant_figures *tenant;
     /* private */
-    uint32_t *sizes; /* counts by prompt length: all, kept */
+    struct bench_hist *tenant_ttft; /* n_tenants x n_tiers */
+    uint32_t *sizes;                /* counts by prompt length: all, kept */
 };
 
 /* Zeroes all.  ERR_INVALID: n_tiers is not 1 .. BENCH_TIERS_MAX.  ERR_NOMEM. */
 MUST_USE enum err bench_run_init(struct bench_run *r, uint32_t n_tiers);
+/* Once, before the first add: figures of n tenants too; the caller names them.  ERR_INVALID: n is 0 or over
+ * BENCH_TENANTS_MAX.  ERR_NOMEM. */
+MUST_USE enum err bench_run_tenants(struct bench_run *r, uint32_t n);
+/* Quantile of a tenant's (from 0) times to first token in one tier, or in all (BENCH_TIERS_MAX); 0: no token came. */
+double bench_tenant_ttft(const struct bench_run *r, uint32_t tenant, uint32_t tier, double q);
 /* A tier out of range counts as the last. */
 void bench_run_add(struct bench_run *r, const struct bench_outcome *o);
 /* Makes the figures; window_s is the length of the measuring window.  May be called again after more adds. */

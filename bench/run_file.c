@@ -100,6 +100,29 @@ static void put_tier(struct pen *p, const struct bench_tier_figures *t)
     close_with(p, "},");
 }
 
+static void put_tenants(struct pen *p, const struct bench_run *r)
+{
+    put(p, "\"tenants\":[");
+    for (uint32_t i = 0; i < r->n_tenants; i++) {
+        const struct bench_tenant_figures *t = &r->tenant[i];
+
+        put(p, "{");
+        put_text(p, "name", t->name);
+        put_number(p, "n", (double)t->n);
+        put_number(p, "kept", (double)t->kept);
+        put_number(p, "refused", (double)t->refused);
+        put_number(p, "broken", (double)t->broken);
+        put(p, "\"ttft\":[");
+        for (uint32_t k = 0; k < r->n_tiers; k++) {
+            put(p, "{");
+            put_hist(p, "of", &r->tenant_ttft[(size_t)i * r->n_tiers + k]);
+            close_with(p, "},");
+        }
+        close_with(p, "]},");
+    }
+    close_with(p, "],");
+}
+
 static void put_run(struct pen *p, const struct bench_run *r)
 {
     put(p, "\n{");
@@ -126,7 +149,12 @@ static void put_run(struct pen *p, const struct bench_run *r)
     close_with(p, "],\"tiers\":[");
     for (uint32_t i = 0; i < r->n_tiers; i++)
         put_tier(p, &r->tier[i]);
-    close_with(p, "]},");
+    close_with(p, "],");
+    if (r->whole)
+        put_number(p, "whole", 1);
+    if (r->n_tenants > 0)
+        put_tenants(p, r);
+    close_with(p, "},");
 }
 
 enum err bench_runs_encode(const struct bench_run *const *runs, size_t n, struct buf *out)
@@ -248,6 +276,34 @@ static bool read_bins(const json_t *o, struct bench_run *r)
     return true;
 }
 
+static bool read_tenants(const json_t *list, struct bench_run *r)
+{
+    size_t n = json_array_size(list);
+
+    if (n == 0)
+        return true;
+    if (n > BENCH_TENANTS_MAX || bench_run_tenants(r, (uint32_t)n) != ERR_OK)
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        const json_t *o = json_array_get(list, i), *ttft = json_object_get(o, "ttft");
+        struct bench_tenant_figures *t = &r->tenant[i];
+
+        text(o, "name", t->name, sizeof(t->name));
+        t->n = count(o, "n");
+        t->kept = count(o, "kept");
+        t->refused = count(o, "refused");
+        t->broken = count(o, "broken");
+        for (uint32_t k = 0; k < r->n_tiers; k++) {
+            if (!read_hist(json_array_get(ttft, k), "of",
+                           &r->tenant_ttft[(size_t)i * r->n_tiers + k]))
+                return false;
+        }
+        if (t->kept > t->n)
+            return false;
+    }
+    return true;
+}
+
 static bool read_figures(const json_t *o, struct bench_run *r)
 {
     double large = number(o, "large_kept"), rest = number(o, "rest_kept");
@@ -271,6 +327,9 @@ static bool read_figures(const json_t *o, struct bench_run *r)
     r->tokens_in = count(o, "tokens_in");
     r->tokens_out = count(o, "tokens_out");
     r->bound_weight = number(o, "bound_weight");
+    r->whole = number(o, "whole") > 0;
+    if (!read_tenants(json_object_get(o, "tenants"), r))
+        return false;
     return read_hist(o, "lag", &r->lag) && read_hist(o, "decision", &r->decision) &&
            read_bins(o, r);
 }

@@ -196,21 +196,23 @@ static void write_record(struct sim *m, const struct sim_req *r, const struct be
 {
     static const char *const fates[] = {"", "done", "refused", "failed", "timeout", "canceled"};
 
+    fprintf(m->setup->records, "{\"request\": %llu, ", (unsigned long long)(r->id >> SLOT_BITS));
+    if (r->tenant > 0)
+        fprintf(m->setup->records, "\"tenant\": \"%s\", ", m->run->tenant[r->tenant - 1].name);
     fprintf(m->setup->records,
-            "{\"request\": %llu, \"tier\": \"%s\", \"arrived_s\": %.6f, \"prompt\": %u, "
+            "\"tier\": \"%s\", \"arrived_s\": %.6f, \"prompt\": %u, "
             "\"cached\": %u, \"tokens\": %u, \"fate\": \"%s\", \"kept\": %s, \"admitted\": %s, "
             "\"ttft_s\": %.6f, \"ttft_target_s\": %.6f, \"e2e_s\": %.6f, \"late_s\": %.6f, "
             "\"gap_s\": %.6f, \"attempts\": %u, \"prefill_worker\": %u, \"decode_worker\": %u}\n",
-            (unsigned long long)(r->id >> SLOT_BITS), m->cluster->tiers[r->tier].name,
-            o->intended_s, r->n_prompt, r->n_hit, o->n_out, fates[o->fate],
-            bench_outcome_kept(o) ? "true" : "false", o->admitted ? "true" : "false", o->ttft_s,
-            o->ttft_target_s, o->e2e_s, o->late_s, o->max_gap_s, r->epoch, r->p_worker,
-            r->d_worker);
+            m->cluster->tiers[r->tier].name, o->intended_s, r->n_prompt, r->n_hit, o->n_out,
+            fates[o->fate], bench_outcome_kept(o) ? "true" : "false",
+            o->admitted ? "true" : "false", o->ttft_s, o->ttft_target_s, o->e2e_s, o->late_s,
+            o->max_gap_s, r->epoch, r->p_worker, r->d_worker);
 }
 
 void sim_over(struct sim *m, struct sim_req *r, enum bench_fate fate, uint64_t retry_after_ns)
 {
-    struct bench_outcome o = {.tier = r->tier, .fate = fate};
+    struct bench_outcome o = {.tier = r->tier, .tenant = r->tenant, .fate = fate};
 
     if (r->over)
         return;
@@ -316,6 +318,7 @@ static void arrive(struct sim *m, const struct bench_arrival_row *a)
     r->n_out = a->n_out < m->max_new ? a->n_out : m->max_new;
     r->n_hit = a->n_hit;
     r->tier = a->tier;
+    r->tenant = a->tenant;
     r->measured = (double)a->at_ns / 1e9 >= m->setup->warmup_s;
     r->late_ns = INT64_MIN;
     r->ask_ttft_ns = t->ttft_ns + (uint64_t)(t->ttft_factor * bench_sim_isolated_ns(m->cluster, a));
@@ -323,6 +326,7 @@ static void arrive(struct sim *m, const struct bench_arrival_row *a)
     r->deadline_ns = r->arrived_ns + r->ask_ttft_ns;
     e.request = r->id;
     e.u.arrive.tier = a->tier;
+    e.u.arrive.tenant = a->tenant;
     e.u.arrive.n_prompt = a->n_prompt;
     e.u.arrive.max_new = m->max_new < prompt_class(m->cluster)->max_context - a->n_prompt
                              ? m->max_new
@@ -586,6 +590,8 @@ static enum err open_world(struct sim *m)
     }
     m->max_new = longest(m->setup);
     err = sched_create(&c, m->msg, &m->sched);
+    for (uint32_t i = 0; i < m->setup->n_tenants && err == ERR_OK; i++)
+        err = sched_set_tenant(m->sched, &m->setup->tenants[i], m->msg);
     if (err == ERR_OK)
         err = sim_add_classes(m);
     if (err == ERR_OK)

@@ -34,7 +34,9 @@ struct bench_sim_fault {
 struct bench_sim_setup {
     const struct bench_cluster *cluster;
     const struct bench_load *load;
-    struct sched_config config; /* policy and tiers included */
+    struct sched_config config;         /* policy and tiers included */
+    const struct sched_tenant *tenants; /* ids 1 .. n_tenants, as the load has them */
+    uint32_t n_tenants;
     uint64_t seed;
     double warmup_s;
     uint32_t max_new; /* what clients ask for; 0: the longest answer, rounded up */

@@ -41,7 +41,7 @@ struct sim_req {
     uint64_t id; /* 0: the slot is free */
     uint64_t arrived_ns, deadline_ns, tbt_ns;
     uint64_t ask_ttft_ns, ask_tbt_ns; /* of the tier that was asked for */
-    uint32_t n_prompt, n_out, n_hit, tier;
+    uint32_t n_prompt, n_out, n_hit, tier, tenant;
     bool over, measured, admitted, late_told;
     uint32_t epoch;
     uint32_t n0; /* tokens the client has, up to the start of the segment */

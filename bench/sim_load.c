@@ -2,11 +2,14 @@
 #include "bench/sim_load.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #include "base/map.h"
 #include "base/mem.h"
 
 enum { BLOCK_TOKENS = 512, ARRIVALS_MAX = 50000000 };
+static const uint64_t TENANT_SALT = 0x74656e616e74u; /* tenants are drawn apart from tiers */
+static const double SURGE_S = 2.5;
 
 /* ---- the pool of prefixes ---- */
 
@@ -146,7 +149,10 @@ static enum err add(const struct bench_load_plan *p, struct bench_load *l, struc
     a->n_out = row->n_out < p->max_context / 2 ? row->n_out : p->max_context / 2;
     a->n_prompt =
         row->n_prompt < p->max_context - a->n_out ? row->n_prompt : p->max_context - a->n_out;
-    a->tier = bench_pick_tier(p->seed, i, p->share, p->n_tiers);
+    a->tier = (uint16_t)bench_pick_tier(p->seed, i, p->share, p->n_tiers);
+    a->tenant = p->n_tenants == 0 ? 0
+                                  : (uint16_t)(1 + bench_pick_tier(p->seed ^ TENANT_SALT, i,
+                                                                   p->tenant_share, p->n_tenants));
     l->max_out = a->n_out > l->max_out ? a->n_out : l->max_out;
     l->n++;
     if (pool_prompt(pool, p->trace, row, pass, &a->n_hit) != ERR_OK)
@@ -185,6 +191,82 @@ static enum err fill(const struct bench_load_plan *p, struct bench_load *l, stru
     return ERR_OK;
 }
 
+/* ---- a tenant that sends more than it should ---- */
+
+struct copy {
+    uint64_t at_ns;
+    uint32_t of, nth; /* row, and which copy: a total order */
+};
+
+static int copy_order(const void *a, const void *b)
+{
+    const struct copy *x = a, *y = b;
+
+    if (x->at_ns != y->at_ns)
+        return x->at_ns < y->at_ns ? -1 : 1;
+    if (x->of != y->of)
+        return x->of < y->of ? -1 : 1;
+    return x->nth < y->nth ? -1 : x->nth > y->nth;
+}
+
+static size_t draw_copies(const struct bench_load_plan *p, const struct bench_load *l,
+                          struct copy *out)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < l->n; i++) {
+        uint32_t times = p->surge[l->v[i].tenant - 1];
+
+        for (uint32_t k = 1; k < times; k++) {
+            struct bench_rng r = {(p->seed ^ TENANT_SALT) * 0x9e3779b97f4a7c15u + i * 1024 + k};
+            double at = (double)l->v[i].at_ns / 1e9 + (2 * bench_rng_unit(&r) - 1) * SURGE_S;
+
+            if (out != NULL && at >= 0 && at < p->duration_s)
+                out[n] = (struct copy){(uint64_t)(at * 1e9), (uint32_t)i, k};
+            n += at >= 0 && at < p->duration_s;
+        }
+    }
+    return n;
+}
+
+static enum err add_surge(const struct bench_load_plan *p, struct bench_load *l,
+                          struct err_msg *msg)
+{
+    size_t n = draw_copies(p, l, NULL), from = 0, next = 0;
+    struct bench_arrival_row *v;
+    struct copy *copy;
+
+    if (n == 0)
+        return ERR_OK;
+    if (l->n + n > ARRIVALS_MAX)
+        return err_set(msg, ERR_LIMIT, "%zu arrivals are over the limit of %d", l->n + n,
+                       ARRIVALS_MAX);
+    copy = mem_try_alloc(n * sizeof(*copy));
+    v = mem_try_alloc((l->n + n) * sizeof(*v));
+    if (copy == NULL || v == NULL) {
+        mem_free(copy);
+        mem_free(v);
+        return err_set(msg, ERR_NOMEM, "out of memory for the arrivals");
+    }
+    (void)draw_copies(p, l, copy);
+    qsort(copy, n, sizeof(*copy), copy_order);
+    for (size_t i = 0; i < l->n + n; i++) {
+        if (next == n || (from < l->n && l->v[from].at_ns <= copy[next].at_ns)) {
+            v[i] = l->v[from++];
+        } else {
+            v[i] = l->v[copy[next].of];
+            v[i].at_ns = copy[next++].at_ns;
+            v[i].session = 0;
+            v[i].n_hit = 0;
+        }
+    }
+    mem_free(copy);
+    mem_free(l->v);
+    l->v = v;
+    l->n += n;
+    return ERR_OK;
+}
+
 enum err bench_load_make(const struct bench_load_plan *p, struct err_msg *msg,
                          struct bench_load *out)
 {
@@ -201,6 +283,11 @@ enum err bench_load_make(const struct bench_load_plan *p, struct err_msg *msg,
     if (err != ERR_OK) {
         bench_load_free(&l);
         return err_set(msg, ERR_NOMEM, "out of memory for the arrivals");
+    }
+    err = p->n_tenants > 0 ? add_surge(p, &l, msg) : ERR_OK;
+    if (err != ERR_OK) {
+        bench_load_free(&l);
+        return err;
     }
     l.rate = (double)l.n / p->duration_s;
     *out = l;

@@ -19,8 +19,8 @@ struct bench_arrival_row {
     uint64_t at_ns;
     uint64_t session;
     uint32_t n_prompt, n_out;
-    uint32_t n_hit; /* of the prompt, in the pool on arrival; < n_prompt */
-    uint32_t tier;
+    uint32_t n_hit;        /* of the prompt, in the pool on arrival; < n_prompt */
+    uint16_t tier, tenant; /* tenant: from 1; 0: none */
 };
 struct bench_load {
     struct bench_arrival_row *v;
@@ -34,6 +34,11 @@ struct bench_load_plan {
     double speedup, duration_s;
     const double *share; /* of tiers */
     uint32_t n_tiers;
+    /* Tenants, each with a share of the rows; of one with surge N each request comes N times, the further ones within
+     * SIM_SURGE_S of it, with its lengths and nothing cached: those of the others stay what they are. */
+    const double *tenant_share;
+    const uint32_t *surge;
+    uint32_t n_tenants; /* 0: none */
     uint64_t seed;
     double prefix_tokens;
     uint32_t max_context; /* rows longer than that are cut to it */

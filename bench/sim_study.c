@@ -157,6 +157,8 @@ static void setup_of(struct study *s, const char *policy, uint64_t seed, struct 
     *x = (struct bench_sim_setup){.cluster = &s->cluster,
                                   .load = &s->load,
                                   .config = config_of(s, policy),
+                                  .tenants = s->tenants.row,
+                                  .n_tenants = s->tenants.n,
                                   .seed = seed,
                                   .warmup_s = o->warmup_s,
                                   .max_new = o->max_new,
@@ -175,6 +177,13 @@ static void setup_of(struct study *s, const char *policy, uint64_t seed, struct 
     set_give_up(s, x);
 }
 
+static void close_run(struct bench_run *r)
+{
+    if (r != NULL)
+        bench_run_free(r);
+    mem_free(r);
+}
+
 static enum err open_run(struct study *s, const char *policy, double speedup,
                          struct bench_run **out)
 {
@@ -184,6 +193,12 @@ static enum err open_run(struct study *s, const char *policy, double speedup,
         mem_free(r);
         return err_set(s->msg, ERR_NOMEM, "out of memory");
     }
+    if (s->tenants.n > 0 && bench_run_tenants(r, s->tenants.n) != ERR_OK) {
+        close_run(r);
+        return err_set(s->msg, ERR_NOMEM, "out of memory");
+    }
+    for (uint32_t i = 0; i < s->tenants.n; i++)
+        snprintf(r->tenant[i].name, sizeof(r->tenant[i].name), "%s", s->tenants.name[i]);
     snprintf(r->source, sizeof(r->source), "simulate");
     snprintf(r->policy, sizeof(r->policy), "%s", policy);
     snprintf(r->trace, sizeof(r->trace), "%s", s->trace.name);
@@ -202,13 +217,6 @@ static enum err open_run(struct study *s, const char *policy, double speedup,
     }
     *out = r;
     return ERR_OK;
-}
-
-static void close_run(struct bench_run *r)
-{
-    if (r != NULL)
-        bench_run_free(r);
-    mem_free(r);
 }
 
 static void pool_result(struct pooled *p, const struct bench_sim_result *r)
@@ -443,6 +451,8 @@ static enum err finish(struct study *s)
         err = bench_report_print(&s->report, s->o->json);
     if (!s->o->json)
         study_print_table(s);
+    if (!s->o->json && s->tenants.n > 0)
+        study_print_tenants(s);
     return err == ERR_OK && s->o->report != NULL ? write_page(s) : err;
 }
 
@@ -473,6 +483,8 @@ static enum err prepare(struct study *s, bool *wrong_words)
 
     if (err == ERR_OK)
         err = study_check_load(o, s->msg);
+    if (err == ERR_OK)
+        err = study_read_tenants(o, &s->tenants, s->msg);
     if (err == ERR_OK)
         err = read_policies(s);
     *wrong_words = err != ERR_OK;

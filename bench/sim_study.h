@@ -19,6 +19,8 @@ struct bench_study {
     const char *in, *out; /* synthetic lengths: MEAN, MEAN:SIGMA (lognormal), MEAN:pareto:SHAPE */
     const char *tiers;    /* shares, such as 20/30/50; NULL: the cluster file's */
     const char *weights;  /* NULL: the cluster file's */
+    const char *tenants;  /* NAME:WEIGHT:SHARE[:TOKENS_PER_S[:BURST_S]],...; NULL: none */
+    const char *surge;    /* NAME:TIMES,...: those send so much more; NULL: none */
     const char *find;     /* NULL, "tier90", "gold99" or "all90" */
     const char *report, *records; /* files; NULL: none */
     double speedup, rate;         /* one of them; 0 and 0: speed-up 1 */

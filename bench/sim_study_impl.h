@@ -17,6 +17,13 @@ struct study {
     bool have_trace;
     char policy[POLICIES_MAX][SCHED_NAME_MAX];
     uint32_t n_policies;
+    struct study_tenants {
+        uint32_t n;
+        char name[BENCH_TENANTS_MAX][32];
+        struct sched_tenant row[BENCH_TENANTS_MAX];
+        double share[BENCH_TENANTS_MAX];
+        uint32_t surge[BENCH_TENANTS_MAX]; /* 1: as usual */
+    } tenants;
     struct bench_load load;
     double load_speedup;
     uint64_t load_seed;
@@ -54,6 +61,13 @@ MUST_USE enum err study_load_trace(struct study *s, uint64_t seed);
 MUST_USE enum err study_make_load(struct study *s, double speedup, uint64_t seed);
 /* Of the load in hand; 0 where none was asked for. */
 MUST_USE enum err study_bound(struct study *s, double *weight);
+
+/* ---- sim_study_tenants.c ---- */
+
+/* --tenants and --surge.  ERR_INVALID, with what is expected. */
+MUST_USE enum err study_read_tenants(const struct bench_study *o, struct study_tenants *out,
+                                     struct err_msg *msg);
+void study_print_tenants(const struct study *s);
 
 /* ---- sim_study_rows.c: results ---- */
 

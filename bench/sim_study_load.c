@@ -152,6 +152,9 @@ enum err study_make_load(struct study *s, double speedup, uint64_t seed)
                                 .duration_s = duration_of(s, speedup),
                                 .share = s->cluster.share,
                                 .n_tiers = s->cluster.n_tiers,
+                                .tenant_share = s->tenants.share,
+                                .surge = s->tenants.surge,
+                                .n_tenants = s->tenants.n,
                                 .seed = seed,
                                 .prefix_tokens = s->cluster.prefix_tokens,
                                 .max_context = shortest_context(&s->cluster)};

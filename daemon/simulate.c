@@ -13,6 +13,7 @@
 #include "bench/sim_study.h"
 #include "scheduler/sched.h"
 
+/* In two parts: C promises strings of 4095 bytes only. */
 static const char usage[] =
     "Usage: baton simulate --cluster FILE --trace FILE [options]\n"
     "\n"
@@ -32,6 +33,13 @@ static const char usage[] =
     "s at least)\n"
     "  --warmup S             not counted at the start (30)\n"
     "  --tiers 20/30/50       shares of arrivals; --weights 4/2/1: value of a kept promise\n"
+    "  --tenants A:W:S[:Q[:B]],...   each request is of one of these tenants: name, weight in fair "
+    "shares, share of\n"
+    "                         the requests, quota in tokens/s (prompt + 2 x output; 0: none), "
+    "seconds of it that its\n"
+    "                         bucket holds (10)\n"
+    "  --surge A:N,...        these send N times as much, on top of a load that stays as it is for "
+    "the others\n"
     "  --max-new N            tokens that clients ask for (the longest answer, rounded up to 256)\n"
     "\n"
     "Study\n"
@@ -58,7 +66,9 @@ static const char usage[] =
     "  --timing               also what the wall clock says: it differs from run to run, the rest "
     "does not\n"
     "  --no-bound --quiet     leave out the clairvoyant bound; the progress on standard error\n"
-    "  --check                the scheduler's invariants after every event (slow)\n"
+    "  --check                the scheduler's invariants after every event (slow)\n";
+
+static const char usage_results[] =
     "\n"
     "Results, by name (policy.trace.xSPEEDUP first):\n"
     "  .attainment.TIER|all         share of arrivals whose promises were kept; refused ones count "
@@ -72,6 +82,8 @@ static const char usage[] =
     "  .attainment.large_prompts, .other_prompts, .large_gap   the largest tenth of prompts and "
     "the rest\n"
     "  .ttft.p50|p90|p99.TIER, .tbt.p90|p99.TIER               s\n"
+    "  .tenant.NAME.attainment, .goodput, .rejected, .broken_promises, .ttft.p99[.TIER]   with "
+    "--tenants\n"
     "  .coverage.STAGE[.TIER], .mape.STAGE[.TIER], .bias.STAGE, .coverage.worst.STAGE\n"
     "                               of the 90 % intervals of predictions; worst: of any 500 in a "
     "row\n"
@@ -166,6 +178,8 @@ static enum err parse(int argc, char **argv, struct bench_study *s, struct err_m
         {"--out", &s->out, NULL, 0, 0, NULL},
         {"--tiers", &s->tiers, NULL, 0, 0, NULL},
         {"--weights", &s->weights, NULL, 0, 0, NULL},
+        {"--tenants", &s->tenants, NULL, 0, 0, NULL},
+        {"--surge", &s->surge, NULL, 0, 0, NULL},
         {"--find-rate", &s->find, NULL, 0, 0, NULL},
         {"--report", &s->report, NULL, 0, 0, NULL},
         {"--records", &s->records, NULL, 0, 0, NULL},
@@ -237,7 +251,7 @@ int daemon_simulate_run(int argc, char **argv)
     bench_study_defaults(&s);
     for (int i = 0; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-            printf("%s%s.\n", usage, sched_policy_names());
+            printf("%s%s%s.\n", usage, usage_results, sched_policy_names());
             return 0;
         }
     }

@@ -447,6 +447,7 @@ static enum err on_arrive(struct sched *s, const struct sched_event *e, struct s
     sched_predictor_arrive(s, r);
     err = charge(s, r, &why);
     if (err != ERR_OK) {
+        sched_length_unasked(s->lengths, &r->cast);
         map_del(&s->requests, r->id);
         mem_free(r);
         if (err == ERR_LIMIT)

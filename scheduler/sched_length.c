@@ -444,6 +444,12 @@ void sched_length_forecast(struct sched_length *l, const struct sched_length_of 
         out->low = out->high;
 }
 
+void sched_length_unasked(struct sched_length *l, const struct sched_length_cast *cast)
+{
+    if (cast->born != 0 && cast->born == l->lives.born)
+        l->lives.born--;
+}
+
 /* Probability of the points, with 0 before the first: looked up, since this is asked some 20 times per request and a
  * division takes longer than all the rest. */
 #define POINT_P(i) (((i) + 0.5) / SCHED_LENGTH_POINTS)

@@ -162,7 +162,7 @@ def test_every_option_that_a_page_names_exists(page):
     text = page.read_text().replace("\\\n", " ")
     wrong = []
     for line in text.splitlines():
-        for found in re.finditer(r"\bbaton ((?:config )?[a-z]+)\b([^`|;&]*)", line):
+        for found in re.finditer(r"\bbaton (perf profile|(?:config )?[a-z]+)\b([^`|;&]*)", line):
             command = found.group(1)
             if f"\n  {command.split()[0]} " not in help_of("").replace("[", " "):
                 continue  # prose, not a command

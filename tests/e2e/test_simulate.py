@@ -136,7 +136,54 @@ def test_a_wrong_belief_about_the_machines_heals(tmp_path, told, rate):
     assert len(broken) <= 0.02 * len(rows)
 
 
+QUOTA = 63080  # what one of two tenants uses of 80 requests/s: 40 x (1155 + 2 x 211) tokens/s
+
+
+def tenants_of(*args, seeds=3):
+    return results("--trace", "synthetic", "--rate", "80", "--duration", "60", "--warmup", "20", "--seeds", seeds,
+                   "--no-bound", *args)
+
+
+def test_a_tenant_at_ten_times_its_quota_does_not_slow_another_down():
+    both = ("--tenants", f"a:1:50:{QUOTA},b:1:50")
+    usual, surge = tenants_of(*both), tenants_of(*both, "--surge", "a:10")
+    head = "baton.poisson.x1.tenant"
+    assert usual[f"{head}.a.rejected"] < 0.05 and surge[f"{head}.a.rejected"] > 0.7
+    assert surge[f"{head}.b.rejected"] == 0 and surge[f"{head}.b.attainment"] > 0.995
+    assert 0 < surge[f"{head}.b.ttft.p99"] <= 1.05 * usual[f"{head}.b.ttft.p99"]
+    for tier in ("gold", "silver", "bronze"):  # a p99 of a thousand requests moves more by itself
+        assert 0 < surge[f"{head}.b.ttft.p99.{tier}"] <= 1.2 * usual[f"{head}.b.ttft.p99.{tier}"]
+
+
+def test_the_load_of_the_others_is_the_same_whoever_surges(tmp_path):
+    def records(*args):
+        path = tmp_path / "r.jsonl"
+        results("--trace", "synthetic", "--rate", "30", "--duration", "20", "--warmup", "0", "--no-bound", "--records", path,
+                *args)
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def of(rows, name):
+        return sorted((r["arrived_s"], r["tier"], r["prompt"]) for r in rows if r["tenant"] == name)
+
+    three = ("--tenants", "a:1:20,b:2:30,c:1:50:1e6:5")
+    usual, surge = records(*three), records(*three, "--surge", "a:4,c:2")
+    assert of(usual, "b") == of(surge, "b") and of(usual, "b")
+    assert set(of(usual, "a")) < set(of(surge, "a")) and 3.5 < len(of(surge, "a")) / len(of(usual, "a")) <= 4
+    assert 1.8 < len(of(surge, "c")) / len(of(usual, "c")) <= 2
+    assert abs(len(of(usual, "a")) / len(usual) - 0.2) < 0.06
+    plain = records()
+    assert not any("tenant" in row for row in plain)
+    assert sorted((r["arrived_s"], r["tier"], r["prompt"]) for r in plain) == sorted(
+        (r["arrived_s"], r["tier"], r["prompt"]) for r in usual)
+
+
 @pytest.mark.parametrize("args, words", [
+    (["--trace", BLOCKS, "--tenants", "a:1"], ["--tenants", "NAME:WEIGHT:SHARE"]),
+    (["--trace", BLOCKS, "--tenants", "a:1:1,a:1:1"], ["--tenants", "each name once"]),
+    (["--trace", BLOCKS, "--tenants", "a:0:1"], ["--tenants", "above 0"]),
+    (["--trace", BLOCKS, "--surge", "a:10"], ["--surge needs --tenants"]),
+    (["--trace", BLOCKS, "--tenants", "a:1:1", "--surge", "b:10"], ["--surge", "that --tenants names"]),
+    (["--trace", BLOCKS, "--tenants", "a:1:1", "--surge", "a:0.5"], ["--surge", "1 to 1000"]),
     (["--trace", "/no/such/file"], ["/no/such/file", "No such file"]),
     (["--trace", BLOCKS, "--policy", "magic"], ["magic", "baton"]),
     (["--trace", BLOCKS, "--kill", "9@3"], ["worker 9", "1 to 5"]),

@@ -125,6 +125,90 @@ static void a_request_is_kept_only_if_every_target_holds(void **state)
     assert_true(bench_outcome_kept(&o));
 }
 
+/* Nobody knows when its first token was there: all of it has the time that all of its tokens have. */
+static void an_answer_in_one_piece_is_judged_as_a_whole(void **state)
+{
+    struct bench_run *r = make(1);
+    struct bench_outcome o = good();
+
+    (void)state;
+    o.whole = r->whole = true;
+    o.ttft_s = 0;
+    o.e2e_s = 0.5 + 10 * 0.03;
+    assert_true(bench_outcome_kept(&o));
+    bench_run_add(r, &o);
+    o.e2e_s += 0.001;
+    assert_false(bench_outcome_kept(&o));
+    o.fate = BENCH_FAILED;
+    o.e2e_s = 0.1;
+    assert_false(bench_outcome_kept(&o));
+    bench_run_finish(r, 1);
+    assert_int_equal(r->all.ttft.n + r->all.tbt.n, 0);
+    assert_int_equal(r->all.e2e.n, 1);
+    drop(r);
+}
+
+static void tenants_are_told_apart_where_a_run_has_them(void **state)
+{
+    struct bench_run *r = make(2);
+    struct bench_outcome o = good();
+
+    (void)state;
+    assert_int_equal(bench_run_tenants(r, 0), ERR_INVALID);
+    assert_int_equal(bench_run_tenants(r, BENCH_TENANTS_MAX + 1), ERR_INVALID);
+    assert_int_equal(bench_run_tenants(r, 2), ERR_OK);
+    assert_int_equal(bench_run_tenants(r, 2), ERR_INVALID);
+    o.tenant = 1;
+    bench_run_add(r, &o);
+    o.tenant = 2;
+    o.tier = 1;
+    o.ttft_s = 0.45;
+    bench_run_add(r, &o);
+    o.fate = BENCH_REFUSED;
+    o.admitted = false;
+    o.ttft_s = 0;
+    bench_run_add(r, &o);
+    o.tenant = 0; /* nobody's */
+    bench_run_add(r, &o);
+    o.tenant = 3; /* nobody that was named */
+    bench_run_add(r, &o);
+    bench_run_finish(r, 1);
+    assert_true(r->tenant[0].n == 1 && r->tenant[0].kept == 1 && r->tenant[0].refused == 0);
+    assert_true(r->tenant[1].n == 2 && r->tenant[1].kept == 1 && r->tenant[1].refused == 1);
+    assert_true(near(bench_tenant_ttft(r, 0, 0, 0.99), 0.4, 0.01));
+    assert_true(bench_tenant_ttft(r, 0, 1, 0.99) == 0);
+    assert_true(near(bench_tenant_ttft(r, 1, BENCH_TIERS_MAX, 0.99), 0.45, 0.01));
+    drop(r);
+}
+
+/* 1, 2, 3, 4: the mean is 2.5, its standard error 0.6455, t of three degrees of freedom 3.182. */
+static void repeats_fold_into_means_with_an_interval(void **state)
+{
+    struct bench_report report;
+    double v[40], half;
+
+    (void)state;
+    bench_report_init(&report, "x");
+    bench_report_add(&report, "before", 7, "1", BENCH_HIGHER);
+    for (int i = 1; i <= 4; i++) {
+        bench_report_add(&report, "a", i, "1", BENCH_HIGHER);
+        bench_report_add(&report, "b", 5, "1", BENCH_LOWER);
+    }
+    bench_report_fold(&report, 1);
+    assert_int_equal(report.n, 3);
+    assert_true(report.v[0].repeats == 0 && report.v[0].value == 7);
+    assert_true(report.v[1].repeats == 4 && report.v[1].value == 2.5);
+    assert_true(near(report.v[1].ci95, 3.182 * 0.6454972, 1e-4));
+    assert_true(report.v[2].value == 5 && report.v[2].ci95 == 0);
+    bench_report_free(&report);
+    for (int i = 0; i < 40; i++)
+        v[i] = i % 2;
+    assert_true(bench_mean_ci95(v, 40, &half) == 0.5); /* t of 39: 2.0227 */
+    assert_true(near(half, 2.0227 * sqrt(0.25 * 40 / 39 / 40), 1e-3));
+    assert_true(bench_mean_ci95(v, 1, &half) == 0 && half == 0);
+    assert_int_equal(mem_live(), 0);
+}
+
 static void refused_failed_and_late_count_in_the_denominator_and_canceled_do_not(void **state)
 {
     static const enum bench_fate fate[] = {BENCH_DONE, BENCH_REFUSED, BENCH_FAILED, BENCH_TIMEOUT,
@@ -282,6 +366,9 @@ int main(void)
         cmocka_unit_test(extremes_are_exact_and_nothing_is_out_of_range),
         cmocka_unit_test(merged_histograms_equal_one_that_saw_all),
         cmocka_unit_test(a_request_is_kept_only_if_every_target_holds),
+        cmocka_unit_test(an_answer_in_one_piece_is_judged_as_a_whole),
+        cmocka_unit_test(tenants_are_told_apart_where_a_run_has_them),
+        cmocka_unit_test(repeats_fold_into_means_with_an_interval),
         cmocka_unit_test(refused_failed_and_late_count_in_the_denominator_and_canceled_do_not),
         cmocka_unit_test(goodput_weighs_tiers),
         cmocka_unit_test(the_largest_tenth_of_prompts_is_told_apart),

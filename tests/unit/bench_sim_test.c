@@ -90,8 +90,10 @@ static void arrive(struct world *w, double at_s, uint32_t n_prompt, uint32_t n_o
 {
     w->load.v = mem_try_realloc(w->load.v, (w->load.n + 1) * sizeof(*w->load.v));
     assert_non_null(w->load.v);
-    w->load.v[w->load.n++] = (struct bench_arrival_row){
-        .at_ns = (uint64_t)(at_s * 1e9), .n_prompt = n_prompt, .n_out = n_out, .tier = tier};
+    w->load.v[w->load.n++] = (struct bench_arrival_row){.at_ns = (uint64_t)(at_s * 1e9),
+                                                        .n_prompt = n_prompt,
+                                                        .n_out = n_out,
+                                                        .tier = (uint16_t)tier};
     w->load.max_out = n_out > w->load.max_out ? n_out : w->load.max_out;
     w->load.duration_s = at_s + 1;
 }

@@ -283,6 +283,40 @@ static void answers_on_their_way_count_from_the_first_second(void **arg)
 
 /* ---- what a forecast says ---- */
 
+/* Nine of ten are turned away by their quota: the tenth is no longer for that. */
+static void those_turned_away_at_once_are_not_taken_for_long_answers(void **arg)
+{
+    enum { FLYING = 300, N = 700 };
+    struct sched_length *l = create(), *alone = create();
+    const struct sched_length_of of = {.n_prompt = 1000, .max_new = 4096};
+    static struct sched_length_cast flying[FLYING], flying_alone[FLYING];
+    struct sched_length_cast c, c_alone;
+
+    (void)arg;
+    for (uint32_t i = 0; i < N; i++) {
+        uint32_t k = i % FLYING;
+
+        for (int n = 0; n < 9; n++) {
+            sched_length_forecast(l, &of, &c);
+            sched_length_unasked(l, &c);
+        }
+        if (i >= FLYING) {
+            sched_length_observe(l, &of, &flying[k], 190 + i % 20, NULL);
+            sched_length_observe(alone, &of, &flying_alone[k], 190 + i % 20, NULL);
+        }
+        sched_length_forecast(l, &of, &flying[k]);
+        sched_length_forecast(alone, &of, &flying_alone[k]);
+        sched_length_unasked(l, &flying[(i + 1) % FLYING]); /* long on its way: stays counted */
+    }
+    sched_length_forecast(l, &of, &c);
+    sched_length_forecast(alone, &of, &c_alone);
+    assert_memory_equal(c.q, c_alone.q, sizeof(c.q));
+    assert_true(c.mean == c_alone.mean && c.low == c_alone.low && c.high == c_alone.high);
+    sched_length_free(l);
+    sched_length_free(alone);
+    assert_int_equal(mem_live(), 0);
+}
+
 static void before_anything_is_seen_a_forecast_is_plausible(void **arg)
 {
     struct sched_length *l = create();
@@ -515,6 +549,7 @@ int main(void)
         cmocka_unit_test(intervals_cover_what_they_say_on_a_whole_hour_of_mooncake),
         cmocka_unit_test(a_change_of_traffic_is_followed),
         cmocka_unit_test(answers_on_their_way_count_from_the_first_second),
+        cmocka_unit_test(those_turned_away_at_once_are_not_taken_for_long_answers),
         cmocka_unit_test(before_anything_is_seen_a_forecast_is_plausible),
         cmocka_unit_test(points_ascend_and_stay_inside_the_limit),
         cmocka_unit_test(quantiles_given_tokens_so_far_rise_and_lie_beyond_them),
