@@ -437,48 +437,58 @@ static void act(struct sim *m, const struct sched_action *a)
     }
 }
 
-/* One event and all that follows from it at once. */
+static void check(struct sim *m, enum sched_event_kind kind)
+{
+    struct err_msg why = {""};
+
+    if (sched_check(m->sched, &why) != ERR_OK)
+        sim_fail(m, ERR_BAD_STATE, "after event %d (number %llu): %s", (int)kind,
+                 (unsigned long long)m->result->sched_events, why.text);
+}
+
+/* `started` on the clock. */
+static void time_event(struct sim *m, enum sched_event_kind kind, uint64_t started)
+{
+    double took = (double)(clock_now_ns() - started) / 1e9;
+
+    m->result->sched_s += took;
+    m->result->kind_s[kind] += took;
+    m->result->kind_n[kind]++;
+    if (kind == SCHED_EV_ARRIVE)
+        bench_hist_add(&m->run->decision, took);
+}
+
+/* One event and all that follows from it at once.  e may be gone when the actions are carried out. */
 static void feed(struct sim *m, const struct sched_event *e)
 {
-    uint64_t start = 0;
-    struct err_msg why = {""};
+    uint64_t start = m->setup->timing ? clock_now_ns() : 0;
+    enum sched_event_kind kind = e->kind;
     enum err err;
 
     if (m->err != ERR_OK)
         return;
     m->act.n = 0;
     m->result->sched_events++;
-    if (m->setup->timing)
-        start = clock_now_ns();
     err = sched_apply(m->sched, e, m->now, &m->act);
-    if (m->setup->timing) {
-        double took = (double)(clock_now_ns() - start) / 1e9;
-
-        m->result->sched_s += took;
-        m->result->kind_s[e->kind] += took;
-        m->result->kind_n[e->kind]++;
-        if (e->kind == SCHED_EV_ARRIVE)
-            bench_hist_add(&m->run->decision, took);
-    }
+    if (m->setup->timing)
+        time_event(m, kind, start);
     if (err != ERR_OK)
         sim_fail(m, err, "the scheduler refused event %d about request %llu, worker %u: %s",
-                 (int)e->kind, (unsigned long long)e->request, e->worker, err_text(err));
+                 (int)kind, (unsigned long long)e->request, e->worker, err_text(err));
     for (size_t i = 0; i < m->act.n && m->err == ERR_OK; i++)
         act(m, &m->act.v[i]);
-    if (m->setup->check && sched_check(m->sched, &why) != ERR_OK)
-        sim_fail(m, ERR_BAD_STATE, "after event %d (number %llu): %s", (int)e->kind,
-                 (unsigned long long)m->result->sched_events, why.text);
+    if (m->setup->check)
+        check(m, kind);
 }
 
 static void drain(struct sim *m)
 {
     for (m->say_head = 0; m->say_head < m->n_say; m->say_head++) {
-        struct sched_event e = m->say[m->say_head]; /* the array may move */
-
-        feed(m, &e);
+        feed(m, &m->say[m->say_head]);
     }
     m->n_say = 0;
 }
+
 /* ---- the loop ---- */
 
 static void dispatch(struct sim *m, const struct sim_due *d)

@@ -86,19 +86,32 @@ bool sim_peak_push(struct sim_peak *p, uint64_t step, int64_t value)
     return true;
 }
 
+/* While steps are faster than the target every value is kept, and what is asked for lies where its step says; from
+ * there back in doubling strides, since a ring of thousands is cold. */
 int64_t sim_peak_since(const struct sim_peak *p, uint64_t step)
 {
-    size_t low = 0, high = p->n;
+    size_t low, high;
 
-    while (low < high) {
+    if (p->n == 0 || peak_at(p, p->n - 1)->step <= step)
+        return INT64_MIN;
+    if (peak_at(p, 0)->step > step)
+        return peak_at(p, 0)->value;
+    high = step - peak_at(p, 0)->step + 1; /* no later: a step has one value at most */
+    high = high < p->n ? high : p->n - 1;
+    low = high - 1;
+    for (size_t stride = 1; peak_at(p, low)->step > step; stride *= 2) {
+        high = low;
+        low = low > stride ? low - stride : 0;
+    }
+    while (high - low > 1) {
         size_t mid = (low + high) / 2;
 
         if (peak_at(p, mid)->step > step)
             high = mid;
         else
-            low = mid + 1;
+            low = mid;
     }
-    return low < p->n ? peak_at(p, low)->value : INT64_MIN;
+    return peak_at(p, high)->value;
 }
 
 void sim_peak_forget(struct sim_peak *p, uint64_t step)

@@ -141,8 +141,9 @@ static void load_ahead(const struct baton_load *l, struct load_entry *e, double 
 
         if (k >= end)
             break;
-        e->kv[h] = (float)((context + k) * over *
-                           load_survivors(&r->cast, x, sched_length_rank(&r->cast, x)));
+        if (rank < SCHED_LENGTH_POINTS) /* horizons ascend: behind the last point it stays there */
+            rank = sched_length_rank(&r->cast, x);
+        e->kv[h] = (float)((context + k) * over * load_survivors(&r->cast, x, rank));
     }
     for (; h < BATON_HORIZONS; h++)
         e->kv[h] = 0;

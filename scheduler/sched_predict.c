@@ -11,6 +11,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "scheduler/sched_num.h"
+
 static const double NS_HIGH = 1e16;      /* four months: no step takes longer */
 static const double COUNT_HIGH = 1e15;   /* of tokens, sequences and their products */
 static const double EXACT = 1e-6;        /* relative error below which there is nothing to learn */
@@ -40,7 +42,7 @@ static bool step_features(const struct sched_predict *p, const struct sched_step
     x[0] = 1;
     x[1] = size;
     x[2] = mass;
-    x[3] = p->prefill ? fmax(0, knee - size) : fmax(0, size - knee);
+    x[3] = p->prefill ? num_max(0, knee - size) : num_max(0, size - knee);
     return true;
 }
 
@@ -228,14 +230,14 @@ static void sums_again(struct sched_predict *p)
 static void law_learn(struct sched_predict *p, const double *x, uint32_t cell, double ns)
 {
     double now = law_product(p->law.c, x), error = now > 0 ? log(ns / now) : 1e9;
-    bool near = fabs(error) <= fmax(0.15, 4 * p->spread.sd);
+    bool near = fabs(error) <= num_max(0.15, 4 * p->spread.sd);
     double over = near ? now : ns, row[4];
 
     p->n++;
     if (fabs(error) < EXACT)
         return;
     if (sched_law_known(&p->seed))
-        p->seed_scale += fmax(SEED_SCALE, 1 / ((double)p->n + 2)) *
+        p->seed_scale += num_max(SEED_SCALE, 1 / ((double)p->n + 2)) *
                          law_clamp(log(ns / law_product(p->seed.c, x)) - p->seed_scale, 0.7);
     for (int i = 0; i < 4; i++)
         row[i] = x[i] / over;
@@ -278,20 +280,20 @@ static void bias_learn(struct sched_bias *b, double log_error, bool familiar)
         b->var = 0.05 * 0.05;
     raw = law_clamp(b->log_factor + law_clamp(log_error, BIAS_MAX), BIAS_MAX);
     off = raw - b->fast;
-    sd = fmax(sqrt(b->var), 0.005);
+    sd = num_max(sqrt(b->var), 0.005);
     b->streak = bias_streak(b->streak, off / (3 * sd));
     b->n++;
     b->age += familiar && b->age < UINT32_MAX;
-    gain = fmax(2 / ((double)b->age + BIAS_PRIOR), BIAS_SLOW);
+    gain = num_max(2 / ((double)b->age + BIAS_PRIOR), BIAS_SLOW);
     if (!familiar)
-        gain = fmin(gain, BIAS_UNFAMILIAR);
+        gain = num_min(gain, BIAS_UNFAMILIAR);
     /* One stalled step is no news about the worker; the third in a row is. */
-    bound = fmax(4 * sd, 0.1);
+    bound = num_max(4 * sd, 0.1);
     sudden = b->streak >= BIAS_STREAK || b->streak <= -BIAS_STREAK;
-    b->fast += sudden ? 0.4 * off : fmax(BIAS_FAST, gain) * law_clamp(off, bound);
+    b->fast += sudden ? 0.4 * off : num_max(BIAS_FAST, gain) * law_clamp(off, bound);
     b->log_factor += gain * law_clamp(raw - b->log_factor, bound);
     if (!sudden)
-        b->var += 0.03 * (fmin(off * off, 9 * b->var) - b->var);
+        b->var += 0.03 * (num_min(off * off, 9 * b->var) - b->var);
     /* The fast average of unchanged observations stays within a third of their spread, mostly.  After a change it is
      * worth a few observations, and the slow one goes on from there. */
     if (familiar && fabs(b->fast - b->log_factor) > sd + 0.01) {
@@ -553,7 +555,7 @@ void sched_link_observe(struct sched_link_predict *l, struct sched_score *score,
         sched_spread_add(&l->spread, error);
         if (fabs(error) < EXACT)
             return;
-        if (fabs(error) <= fmax(0.15, 4 * l->spread.sd)) { /* as law_learn says */
+        if (fabs(error) <= num_max(0.15, 4 * l->spread.sd)) { /* as law_learn says */
             over = expected;
             target = 1 + error;
         }

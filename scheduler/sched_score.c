@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "scheduler/sched_num.h"
 #include "scheduler/sched_predict.h"
 
 /* ---- spread ---- */
@@ -25,34 +26,34 @@ void sched_spread_init(struct sched_spread *s, double sd)
 
 void sched_spread_add(struct sched_spread *s, double log_error)
 {
-    double was = fmax(s->sd, SD_FLOOR), bound = SPREAD_FAR * was, e, gain, rate, step;
+    double was = num_max(s->sd, SD_FLOOR), bound = SPREAD_FAR * was, e, gain, rate, step;
 
     if (!isfinite(log_error))
         return;
-    e = fmin(fmax(log_error, -ERROR_MAX), ERROR_MAX);
+    e = num_min(num_max(log_error, -ERROR_MAX), ERROR_MAX);
     s->n++;
-    gain = fmax(s->missed > SPREAD_ALARM ? 0.1 : 0.02, 1 / ((double)s->n + 10));
+    gain = num_max(s->missed > SPREAD_ALARM ? 0.1 : 0.02, 1 / ((double)s->n + 10));
     /* Steering first: against the interval that stood when the observation came.  In parts of its own width, because
      * sd says little about it where a few outliers make most of sd; in large ones at first, when it is a guess, and
      * when misses come in rows, since then the noise itself has changed. */
     s->missed += 0.05 * ((e > s->high || e < s->low ? 1 : 0) - s->missed);
-    rate = fmax(SPREAD_STEER, fmin(0.25, 30 / ((double)s->n + 20)));
+    rate = num_max(SPREAD_STEER, num_min(0.25, 30 / ((double)s->n + 20)));
     if (s->missed > SPREAD_ALARM)
-        rate = fmin(0.5, rate * s->missed * s->missed / (8 * SPREAD_TAIL * SPREAD_TAIL));
+        rate = num_min(0.5, rate * s->missed * s->missed / (8 * SPREAD_TAIL * SPREAD_TAIL));
     else if (s->missed < SPREAD_IDLE)
         rate *= 3;
-    step = fmax((s->high - s->low) / 2 * rate, 0.01 * was);
+    step = num_max((s->high - s->low) / 2 * rate, 0.01 * was);
     s->high += e > s->high ? step * (1 - SPREAD_TAIL) : -step * SPREAD_TAIL;
     s->low += e < s->low ? -step * (1 - SPREAD_TAIL) : step * SPREAD_TAIL;
     /* One outlier may not blow the spread up; a lasting change gets through in a few steps. */
-    s->sd = sqrt(was * was + gain * (fmin(e * e, bound * bound) - was * was));
-    s->sd = fmax(s->sd, SD_FLOOR);
+    s->sd = sqrt(was * was + gain * (num_min(e * e, bound * bound) - was * was));
+    s->sd = num_max(s->sd, SD_FLOOR);
     if (s->n < SPREAD_EARLY) {
         s->high *= s->sd / was;
         s->low *= s->sd / was;
     }
-    s->high -= 0.02 * fmax(0, s->high - SPREAD_FAR * s->sd);
-    s->low += 0.02 * fmax(0, -SPREAD_FAR * s->sd - s->low);
+    s->high -= 0.02 * num_max(0, s->high - SPREAD_FAR * s->sd);
+    s->low += 0.02 * num_max(0, -SPREAD_FAR * s->sd - s->low);
     if (s->low > s->high)
         s->low = s->high = (s->low + s->high) / 2;
 }
@@ -62,8 +63,8 @@ static double normal_quantile(double p)
 {
     double t = sqrt(-2 * log(1 - p));
 
-    return fmax(0, t - (2.515517 + t * (0.802853 + t * 0.010328)) /
-                           (1 + t * (1.432788 + t * (0.189269 + t * 0.001308))));
+    return num_max(0, t - (2.515517 + t * (0.802853 + t * 0.010328)) /
+                              (1 + t * (1.432788 + t * (0.189269 + t * 0.001308))));
 }
 
 double sched_spread_factor(const struct sched_spread *s, double p)
@@ -72,7 +73,7 @@ double sched_spread_factor(const struct sched_spread *s, double p)
 
     if (!(p > 0.5))
         return exp(middle);
-    return exp(middle + (s->high - middle) * normal_quantile(fmin(p, 0.999)) / Z_TAIL);
+    return exp(middle + (s->high - middle) * normal_quantile(num_min(p, 0.999)) / Z_TAIL);
 }
 
 /* ---- score ---- */
@@ -107,10 +108,10 @@ static void score_slide(struct sched_score *s, bool inside)
     if (s->n == SCHED_SCORE_WINDOW)
         s->worst = 1;
     if (s->n >= SCHED_SCORE_WINDOW)
-        s->worst = fmin(s->worst, (double)s->window_inside / SCHED_SCORE_WINDOW);
+        s->worst = num_min(s->worst, (double)s->window_inside / SCHED_SCORE_WINDOW);
     if (s->n < SCHED_SCORE_RECENT / 2)
         return;
-    recent = (double)s->recent_inside / fmin((double)s->n, SCHED_SCORE_RECENT);
+    recent = (double)s->recent_inside / num_min((double)s->n, SCHED_SCORE_RECENT);
     if (recent < LOST_BELOW)
         s->lost = true;
     else if (recent > TRUSTED_ABOVE)
@@ -120,14 +121,14 @@ static void score_slide(struct sched_score *s, bool inside)
 /* error over its spread, so that one threshold serves steps (5 %) and lengths (a factor of 3). */
 static void score_watch_drift(struct sched_score *s, double z)
 {
-    z = fmin(fmax(z, -PH_CLIP), PH_CLIP);
-    s->ph_up = fmax(0, s->ph_up + z - s->ph_mean - PH_SLACK);
-    s->ph_down = fmax(0, s->ph_down - z + s->ph_mean - PH_SLACK);
+    z = num_min(num_max(z, -PH_CLIP), PH_CLIP);
+    s->ph_up = num_max(0, s->ph_up + z - s->ph_mean - PH_SLACK);
+    s->ph_down = num_max(0, s->ph_down - z + s->ph_mean - PH_SLACK);
     s->ph_n += s->ph_n < UINT32_MAX;
-    s->ph_mean += fmax(0.001, 1 / ((double)s->ph_n + 20)) * (z - s->ph_mean);
-    s->calm = fmax(s->ph_up, s->ph_down) > PH_ALARM / 2 ? 0
-              : s->calm < UINT32_MAX                    ? s->calm + 1
-                                                        : s->calm;
+    s->ph_mean += num_max(0.001, 1 / ((double)s->ph_n + 20)) * (z - s->ph_mean);
+    s->calm = num_max(s->ph_up, s->ph_down) > PH_ALARM / 2 ? 0
+              : s->calm < UINT32_MAX                       ? s->calm + 1
+                                                           : s->calm;
     if (s->ph_up > PH_ALARM || s->ph_down > PH_ALARM) {
         s->drift = true;
         s->ph_up = s->ph_down = 0;
@@ -156,17 +157,17 @@ struct sched_scored sched_scored(double actual, double predicted, double low, do
 
 void sched_score_take(struct sched_score *s, const struct sched_scored *o)
 {
-    double error = fmin(fmax(o->error, -ERROR_MAX), ERROR_MAX), gain;
+    double error = num_min(num_max(o->error, -ERROR_MAX), ERROR_MAX), gain;
 
     if (!o->ok)
         return;
     s->n++;
     s->inside += o->inside;
     score_slide(s, o->inside);
-    gain = fmax(1.0 / SCHED_SCORE_WINDOW, 1 / (double)s->n);
+    gain = num_max(1.0 / SCHED_SCORE_WINDOW, 1 / (double)s->n);
     s->bias += gain * (error - s->bias);
     s->mape += gain * (o->off - s->mape);
-    score_watch_drift(s, error / fmax(o->spread, 1e-3));
+    score_watch_drift(s, error / num_max(o->spread, 1e-3));
 }
 
 void sched_score_add(struct sched_score *s, double actual, double predicted, double low,
