@@ -8,7 +8,7 @@
  *   sender:   kvt_send_open -> kvt_send_piece ... -> kvt_send_finish -> done (acknowledged | failed)
  *
  * Paths.  Where the endpoint has a one-sided lane (shared memory, RDMA) pieces are puts into the granted
- * slots, then a flush, then a notify.  Where it has not (TCP) pieces are active messages that the
+ * slots, then a flush, then a notify.  Where it has not (TCP) pieces are messages that the
  * receiver places after checking (transfer, epoch, slot, bounds).  Either way a block counts only once
  * the sender has named transfer, epoch, block and digest and the receiver has recomputed the digest over
  * its own memory.

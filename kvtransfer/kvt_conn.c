@@ -114,7 +114,7 @@ void kvt_conn_write_transfer(struct kvt_conn *c, enum kvt_wire_type type, uint64
 
 /* ---- the greeting ---- */
 
-/* UCX connects in both directions while it wires an endpoint up. */
+/* In both directions: where UCX wires an endpoint up (RDMA) the acceptor connects too. */
 static void let_through(struct kvt_conn *c)
 {
     int len = sizeof(c->remote);

@@ -4,7 +4,10 @@
  * never end.  Peer mode alone drops the shared-memory lanes, hence MM_ERROR_HANDLING.  Data messages
  * are always eager: on TCP a rendezvous is a put into the receiver's memory, which would have to be
  * cut off before a canceled slot could be reused, and it measured slower than single-fragment eager
- * messages (5.0 against 7.6 GB/s on loopback).  Protocols v2 stay off: they corrupt the stack in 1.13. */
+ * messages (5.0 against 7.6 GB/s on loopback).  Protocols v2 stay off: they corrupt the stack in 1.13.
+ *
+ * Data messages are tagged, not UCX's active messages, because those ask the peer for an endpoint first,
+ * and one that fails before it has answered aborts the peer's process (README.md). */
 #include "kvtransfer/kvt_ucx.h"
 
 #include <dirent.h>
@@ -17,8 +20,9 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kvtransfer/kvt_fence.h"
+#include "kvtransfer/kvt_inbox.h"
 
-enum { AM_DATA = 1, PROGRESS_BATCH = 8 };
+enum { PROGRESS_BATCH = 8 };
 
 struct kvt_ucx {
     ucp_context_h context;
@@ -30,8 +34,14 @@ struct kvt_ucx {
     void *rkey;
     size_t rkey_len;
     int fd;
-    void *arg;
-    void (*on_data)(void *arg, const void *header, size_t header_len, const void *data, size_t len);
+    struct kvt_inbox *inbox;
+};
+
+/* A message on its way. */
+struct outgoing {
+    struct kvt_op *op;
+    ucp_dt_iov_t parts[2]; /* head, data */
+    uint8_t head[KVT_INBOX_PREFIX + KVT_INBOX_HEADER_MAX];
 };
 
 struct kvt_ep {
@@ -57,8 +67,9 @@ struct setting {
 };
 
 static const struct setting settings[] = {
-    {NEEDS_NOTHING, "PROTO_ENABLE", "PROTO_ENABLE", "n"}, /* see above */
-    {NEEDS_NOTHING, "RNDV_THRESH", "RNDV_THRESH", "inf"}, /* see above */
+    {NEEDS_NOTHING, "PROTO_ENABLE", "PROTO_ENABLE", "n"},                 /* see above */
+    {NEEDS_NOTHING, "RNDV_THRESH", "RNDV_THRESH", "inf"},                 /* see above */
+    {NEEDS_NOTHING, "RESOLVE_REMOTE_EP_ID", "RESOLVE_REMOTE_EP_ID", "n"}, /* see above */
     {NEEDS_NOTHING, "KEEPALIVE_INTERVAL", "KEEPALIVE_INTERVAL", "1s"},
     {NEEDS_SHM, "MM_ERROR_HANDLING", "MM_ERROR_HANDLING", "y"}, /* see above */
     /* UCX's own connect() blocks the loop for minutes when the other host does not answer. */
@@ -150,7 +161,7 @@ static enum err open_context(struct kvt_ucx *u, const struct kvt_ucx_config *con
                              struct err_msg *msg)
 {
     ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME,
-                           .features = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
+                           .features = UCP_FEATURE_TAG | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
                            .name = "baton-kvt"};
     const char *tls = config->transports;
     bool has[NEEDS_TCP + 1] = {false};
@@ -175,30 +186,12 @@ static enum err open_context(struct kvt_ucx *u, const struct kvt_ucx_config *con
     return ERR_OK;
 }
 
-static ucs_status_t am_data(void *arg, const void *header, size_t header_len, void *data,
-                            size_t len, const ucp_am_recv_param_t *param)
+static enum err open_worker(struct kvt_ucx *u, const struct kvt_ucx_config *config,
+                            struct err_msg *msg)
 {
-    struct kvt_ucx *u = arg;
-
-    /* A rendezvous is not ours: report it as a message without bytes, which is malformed. */
-    if (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV)
-        len = 0;
-    u->on_data(u->arg, header, header_len, data, len);
-    return UCS_OK;
-}
-
-static enum err open_worker(struct kvt_ucx *u, struct kvt_fence *fence, struct err_msg *msg)
-{
+    struct kvt_fence *fence = config->fence;
     ucp_worker_params_t params = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
                                   .thread_mode = UCS_THREAD_MODE_SINGLE};
-    ucp_am_handler_param_t am = {
-        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
-                      UCP_AM_HANDLER_PARAM_FIELD_ARG | UCP_AM_HANDLER_PARAM_FIELD_FLAGS,
-        .id = AM_DATA,
-        .flags = UCP_AM_FLAG_WHOLE_MSG,
-        .cb = am_data,
-        .arg = u,
-    };
     ucs_status_t status;
     enum err err;
 
@@ -209,8 +202,8 @@ static enum err open_worker(struct kvt_ucx *u, struct kvt_fence *fence, struct e
         return ucx_error(msg, "ucp_worker_create failed", status);
     if (fence != NULL && (err = kvt_fence_close_all(fence, msg)) != ERR_OK)
         return err;
-    if ((status = ucp_worker_set_am_recv_handler(u->worker, &am)) != UCS_OK)
-        return ucx_error(msg, "cannot set the message handler", status);
+    if ((err = kvt_inbox_open(u->worker, config->on_data, config->arg, msg, &u->inbox)) != ERR_OK)
+        return err;
     if ((status = ucp_worker_get_efd(u->worker, &u->fd)) != UCS_OK)
         return ucx_error(msg, "no event descriptor", status);
     if ((status = ucp_worker_get_address(u->worker, &u->address, &u->address_len)) != UCS_OK)
@@ -251,10 +244,8 @@ enum err kvt_ucx_open(const struct kvt_ucx_config *config, struct err_msg *msg,
 
     if (u == NULL)
         return err_set(msg, ERR_NOMEM, "no memory for the KV transport");
-    u->arg = config->arg;
-    u->on_data = config->on_data;
     if ((err = open_context(u, config, msg)) != ERR_OK ||
-        (err = open_worker(u, config->fence, msg)) != ERR_OK ||
+        (err = open_worker(u, config, msg)) != ERR_OK ||
         (err = open_memory(u, config->memory_bytes, msg)) != ERR_OK) {
         kvt_ucx_close(u);
         return err;
@@ -271,8 +262,12 @@ void kvt_ucx_close(struct kvt_ucx *u)
         ucp_mem_unmap(u->context, u->memory);
     if (u->address != NULL)
         ucp_worker_release_address(u->worker, u->address);
+    if (u->inbox != NULL)
+        kvt_inbox_stop(u->inbox);
     if (u->worker != NULL)
         ucp_worker_destroy(u->worker);
+    if (u->inbox != NULL)
+        kvt_inbox_free(u->inbox);
     if (u->context != NULL)
         ucp_cleanup(u->context);
     mem_free(u);
@@ -304,7 +299,9 @@ bool kvt_ucx_progress(struct kvt_ucx *u, uint64_t until_ns)
 {
     do {
         for (int i = 0; i < PROGRESS_BATCH; i++) {
-            if (ucp_worker_progress(u->worker) == 0)
+            unsigned did = ucp_worker_progress(u->worker);
+
+            if (!kvt_inbox_post(u->inbox) && did == 0)
                 return false;
         }
     } while (clock_now_ns() < until_ns);
@@ -339,6 +336,7 @@ enum err kvt_ep_open(struct kvt_ucx *u, const void *address, const void *rkey, s
         .err_mode = UCP_ERR_HANDLING_MODE_PEER,
         .err_handler = {.cb = ep_error, .arg = ep},
     };
+    char lanes[160];
     ucs_status_t status;
 
     if (ep == NULL)
@@ -351,8 +349,10 @@ enum err kvt_ep_open(struct kvt_ucx *u, const void *address, const void *rkey, s
         mem_free(ep);
         return ERR_PEER_LOST;
     }
-    /* The key belongs to this endpoint and dies with it. */
-    if (rkey_len > 0 && (status = ucp_ep_rkey_unpack(ep->ep, rkey, &ep->rkey)) != UCS_OK)
+    /* The key belongs to this endpoint and dies with it.  Over TCP it is of no use, and unpacking it
+     * would ask the peer for its endpoint. */
+    if (rkey_len > 0 && kvt_ep_path(ep, lanes, sizeof(lanes)) != KVT_PATH_TCP &&
+        (status = ucp_ep_rkey_unpack(ep->ep, rkey, &ep->rkey)) != UCS_OK)
         LOG_WARN("kvt", "no remote key", "status=%s", ucs_status_string(status));
     *out = ep;
     return ERR_OK;
@@ -451,17 +451,40 @@ enum kvt_op_state kvt_ep_flush(struct kvt_ep *ep, struct kvt_op *op)
     return op_state(ucp_ep_flush_nbx(ep->ep, &params));
 }
 
+static void outgoing_done(void *request, ucs_status_t status, void *user_data)
+{
+    struct outgoing *m = user_data;
+    struct kvt_op *op = m->op;
+
+    ucp_request_free(request);
+    mem_free(m);
+    op->done(op, translate(status));
+}
+
 enum kvt_op_state kvt_ep_send(struct kvt_ep *ep, const void *header, size_t header_len,
                               const void *data, size_t len, struct kvt_op *op)
 {
-    ucp_request_param_t params = op_params(op);
+    ucp_request_param_t params = {.op_attr_mask =
+                                      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
+                                      UCP_OP_ATTR_FIELD_DATATYPE | UCP_OP_ATTR_FIELD_MEMORY_TYPE,
+                                  .cb.send = outgoing_done,
+                                  .datatype = UCP_DATATYPE_IOV,
+                                  .memory_type = UCS_MEMORY_TYPE_HOST};
+    enum kvt_op_state state;
+    struct outgoing *m;
 
-    if (ep->failed)
+    if (ep->failed || header_len > KVT_INBOX_HEADER_MAX || len > KVT_INBOX_DATA_MAX ||
+        (m = mem_try_alloc(sizeof(*m))) == NULL)
         return KVT_OP_FAILED;
-    params.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
-    params.flags = UCP_AM_SEND_FLAG_EAGER;
-    params.memory_type = UCS_MEMORY_TYPE_HOST;
-    return op_state(ucp_am_send_nbx(ep->ep, AM_DATA, header, header_len, data, len, &params));
+    m->op = op;
+    m->parts[0].buffer = m->head;
+    m->parts[0].length = kvt_inbox_head(m->head, header, header_len, len);
+    m->parts[1] = (ucp_dt_iov_t){.buffer = (void *)(uintptr_t)data, .length = len};
+    params.user_data = m;
+    state = op_state(ucp_tag_send_nbx(ep->ep, m->parts, len > 0 ? 2 : 1, KVT_INBOX_TAG, &params));
+    if (state != KVT_OP_PENDING)
+        mem_free(m);
+    return state;
 }
 
 static void ep_free(struct kvt_ep *ep)

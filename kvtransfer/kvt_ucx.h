@@ -66,7 +66,7 @@ enum kvt_op_state kvt_ep_put(struct kvt_ep *ep, const void *local, size_t len, u
                              struct kvt_op *op);
 /* Done when every put before it has arrived in the peer's memory. */
 enum kvt_op_state kvt_ep_flush(struct kvt_ep *ep, struct kvt_op *op);
-/* header and data stay valid until the operation is done. */
+/* data stays valid until the operation is done.  Up to 64 bytes of header and 1 MiB of data. */
 enum kvt_op_state kvt_ep_send(struct kvt_ep *ep, const void *header, size_t header_len,
                               const void *data, size_t len, struct kvt_op *op);
 /* Force the endpoint closed; it may not be used any more.  `closed` runs exactly once, possibly

@@ -94,9 +94,9 @@ class Peer:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 
-    def stop(self):
+    def stop(self, settle=0.05):
         self.process.send_signal(signal.SIGSTOP)
-        time.sleep(0.05)
+        time.sleep(settle)
 
     def resume(self):
         self.process.send_signal(signal.SIGCONT)

@@ -132,6 +132,44 @@ def test_blocks_arrive_and_the_link_is_measured(two, path):
     assert t.receiver.at_rest()["bad"] == 0
 
 
+def test_the_receiver_is_never_asked_for_an_endpoint(two, tmp_path, monkeypatch):
+    """What UCX's active messages and unpacked keys do over TCP.  The answer of such an endpoint, queued
+    when the endpoint fails, aborts the process in UCX 1.13: see the next test."""
+    monkeypatch.setenv("UCX_LOG_LEVEL", "debug")
+    monkeypatch.setenv("UCX_LOG_FILE", str(tmp_path / "ucx.%p"))
+    t = two("tcp")
+    for seed in range(3):
+        assert t.whole_transfer(seed * 100) == "ERR_OK"
+    t.close()  # the log is written through a buffer
+    for peer in t.peers:
+        text = (tmp_path / f"ucx.{peer.pid()}").read_text()
+        assert "tcp_ep" in text, "this UCX says nothing of its connections"
+        assert "wireup request" not in text and "wireup reply" not in text
+
+
+def test_a_sender_that_dies_while_it_connects_leaves_the_receiver_alive(two):
+    """Stopped first, so that it answers nothing of what the receiver may have asked."""
+    t = two("tcp")
+    for k in range(60):
+        t.sender.tell("connect", RECEIVER)
+        time.sleep(0.00008 * k)
+        t.sender.stop(0.01)
+        t.sender.kill()
+        assert t.receiver.counters()["bad"] == 0
+        t.start(0)
+        t.introduce()
+    assert t.whole_transfer(3) == "ERR_OK"
+
+
+def test_messages_in_fragments_arrive_whole(two, monkeypatch):
+    """Without zero copy UCX cuts a message into fragments of 8 KiB."""
+    monkeypatch.setenv("UCX_ZCOPY_THRESH", "inf")
+    t = two("tcp")
+    for seed in range(5):
+        assert t.whole_transfer(seed * 100) == "ERR_OK"
+    assert t.receiver.at_rest()["bad"] == 0
+
+
 def begin(t, phase, side, fault):
     """Bring a transfer into a phase, with the fault of `side` striking there; returns its id."""
     t.sender.ask("filled", "fill", LOCAL, 1)
