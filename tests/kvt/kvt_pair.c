@@ -67,8 +67,8 @@ void pair_open(struct pair *p, const char *transports, const struct wire_kv_layo
                                          .transports = transports,
                                          .layout = *layout,
                                          .n_blocks = PAIR_BLOCKS,
-                                         .transfer_timeout_ns = 1000 * CLOCK_NS_PER_MS,
-                                         .connect_timeout_ns = 1000 * CLOCK_NS_PER_MS,
+                                         .transfer_timeout_ns = 3000 * CLOCK_NS_PER_MS,
+                                         .connect_timeout_ns = 3000 * CLOCK_NS_PER_MS,
                                          .arg = &p->node[i],
                                          .on_link = on_link,
                                          .on_peer_lost = on_lost};
@@ -82,13 +82,16 @@ void pair_open(struct pair *p, const char *transports, const struct wire_kv_layo
     pair_introduce(p);
 }
 
-static void check_at_rest(const struct kvt_node *n)
+static uint64_t still_open(const struct pair *p)
 {
-    const struct kvt_counters *c = kvt_node_counters(n);
+    uint64_t open = 0;
 
-    assert_int_equal(0, c->sends_open);
-    assert_int_equal(0, c->grants_open);
-    assert_int_equal(0, c->slots_quarantined);
+    for (int i = 0; i < 2; i++) {
+        const struct kvt_counters *c = kvt_node_counters(p->node[i]);
+
+        open += c->sends_open + c->grants_open + c->slots_quarantined;
+    }
+    return open;
 }
 
 static void on_closed(void *arg)
@@ -98,8 +101,11 @@ static void on_closed(void *arg)
 
 void pair_close(struct pair *p)
 {
-    check_at_rest(p->node[0]);
-    check_at_rest(p->node[1]);
+    uint64_t until = clock_now_ns() + 5 * CLOCK_NS_PER_S;
+
+    while (still_open(p) > 0 && clock_now_ns() < until)
+        pair_run_for(p, 5);
+    assert_int_equal(0, still_open(p));
     kvt_node_close(p->node[0], on_closed, &p->closed);
     kvt_node_close(p->node[1], on_closed, &p->closed);
     assert_true(pair_run(p, &p->closed, 2, 5000));
@@ -114,7 +120,7 @@ static void on_tick(uv_timer_t *t)
 
 bool pair_run(struct pair *p, const int *flag, int value, unsigned ms)
 {
-    uint64_t until = clock_now_ns() + ms * CLOCK_NS_PER_MS;
+    uint64_t until = clock_now_ns() + ms * CLOCK_NS_PER_MS * (flag != NULL ? PAIR_PATIENCE : 1);
     uv_timer_t tick;
 
     uv_timer_init(&p->loop, &tick);
@@ -129,6 +135,26 @@ bool pair_run(struct pair *p, const int *flag, int value, unsigned ms)
 void pair_run_for(struct pair *p, unsigned ms)
 {
     (void)pair_run(p, NULL, 0, ms);
+}
+
+/* Claims are answered in the order in which they were made: when this one is over, all are answered. */
+void pair_settle(struct pair *p)
+{
+    static uint64_t transfer = (uint64_t)1 << 40;
+    const uint32_t slot = PAIR_BLOCKS - 1;
+    struct pair_grant g;
+    struct pair_send s;
+
+    assert_int_equal(ERR_OK, kvt_node_connect(p->node[0], PAIR_RECEIVER));
+    assert_true(pair_run(p, &p->links[0], 1, 2000));
+    transfer++;
+    assert_int_equal(ERR_OK, pair_grant(p, &g, transfer, 1, &slot, 1, 20000));
+    assert_int_equal(ERR_OK, pair_send(p, &s, transfer, 1, &slot, &slot, 1, 20000));
+    pair_pieces(&s, 1, p->config[0].layout.n_layers);
+    kvt_send_finish(s.send, NULL, 0);
+    assert_true(pair_run(p, &s.dones, 1, 4000));
+    assert_true(pair_run(p, &g.safes, 1, 4000));
+    assert_int_equal(ERR_OK, s.result.err);
 }
 
 size_t pair_block_bytes(const struct pair *p)

@@ -7,7 +7,8 @@
 
 #include "kvtransfer/kvt.h"
 
-enum { PAIR_BLOCKS = 64, PAIR_SENDER = 10, PAIR_RECEIVER = 20 };
+/* PAIR_PATIENCE: how much longer than the usual limit a loaded machine may take to raise a flag. */
+enum { PAIR_BLOCKS = 64, PAIR_SENDER = 10, PAIR_RECEIVER = 20, PAIR_PATIENCE = 5 };
 
 struct pair_grant {
     struct kvt_grant *grant;
@@ -38,11 +39,13 @@ struct wire_kv_layout pair_layout(uint32_t heads);
 /* transports: NULL or "tcp".  Nodes are created, and introduced to each other. */
 void pair_open(struct pair *p, const char *transports, const struct wire_kv_layout *layout);
 void pair_introduce(struct pair *p);
-/* Close both nodes; asserts that nothing is left of any transfer. */
+/* Close both nodes; asserts that nothing is left of any transfer, soon. */
 void pair_close(struct pair *p);
-/* Run the loop until *flag reaches `value` or ms have passed; returns whether it did. */
+/* Run the loop until *flag reaches `value`, at most PAIR_PATIENCE times ms; returns whether it did. */
 bool pair_run(struct pair *p, const int *flag, int value, unsigned ms);
 void pair_run_for(struct pair *p, unsigned ms);
+/* The nodes are connected, and every claim made until now has been answered.  Uses the last block. */
+void pair_settle(struct pair *p);
 size_t pair_block_bytes(const struct pair *p);
 uint8_t *pair_block(const struct pair *p, int node, uint32_t slot);
 /* Fill a block with bytes that depend on seed. */

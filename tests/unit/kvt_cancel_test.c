@@ -67,7 +67,7 @@ static void expect_both_over_and_slots_usable(enum err sender, enum err receiver
 static void advance(int stage)
 {
     if (stage >= 1)
-        pair_run_for(&p, 30);
+        pair_settle(&p);
     if (stage >= 2)
         pair_pieces(&s, N, 2);
     if (stage >= 3) {
@@ -134,7 +134,8 @@ static void a_deadline_ends_both_sides_when_pieces_never_come(void **state)
     (void)state;
     for (int path = 0; path < 2; path++) {
         open_pair(paths[path]);
-        start(150);
+        pair_settle(&p);
+        start(1000);
         advance(2);
         expect_both_over_and_slots_usable(ERR_TIMEOUT, ERR_TIMEOUT);
         pair_close(&p);
@@ -146,9 +147,10 @@ static void the_deadline_of_the_sender_alone_ends_both_sides(void **state)
     (void)state;
     for (int path = 0; path < 2; path++) {
         open_pair(paths[path]);
+        pair_settle(&p);
         transfer_id++;
         assert_int_equal(ERR_OK, pair_grant(&p, &g, transfer_id, E, slots, N, 60000));
-        assert_int_equal(ERR_OK, pair_send(&p, &s, transfer_id, E, slots, slots, N, 150));
+        assert_int_equal(ERR_OK, pair_send(&p, &s, transfer_id, E, slots, slots, N, 1000));
         advance(2);
         expect_both_over_and_slots_usable(ERR_TIMEOUT, ERR_TIMEOUT);
         pair_close(&p);
@@ -164,7 +166,7 @@ static void a_grant_that_nobody_claims_ends_at_its_deadline_and_is_safe_at_once(
     assert_int_equal(ERR_OK, pair_grant(&p, &g, 5, E, slots, N, 100));
     begin = clock_now_ns();
     assert_true(pair_run(&p, &g.safes, 1, 1000));
-    assert_true(clock_now_ns() - begin < 300 * CLOCK_NS_PER_MS);
+    assert_true(clock_now_ns() - begin < 1000 * CLOCK_NS_PER_MS);
     assert_int_equal(ERR_TIMEOUT, g.arrival.err);
     pair_close(&p);
 }
@@ -204,7 +206,7 @@ static void an_unreachable_peer_fails_the_send_within_the_connect_limit(void **s
     assert_int_equal(
         ERR_OK, kvt_node_introduce(p.node[0], PAIR_SENDER, PAIR_RECEIVER, p.token, "127.0.0.1", 1));
     assert_int_equal(ERR_OK, pair_send(&p, &s, 5, E, slots, slots, N, 60000));
-    assert_true(pair_run(&p, &s.dones, 1, 1500));
+    assert_true(pair_run(&p, &s.dones, 1, 3000));
     assert_int_equal(ERR_PEER_LOST, s.result.err);
     assert_int_equal(1, p.losts[0]);
     pair_close(&p);
@@ -346,14 +348,13 @@ static void closing_the_node_ends_everything_in_it(void **state)
     (void)state;
     for (int path = 0; path < 2; path++) {
         for (int first = 0; first < 2; first++) {
-            int closed = 0;
 
             open_pair(paths[path]);
             start(5000);
             advance(3);
             kvt_node_close(p.node[first], NULL, NULL);
             kvt_node_close(p.node[1 - first], NULL, NULL);
-            assert_false(pair_run(&p, &closed, 1, 100));
+            pair_run_for(&p, 100);
             assert_int_equal(1, s.dones);
             assert_int_equal(1, g.arrivals);
             assert_int_equal(1, g.safes);

@@ -8,7 +8,6 @@ baton_unit_test(NAME kvt_cancel_test SOURCES unit/kvt_cancel_test.c kvt/kvt_pair
 foreach(test kvt_wire_test kvt_transfer_test kvt_refuse_test kvt_cancel_test)
   set_property(TEST ${test} APPEND PROPERTY ENVIRONMENT "UCX_MEM_MMAP_HOOK_MODE=none")
 endforeach()
-set_tests_properties(kvt_transfer_test kvt_cancel_test PROPERTIES TIMEOUT 180)
 
 # Driven by tests/e2e/test_kvt_*.py.
 add_executable(kvt_peer ${CMAKE_CURRENT_LIST_DIR}/../kvt/kvt_peer.c)

@@ -16,7 +16,7 @@ target_link_libraries(sched_mutants PRIVATE base m)
 target_compile_definitions(sched_mutants PRIVATE SCHED_MUTANTS NDEBUG)
 foreach(n RANGE 0 28)
   add_test(NAME sched_mutant_${n} COMMAND sched_mutants ${n})
-  set_tests_properties(sched_mutant_${n} PROPERTIES LABELS unit TIMEOUT 120
+  set_tests_properties(sched_mutant_${n} PROPERTIES LABELS unit TIMEOUT ${BATON_TEST_TIMEOUT}
     ENVIRONMENT "${BATON_TEST_ENV}")
 endforeach()
 

@@ -2,7 +2,7 @@
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 function(baton_tree_test NAME)
   add_test(NAME ${NAME} COMMAND ${Python3_EXECUTABLE} ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(${NAME} PROPERTIES LABELS tree TIMEOUT 120 ENVIRONMENT "${BATON_TEST_ENV}")
+  set_tests_properties(${NAME} PROPERTIES LABELS tree TIMEOUT ${BATON_TEST_TIMEOUT} ENVIRONMENT "${BATON_TEST_ENV}")
 endfunction()
 
 foreach(check layers banned headers text)
