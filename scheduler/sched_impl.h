@@ -24,6 +24,7 @@
 #include "scheduler/sched_baton.h"
 #include "scheduler/sched_edf.h"
 #include "scheduler/sched_length.h"
+#include "scheduler/sched_limits.h"
 #include "scheduler/sched_plan.h"
 #include "scheduler/sched_policy.h"
 #include "scheduler/sched_predict.h"
@@ -42,28 +43,6 @@ extern int sched_mutant;
 #endif
 
 #define SCHED_OWNER(p, type, field) ((type *)(void *)((char *)(p)-offsetof(type, field)))
-
-enum {
-    SCHED_PER_SHAPE = 4,   /* least loaded workers of one shape that placement compares */
-    SCHED_CANDIDATES = 16, /* of all shapes, without those that hold a prefix */
-    SCHED_CANDIDATES_MAX = SCHED_CANDIDATES + SCHED_PREFIX_MAX,
-    SCHED_ASK_MAX =
-        2, /* held requests asked again per event that made room: so many of the first */
-    SCHED_EVICTED_MAX = 8, /* so often one request may be displaced */
-    SCHED_FORGIVE_TOKENS =
-        16, /* an attempt that delivered so many is not blamed for a lost worker */
-    SCHED_DRAIN_SECONDS = 10, /* window of the measured drain rate */
-    SCHED_STEP_TOKENS = 512   /* join.max_step_tokens when it is 0 */
-};
-#define SCHED_MS ((uint64_t)1000000)
-#define SCHED_SECOND (1000 * SCHED_MS)
-#define SCHED_BACKOFF_MIN (10 * SCHED_MS)
-#define SCHED_BACKOFF_MAX SCHED_SECOND
-#define SCHED_FINISH_GRACE (500 * SCHED_MS)
-#define SCHED_TICK (100 * SCHED_MS)
-/* What a prompt token is taken for while nothing is known of a class: queues still compare by
- * length. */
-#define SCHED_NOMINAL_NS 20000.0
 
 static inline uint64_t sched_after(uint64_t now, uint64_t wait)
 {
@@ -182,13 +161,6 @@ struct sched_request {
     uint64_t lacks_predicted_ns, lacks_target_ns;
     struct sched_prefix prefix[]; /* n_prefix */
 };
-_Static_assert(offsetof(struct sched_request, cast.most) / 64 -
-                       offsetof(struct sched_request, baton.ready_ns) / 64 ==
-                   1,
-               "what a load model reads of a request is spread over more lines");
-/* As seen from the allocator: classes are 512, 640 and 768 bytes. */
-_Static_assert(sizeof(struct sched_request) + sizeof(struct sched_prefix) <= 640,
-               "a queued request costs a size class more");
 
 /* Workers that differ in nothing that decides whether a request could ever fit, or how fast it is. */
 struct sched_shape {

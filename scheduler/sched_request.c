@@ -23,7 +23,17 @@
  * had delivered SCHED_FORGIVE_TOKENS tokens: long streams outlive any number of restarts. */
 #include "scheduler/sched_core.h"
 
+#include <stddef.h>
+
 #include "base/mem.h"
+
+_Static_assert(offsetof(struct sched_request, cast.most) / 64 -
+                       offsetof(struct sched_request, baton.ready_ns) / 64 ==
+                   1,
+               "what a load model reads of a request is spread over more lines");
+/* As seen from the allocator: classes are 512, 640 and 768 bytes. */
+_Static_assert(sizeof(struct sched_request) + sizeof(struct sched_prefix) <= 640,
+               "a queued request costs a size class more");
 
 enum { POINTS_FAILED = 2, POINTS_LOST = 1, POINTS_LOST_ALONE = 2 };
 
