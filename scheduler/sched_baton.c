@@ -15,6 +15,8 @@
  * [sim]: chosen by simulation over several traces and seeds. */
 const struct baton_constants baton_c = {
     .room_share = 0.98, /* [ref] of the KV room that promises may fill */
+    .room_least = 0.5,  /* of it that counts though it makes steps too long for the tightest */
+    .time_share = 0.95, /* of the KV that steps can carry in time */
     .tbt_share = 0.97,  /* [ref] of the time between tokens that a step may take */
     .wait_share = 0.8,  /* [ref] of the slack that a stream builds up, for its wait */
     .need_share = 1,    /* [sim] of its output that counts as its need */
@@ -28,6 +30,8 @@ const struct baton_constants baton_c = {
     .local_gain =
         5e8, /* [sim] ns that a prompt must be done earlier there to leave a prefill worker that is in time */
     .local_use = 0.6, /* room of a decode worker above which it computes no prompts of its own */
+    .local_ahead =
+        3e8, /* [sim] ns ahead in which its spare time is known: who comes next takes the rest */
     .local_tbt = 0.9, /* of the tightest time between tokens there, for steps with prompt chunks */
     .exposed = 0.2,   /* part of a hand-over that is not hidden behind the prompt */
 
@@ -42,6 +46,7 @@ const struct baton_constants baton_c = {
     .rate_s = 10,         /* decay of arriving work */
     .load_free = 0.95,    /* [sim] arriving work per capacity below which nothing has a price */
     .load_full = 1.05,    /* [sim] and from which on prices are whole */
+    .inflow_seen = 0.2,   /* part of that time from which on its start is made up for */
     .inflow_s = 5,        /* [ref] decay of what tighter tiers bring in */
     .mean_step = 0.002,   /* decay of mean work and value, per arrival */
     .value_power = 2,     /* [sim] of the weight, where prices decide: tiers before sizes */
@@ -66,6 +71,9 @@ const struct baton_constants baton_c = {
     .probe_idle = 3e9,  /* ns without a step after which an idle worker may be asked again */
     .probe_wait = 60e9, /* longest pause between probes that were answered as predicted */
     .probe_right = 0.8, /* of the predicted time: taken for right */
+
+    .cold_reach = 2,   /* times the context in a step that was seen, for what was never told */
+    .cold_mute = 10e9, /* after so long a class that reports no steps is taken as it is */
 };
 
 static struct sched_baton *baton_of(const struct sched *s)
@@ -128,10 +136,10 @@ static void ask_tier(struct baton_ask *a, uint32_t tier)
     a->tbt = (double)sched_tbt_at(a->s, a->r, tier);
     a->key = baton_key(a->s, a->r, tier, a->deadline);
     a->late = a->deadline - (uint64_t)ask_guard(a);
-    if (a->r->isolated_ns == 0)
+    if (a->r->isolated_ns == 0 && sched_isolated_ns(a->s, a->r) == 0)
         a->late = SCHED_NEVER; /* nothing is known: nothing can be promised or denied */
     a->weight = baton_weight(a->s, a->r, tier);
-    baton_inflow(a->s, tier, &a->inflow, &a->stay);
+    baton_inflow(a->s, tier, NULL, &a->inflow, &a->stay);
 }
 
 static void ask_init(struct baton_ask *a, struct sched *s, struct sched_request *r)
@@ -217,7 +225,8 @@ static bool try_local(const struct baton_ask *a, struct sched_worker *w, struct 
     out->finish = answer.finish;
     out->self = answer.self;
     out->others = answer.others;
-    return true;
+    return out->begin + sched_edf_work(&w->edf) + out->work <=
+           (double)a->s->now + baton_c.local_ahead;
 }
 
 static void plan_offer(struct baton_plan *plan, const struct baton_prefill *p, double score)
@@ -490,6 +499,24 @@ static bool may_hold(const struct baton_ask *a, const struct baton_plan *plan,
     return true;
 }
 
+/* It could be promised, by what little is known: wait for more. */
+static bool hold_cold(const struct baton_ask *a, const struct baton_plan *plan,
+                      struct sched_offer *out)
+{
+    struct baton_tier *t = &baton_of(a->s)->tier[a->tier];
+
+    if (!baton_cold(a->s, plan->p.w, plan->d.w, (double)a->need.prefill_tokens) ||
+        a->deadline <= sched_after(a->s->now, SCHED_MS))
+        return false;
+    out->verdict = SCHED_HOLD;
+    out->hold_until_ns = a->deadline;
+    if (!a->r->baton.was_held) {
+        a->r->baton.was_held = true;
+        t->held++;
+    }
+    return true;
+}
+
 /* It was admitted once: it is served, as soon as may be without spoiling what others were promised. */
 static void place_again(struct baton_ask *a, struct sched_offer *out)
 {
@@ -568,7 +595,8 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
             ask_tier(&a, tier);
         found = find_plan(&a, &plan, &why);
         if (found) {
-            fill_bind(&a, &plan, true, out);
+            if (!hold_cold(&a, &plan, out))
+                fill_bind(&a, &plan, true, out);
             return;
         }
         if (s->cfg.tiers[tier].on_miss != SCHED_MISS_DOWNGRADE)

@@ -7,7 +7,11 @@
  * costs a walk over the horizons and a bounded number of entries.
  *
  * Nested: a decode worker parks looser KV for tighter (sched_batch.h), so a tier is asked only about the
- * room and the step time that it and the tighter ones need. */
+ * room and the step time that it and the tighter ones need.
+ *
+ * Two rooms: blocks, and time.  Steps must stay within the tightest time between tokens there, T, and a stream
+ * with a looser one, B, need not be in each: it is skipped while it has slack.  So its KV counts T / B against
+ * the KV that steps of T can carry.  Which of the two is short depends on the machine and the contexts. */
 #include "scheduler/sched_baton_parts.h"
 
 #include <math.h>
@@ -16,7 +20,8 @@
 
 enum {
     LOAD_TURN = 32, /* entries counted anew by one question */
-    LOAD_FETCH = 4  /* of them, fetched so far ahead */
+    LOAD_FETCH = 4, /* of them, fetched so far ahead */
+    LOAD_SOON = 4   /* horizon up to which use is looked at */
 };
 static const double load_horizon[BATON_HORIZONS] = {0, 0.5e9, 1e9, 2e9, 4e9, 8e9, 16e9, 32e9};
 
@@ -28,16 +33,16 @@ struct load_entry {
 };
 
 struct load_sums {
-    double kv[BATON_HORIZONS], full, drain;
-    uint32_t n;
+    double kv[BATON_HORIZONS], full, drain, n;
 };
 
 struct baton_load {
     struct load_entry *v;
-    uint32_t n, cap, turn; /* turn: counted anew last */
-    uint64_t at;           /* horizons count from here */
-    double step;           /* present step time */
-    double room;           /* tokens */
+    uint32_t n, cap, turn;        /* turn: counted anew last */
+    uint64_t at;                  /* horizons count from here */
+    double step;                  /* present step time */
+    double room;                  /* tokens of KV in its blocks */
+    double pace[SCHED_TIERS_MAX]; /* ns per token of a stream of the tier */
     struct sched_law law;
     struct load_sums tier[SCHED_TIERS_MAX];
 };
@@ -109,7 +114,7 @@ static void load_count(struct baton_load *l, const struct load_entry *e)
         t->kv[h] += (double)e->kv[h];
     t->full += (double)e->full;
     t->drain += (double)e->drain;
-    t->n++;
+    t->n += 1;
 }
 
 static void load_uncount(struct baton_load *l, const struct load_entry *e)
@@ -120,7 +125,7 @@ static void load_uncount(struct baton_load *l, const struct load_entry *e)
         t->kv[h] -= (double)e->kv[h];
     t->full -= (double)e->full;
     t->drain -= (double)e->drain;
-    t->n--;
+    t->n -= 1;
 }
 
 /* Expected KV of one that has so_far tokens and may go on from `start` on (behind l->at).  rank: of so_far. */
@@ -128,7 +133,8 @@ static void load_ahead(const struct baton_load *l, struct load_entry *e, double 
                        double start, uint32_t rank)
 {
     const struct sched_request *r = e->r;
-    double per_ns = 1 / (l->step > 1 ? l->step : 1), context = (double)r->n_prompt + so_far;
+    double pace = l->pace[r->tier], per_ns = 1 / (pace > 1 ? pace : 1),
+           context = (double)r->n_prompt + so_far;
     double over = 1 / load_survivors(&r->cast, so_far, rank), end = (double)r->max_new - so_far;
     int h = 0;
 
@@ -153,7 +159,8 @@ static void load_ahead(const struct baton_load *l, struct load_entry *e, double 
 static void load_ahead_known(const struct baton_load *l, struct load_entry *e, double so_far,
                              double start, double left)
 {
-    double step = l->step > 1 ? l->step : 1, context = (double)e->r->n_prompt + so_far;
+    double step = l->pace[e->r->tier] > 1 ? l->pace[e->r->tier] : 1;
+    double context = (double)e->r->n_prompt + so_far;
 
     for (int h = 0; h < BATON_HORIZONS; h++) {
         double k = (load_horizon[h] - start) / step;
@@ -166,7 +173,7 @@ static void load_fill(const struct sched *s, const struct baton_load *l, struct 
 {
     const struct sched_request *r = e->r;
     bool runs = r->state == SCHED_STATE_DECODING;
-    double step = l->step > 1 ? l->step : 1, at = (double)l->at;
+    double step = l->pace[r->tier] > 1 ? l->pace[r->tier] : 1, at = (double)l->at;
     double so_far = runs ? sched_tokens_so_far(s, r) : (double)r->delivered;
     double start = runs || (double)r->baton.ready_ns <= at ? 0 : (double)r->baton.ready_ns - at;
     uint32_t rank = sched_length_rank(&r->cast, so_far);
@@ -206,21 +213,64 @@ static double load_now(const struct baton_load *l, uint32_t n_tiers)
     return sum;
 }
 
-/* Tokens of KV that can step together within the tightest time between tokens of those that decode here: more of
- * looser tiers would have to be skipped in every step.  Not below half of what there is. */
-static double load_room_in_time(const struct sched *s, const struct sched_worker *w,
-                                const struct baton_load *l)
+/* Tokens of KV that b sequences may have for steps of `tbt`; INFINITY: context costs no time, or nothing is known. */
+static double load_span(const struct baton_load *l, double tbt, double b)
 {
-    double tbt = 0, left, room = l->room;
+    double left = baton_c.tbt_share * tbt - sched_law_decode(&l->law, b, 0);
+
+    if (!sched_law_known(&l->law) || l->law.c[2] <= 0)
+        return INFINITY;
+    return left > 0 ? left / l->law.c[2] : 0;
+}
+
+static double load_tier_tbt(const struct sched *s, uint32_t tier)
+{
+    return (double)s->cfg.tiers[tier].tbt_ns;
+}
+
+/* Tokens of KV that step together within the tightest time between tokens of those that decode here.  With more, looser
+ * tiers are skipped: they hold their blocks for longer and get no more done.  Not below half of the blocks: bursts pass,
+ * and the room in time bounds the rest. */
+static double load_room_together(const struct sched *s, const struct sched_worker *w,
+                                 const struct baton_load *l)
+{
+    double tbt = 0, span;
 
     for (uint32_t t = 0; t < s->cfg.n_tiers; t++)
-        if (w->decoding_tier[t] > 0 && (tbt <= 0 || (double)s->cfg.tiers[t].tbt_ns < tbt))
-            tbt = (double)s->cfg.tiers[t].tbt_ns;
-    if (tbt <= 0 || !sched_law_known(&l->law) || l->law.c[2] <= 0)
-        return room;
-    left = baton_c.tbt_share * tbt - sched_law_decode(&l->law, (double)w->decoding, 0);
-    left /= l->law.c[2];
-    return left > room ? room : left > 0.5 * room ? left : 0.5 * room;
+        if (w->decoding_tier[t] > 0 && (tbt <= 0 || load_tier_tbt(s, t) < tbt))
+            tbt = load_tier_tbt(s, t);
+    span = tbt > 0 ? load_span(l, tbt, (double)w->decoding) : INFINITY;
+    return span > l->room                        ? l->room
+           : span > baton_c.room_least * l->room ? span
+                                                 : baton_c.room_least * l->room;
+}
+
+/* How long its steps are, and how fast streams get on: all of them with every step while that is short enough for the
+ * tightest, else the looser tiers with what the tighter ones leave. */
+static void load_pace(const struct sched *s, const struct sched_worker *w, struct baton_load *l)
+{
+    double held = load_now(l, s->cfg.n_tiers), tbt = 0, b = 0, span;
+
+    l->step = (double)w->step_ns;
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++)
+        if (w->decoding_tier[t] > 0 && (tbt <= 0 || load_tier_tbt(s, t) < tbt))
+            tbt = load_tier_tbt(s, t);
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++)
+        b += w->decoding_tier[t] * (tbt / load_tier_tbt(s, t));
+    held = held < l->room ? held : l->room;
+    span = tbt > 0 ? load_span(l, tbt, b) : INFINITY;
+    if (sched_law_known(&l->law))
+        l->step = held <= span ? sched_law_decode(&l->law, (double)w->decoding, held)
+                               : baton_c.tbt_share * tbt;
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
+        double kv = l->tier[t].kv[0], slow = 2 * load_tier_tbt(s, t);
+
+        l->pace[t] = l->step;
+        if (kv > span && held > span)
+            l->pace[t] = span * slow > l->step * kv ? l->step * kv / span : slow;
+        l->pace[t] = l->pace[t] > l->step ? l->pace[t] : l->step;
+        span -= kv < span ? kv : span;
+    }
 }
 
 /* A few entries at a time, so that no question pays for all of them: each comes round within refresh_ns while
@@ -228,7 +278,7 @@ static double load_room_in_time(const struct sched *s, const struct sched_worker
  * horizons. */
 static void load_refresh(struct sched *s, struct sched_worker *w, struct baton_load *l)
 {
-    double held, due = (double)(s->now - l->at) * l->n / baton_c.refresh_ns;
+    double due = (double)(s->now - l->at) * l->n / baton_c.refresh_ns;
     uint32_t n = due < LOAD_TURN ? (uint32_t)due : LOAD_TURN;
 
     if (l->at != 0 && (double)(s->now - l->at) < baton_c.refresh_ns && n == 0)
@@ -236,13 +286,8 @@ static void load_refresh(struct sched *s, struct sched_worker *w, struct baton_l
     n = n < l->n ? n : l->n;
     l->room = (double)w->shape->n_blocks * (double)w->shape->block_tokens;
     l->law = sched_decode_law(s, w);
-    l->room = load_room_in_time(s, w, l);
-    held = load_now(l, s->cfg.n_tiers);
-    held = held < l->room ? held : l->room;
-    if (sched_law_known(&l->law))
-        l->step = sched_law_decode(&l->law, (double)w->decoding, held);
-    else
-        l->step = (double)w->step_ns;
+    load_pace(s, w, l);
+    l->room = load_room_together(s, w, l);
     l->at = s->now > 0 ? s->now : 1;
     for (uint32_t i = 1; i <= LOAD_FETCH && i <= n; i++)
         load_fetch(l, l->turn + i);
@@ -310,13 +355,13 @@ struct load_ask {
     double ahead, life, need, room, inflow, stay;
 };
 
-static void load_sum(struct load_sums *to, const struct load_sums *from)
+static void load_sum(struct load_sums *to, const struct load_sums *from, double share)
 {
     for (int h = 0; h < BATON_HORIZONS; h++)
-        to->kv[h] += from->kv[h];
-    to->full += from->full;
-    to->drain += from->drain;
-    to->n += from->n;
+        to->kv[h] += share * from->kv[h];
+    to->full += share * from->full;
+    to->drain += share * from->drain;
+    to->n += share * from->n;
 }
 
 static double load_kv_at(const double kv[BATON_HORIZONS], double ahead)
@@ -340,7 +385,7 @@ static double load_all_at(const struct baton_load *l, const struct load_sums *up
     struct load_sums all = *upto;
 
     for (uint32_t t = tier + 1; t < n_tiers; t++)
-        load_sum(&all, &l->tier[t]);
+        load_sum(&all, &l->tier[t], 1);
     return load_kv_at(all.kv, ahead);
 }
 
@@ -392,20 +437,73 @@ static double load_step_with(const struct baton_load *l, const struct load_sums 
     return sched_law_known(&l->law) ? sched_law_decode(&l->law, batch + 1, held) : l->step;
 }
 
+/* Until there is room, and how long it would be without it afterwards. */
+static double load_wait(const struct load_sums *v, const struct load_sums *own,
+                        const struct load_ask *q)
+{
+    double excess = load_kv_at(v->kv, q->ahead) + q->need - q->room, squeezed, wait = 0;
+    double drain = v->drain - q->inflow / q->stay;
+
+    if (drain < baton_c.drain_share * v->drain)
+        drain = baton_c.drain_share * v->drain;
+    if (excess > 0)
+        wait = drain > 0 ? excess / drain : 1e12;
+    squeezed = load_squeezed(v, own, q);
+    return wait > squeezed ? wait : squeezed;
+}
+
+/* The tightest time between tokens of those that are there or promised; at most `tbt`. */
+static double load_tightest(const struct sched *s, const struct baton_load *l, double tbt)
+{
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++)
+        if (l->tier[t].n > 0.5 && load_tier_tbt(s, t) < tbt)
+            tbt = load_tier_tbt(s, t);
+    return tbt;
+}
+
+/* The same for the room in time. */
+static double load_wait_in_time(const struct sched *s, const struct baton_load *l,
+                                const struct baton_need *need, const struct load_ask *blocks,
+                                double *used)
+{
+    struct load_sums v = {.n = 0}, own = {.n = 0};
+    struct load_ask q = *blocks;
+    double tight = load_tightest(s, l, need->tbt), share[SCHED_TIERS_MAX], all, wait = 0;
+
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
+        share[t] = load_tier_tbt(s, t) > tight ? tight / load_tier_tbt(s, t) : 1;
+        if (t <= need->tier)
+            load_sum(&v, &l->tier[t], share[t]);
+    }
+    load_sum(&own, &l->tier[need->tier], share[need->tier]);
+    q.need *= tight / need->tbt;
+    q.room = baton_c.time_share * load_span(l, tight, v.n);
+    if (q.room >= blocks->room)
+        return 0; /* blocks run out first: none of them counts more here than there */
+    baton_inflow(s, need->tier, share, &q.inflow, &q.stay);
+    all = load_kv_at(v.kv, q.ahead) + q.need;
+    if (all > 0.5 * q.room)
+        wait = load_wait(&v, &own, &q);
+    for (uint32_t t = need->tier + 1; t < s->cfg.n_tiers; t++)
+        all += share[t] * load_kv_at(l->tier[t].kv, q.ahead);
+    all /= q.room > 1 ? q.room : 1;
+    *used = all > *used ? all : *used;
+    return wait;
+}
+
 static void load_answer(struct sched *s, const struct baton_load *l, const struct baton_need *need,
                         struct baton_decode *out)
 {
-    const struct load_sums *own = &l->tier[need->tier];
     struct load_sums v = l->tier[0];
     struct load_ask q = {.ahead = need->ready - (double)l->at,
                          .need = need->tokens + baton_c.need_share * need->out,
                          .room = baton_c.room_share * l->room,
                          .inflow = need->inflow,
                          .stay = need->stay};
-    double kv, drain, excess, squeezed, by_line, by_mean;
+    double kv, by_line, by_mean, in_time;
 
     for (uint32_t t = 1; t <= need->tier; t++)
-        load_sum(&v, &l->tier[t]);
+        load_sum(&v, &l->tier[t], 1);
     kv = load_kv_at(v.kv, q.ahead);
     out->used = 1;
     if (l->room > 0)
@@ -414,17 +512,40 @@ static void load_answer(struct sched *s, const struct baton_load *l, const struc
     q.life = need->out * out->step;
     if (q.ahead > 0 && q.inflow > 0)
         out->used += q.inflow * (1 - exp(-q.ahead / q.stay)) / (l->room + 1);
-    drain = v.drain - q.inflow / q.stay;
-    if (drain < baton_c.drain_share * v.drain)
-        drain = baton_c.drain_share * v.drain;
-    excess = kv + q.need - q.room;
-    if (excess > 0)
-        out->wait = drain > 0 ? excess / drain : 1e12;
-    squeezed = load_squeezed(&v, own, &q);
-    out->wait = out->wait > squeezed ? out->wait : squeezed;
+    out->wait = load_wait(&v, &l->tier[need->tier], &q);
+    out->lacks = SCHED_RES_DECODE_ROOM;
+    in_time = load_wait_in_time(s, l, need, &q, &out->used);
+    if (in_time > out->wait) {
+        out->wait = in_time;
+        out->lacks = SCHED_RES_DECODE_TIME;
+    }
     by_line = need->deadline + need->tbt - need->ready - out->step;
     by_mean = baton_c.wait_share * (need->tbt - out->step) * need->out;
     out->limit = by_line < by_mean ? by_line : by_mean;
+}
+
+/* Share of its room that is in use, or will be within LOAD_SOON by what is promised: of blocks, or of time where that is
+ * more. */
+static double load_use(const struct sched *s, const struct baton_load *l)
+{
+    double tight = load_tightest(s, l, INFINITY), most = 0;
+
+    for (int h = 0; h <= LOAD_SOON; h++) {
+        double kv = 0, timed = 0, b = 0, span, use;
+
+        for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
+            double share = isfinite(tight) ? tight / load_tier_tbt(s, t) : 0;
+
+            kv += l->tier[t].kv[h];
+            timed += share * l->tier[t].kv[h];
+            b += share * l->tier[t].n;
+        }
+        use = l->room > 0 ? kv / l->room : 1;
+        span = isfinite(tight) ? load_span(l, tight, b) : INFINITY;
+        use = timed > use * span ? timed / (span > 1 ? span : 1) : use;
+        most = use > most ? use : most;
+    }
+    return most;
 }
 
 void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_need *need,
@@ -443,7 +564,8 @@ void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_
         out->lacks = SCHED_RES_DECODE_TIME;
     } else if (out->wait > 0 && out->wait * (1 + b->tier[need->tier].margin) > out->limit) {
         out->ok = false;
-        out->lacks = SCHED_RES_DECODE_ROOM;
+    } else {
+        out->lacks = SCHED_RES_NONE;
     }
 }
 
@@ -454,7 +576,18 @@ double baton_load_use(struct sched *s, struct sched_worker *w)
     if (l == NULL)
         return 0;
     load_refresh(s, w, l);
-    return l->room > 0 ? load_now(l, s->cfg.n_tiers) / l->room : 1;
+    return load_use(s, l);
+}
+
+double baton_load_total(const struct sched_worker *w, uint32_t *n)
+{
+    const struct baton_load *l = w->baton.load;
+    double sum = 0;
+
+    *n = l != NULL ? l->n : 0;
+    for (uint32_t t = 0; l != NULL && t < SCHED_TIERS_MAX; t++)
+        sum += l->tier[t].full;
+    return sum;
 }
 
 double baton_load_step(struct sched *s, struct sched_worker *w)

@@ -16,29 +16,35 @@
 
 enum {
     BATON_HORIZONS = 8,
-    BATON_EVICT_MAX = 8, /* requests that one arrival may push out of one queue */
-    BATON_TRY_MAX = 3,   /* queues in which eviction is tried */
+    BATON_EVICT_MAX = 8,    /* requests that one arrival may push out of one queue */
+    BATON_COLD_PROMPTS = 2, /* on a prefill worker of which nothing is known */
+    BATON_COLD_STREAMS = 4, /* on such a decode worker */
+    BATON_TRY_MAX = 3,      /* queues in which eviction is tried */
     BATON_SIZES = 3 /* classes of prompt size: the lower half, up to the top decile, that decile */
 };
 
 /* One table for all loads; sched_baton.c says where each comes from. */
 struct baton_constants {
     /* decode */
-    double room_share, tbt_share, wait_share, need_share, drain_share, refresh_ns;
+    double room_share, room_least, time_share, tbt_share, wait_share, need_share, drain_share,
+        refresh_ns;
     /* prefill */
-    double guard_ns, density_power, evict_gain, recompute, local_use, local_tbt, exposed;
+    double guard_ns, density_power, evict_gain, recompute, local_use, local_ahead, local_tbt,
+        exposed;
     /* margins */
     double margin_step, margin_max, broken_target;
     double stretch_start, stretch_min, stretch_max, stretch_step;
     /* prices */
-    double rate_s, load_free, load_full, inflow_s, mean_step, price_s, value_power, price_prefill,
-        price_decode, room_free, local_gain, hurt_share, hurt_s, hurt_crowd;
+    double rate_s, load_free, load_full, inflow_s, inflow_seen, mean_step, price_s, value_power,
+        price_prefill, price_decode, room_free, local_gain, hurt_share, hurt_s, hurt_crowd;
     /* floors */
     double floor_gap, floor_step, floor_max, floor_rate, size_decay, credit_s;
     /* held ones */
     double held_s, held_hope;
     /* probes */
     double probe_idle, probe_wait, probe_right;
+    /* slow start */
+    double cold_reach, cold_mute;
 };
 extern const struct baton_constants baton_c;
 
@@ -69,6 +75,7 @@ struct sched_baton {
     double stretch;
     /* prices */
     double mean_value, mean_work[2]; /* of arrivals; decayed sums of one and the same weight */
+    uint64_t began_at;               /* the first arrival */
     double offered[2];               /* work that arrived, ns by side, decayed over rate_s */
     uint64_t offered_at;
     double backlog, crowd; /* as bills show them, decayed over price_s */
@@ -113,8 +120,10 @@ void baton_floor(struct sched *s, const struct sched_request *r, bool kept);
 /* Factor on its weight inside its tier: more for sizes that lag behind. */
 double baton_boost(const struct sched *s, const struct sched_request *r);
 /* Of tiers tighter than `tier`, by what was admitted lately, on one decode worker: the tokens of KV that they
- * will hold if it goes on like that, and for how long each holds its own. */
-void baton_inflow(const struct sched *s, uint32_t tier, double *kv, double *stay);
+ * will hold if it goes on like that, and for how long each holds its own.  share: that counts of a tier's; NULL:
+ * all. */
+void baton_inflow(const struct sched *s, uint32_t tier, const double *share, double *kv,
+                  double *stay);
 
 /* ---- sched_baton_probe.c ------------------------------------------------------------------------ */
 
@@ -123,6 +132,9 @@ bool baton_probe_due(const struct sched *s, const struct sched_worker *w, enum s
 /* r is bound for that; predicted: ns of its prompt, or of a step. */
 void baton_probe_start(struct sched *s, struct sched_request *r, enum sched_stage stage,
                        double predicted);
+/* Is too little known of p or d to give them one more, with so many tokens of KV, now? */
+bool baton_cold(const struct sched *s, const struct sched_worker *p, const struct sched_worker *d,
+                double tokens);
 void baton_probe_end(struct sched *s, const struct sched_request *r); /* if it is one */
 
 /* ---- sched_baton_decode.c ----------------------------------------------------------------------- */
@@ -159,6 +171,8 @@ void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_
                     struct baton_decode *out);
 /* Share of its room that is held now. */
 double baton_load_use(struct sched *s, struct sched_worker *w);
+/* Tokens of KV at half their lives, of the n that are there or promised. */
+double baton_load_total(const struct sched_worker *w, uint32_t *n);
 /* Present step time. */
 double baton_load_step(struct sched *s, struct sched_worker *w);
 /* Decode worker time that n tokens of output after n_prompt cost, its share of KV room included. */

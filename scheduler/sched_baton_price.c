@@ -104,6 +104,8 @@ void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill
     struct sched_baton *b = baton_of(s);
     double keep = 1 - baton_c.mean_step;
 
+    if (b->began_at == 0)
+        b->began_at = s->now > 0 ? s->now : 1;
     size_learn(b, r->n_prompt);
     r->baton.size = size_class(b, r->n_prompt);
     b->mean_value = keep * b->mean_value + pow(baton_weight(s, r, r->tier), baton_c.value_power);
@@ -193,19 +195,23 @@ static void inflow_to_now(const struct sched *s, struct baton_tier *t)
     t->inflow_at = s->now;
 }
 
-void baton_inflow(const struct sched *s, uint32_t tier, double *kv, double *stay)
+void baton_inflow(const struct sched *s, uint32_t tier, const double *share, double *kv,
+                  double *stay)
 {
     const struct sched_baton *b = baton_of(s);
-    double in = 0, token_ns = 0;
+    double in = 0, token_ns = 0, seen;
 
     for (uint32_t t = 0; t < tier; t++) {
         double keep = decayed(1, b->tier[t].inflow_at, s->now, baton_c.inflow_s);
 
+        keep *= share != NULL ? share[t] : 1;
         in += keep * b->tier[t].inflow;
         token_ns += keep * b->tier[t].stay;
     }
-    *kv = token_ns / (baton_c.inflow_s * 1e9 * ((double)s->pool[SCHED_ROLE_DECODE].n + 1e-9));
     *stay = in > 0 ? token_ns / in : 1;
+    seen = 1 - decayed(1, b->began_at, s->now, baton_c.inflow_s); /* less than all at the start */
+    token_ns /= seen > baton_c.inflow_seen ? seen : baton_c.inflow_seen;
+    *kv = token_ns / (baton_c.inflow_s * 1e9 * ((double)s->pool[SCHED_ROLE_DECODE].n + 1e-9));
 }
 
 void baton_price_bound(struct sched *s, struct sched_request *r, bool undo)

@@ -1,4 +1,8 @@
-/* scheduler/sched_baton_probe.c - asking again what was believed too long: probes.
+/* scheduler/sched_baton_probe.c - what nobody knows yet, and what was believed too long: slow start and probes.
+ *
+ * A class of workers without a profile is learned from its first requests.  What was seen of small batches says
+ * little about large ones, so a decode worker takes no more than twice the context that its class was seen with,
+ * and a prefill worker two prompts before the first is done; the rest waits, which takes a second or two.
  *
  * What is refused is not run, and what is not run teaches nothing: a belief that is too slow (the class file of
  * another machine, a worker that has recovered) would refuse for ever.  So a request that times alone would
@@ -70,4 +74,41 @@ void baton_probe_end(struct sched *s, const struct sched_request *r)
         probe_over(s, &b->probe[0], first);
     if (b->probe[1].request == r->id)
         probe_over(s, &b->probe[1], step);
+}
+
+/* Told nothing, and not known by experience to be exact. */
+static bool cold_class(const struct sched_law *seed, const struct sched_worker *w)
+{
+    return !w->klass->c.frozen && !sched_law_known(seed);
+}
+
+static double cold_tightest(const struct sched *s)
+{
+    uint64_t least = s->cfg.tiers[0].tbt_ns;
+
+    for (uint32_t t = 1; t < s->cfg.n_tiers; t++)
+        least = s->cfg.tiers[t].tbt_ns < least ? s->cfg.tiers[t].tbt_ns : least;
+    return (double)least;
+}
+
+/* Steps that were seen to come near the tightest time between tokens say all there is to know: longer ones are
+ * not run. */
+bool baton_cold(const struct sched *s, const struct sched_worker *p, const struct sched_worker *d,
+                double tokens)
+{
+    const struct sched_baton *b = s->policy_state;
+    bool mute = (double)(s->now - b->began_at) > baton_c.cold_mute; /* it reports no steps */
+    double reach = d != NULL ? baton_c.cold_reach * d->klass->most_context : 0;
+    struct sched_law law;
+    uint32_t n;
+
+    if (p->shape->role == SCHED_ROLE_PREFILL && cold_class(&p->klass->prefill.seed, p) && !mute &&
+        p->klass->prefill.n == 0 && sched_edf_count(&p->edf) >= BATON_COLD_PROMPTS)
+        return true;
+    if (d == NULL || !cold_class(&d->klass->decode.seed, d) || (mute && d->klass->decode.n == 0))
+        return false;
+    tokens += baton_load_total(d, &n);
+    law = sched_decode_law(s, d);
+    return n >= BATON_COLD_STREAMS && tokens > reach &&
+           sched_law_decode(&law, n, reach) < baton_c.tbt_share * cold_tightest(s);
 }

@@ -122,7 +122,7 @@ struct sched_request {
     bool admitted : 1; /* was dispatched once: never refused any more */
     bool late : 1;     /* a token was late */
     bool lost : 1;     /* an attempt failed or lost its worker */
-    bool probe : 1;    /* run to see how long it takes, though it would have been refused */
+    bool probe : 1;    /* run to see how long it takes */
     enum sched_waits_in waits_in : 8;
     enum sched_outcome outcome : 8; /* from the end on */
     enum sched_reason reason : 8;
@@ -216,6 +216,7 @@ struct sched_klass {
     struct sched_class c;
     struct sched_predict prefill, decode;
     struct sched_link_predict link; /* of all its links: what a new one starts from */
+    double most_context;            /* tokens of KV in one decode step: the most that was seen */
     uint32_t step_tokens;           /* of the worker that joined last */
     uint32_t open[3];               /* workers, by role */
 };
@@ -250,8 +251,7 @@ struct sched {
     bool had[3]; /* a worker of the role was there once */
     struct sched_stats stats;
     uint32_t n_queued;
-    uint32_t attempts; /* objects */
-    uint32_t illegal_moves;
+    uint32_t attempts, illegal_moves; /* attempts: objects */
     bool stopping;
     uint32_t placed[SCHED_DRAIN_SECONDS];
     uint64_t placed_second; /* the second that the newest bucket counts */

@@ -480,6 +480,7 @@ void sched_predictor_step(struct sched *s, struct sched_worker *w, const struct 
         sched_predict_observe_mixed(&k->prefill, &w->prefill_bias, &k->decode, &w->decode_bias,
                                     &s->score[SCHED_TIERS_MAX][stage], did, (double)e->u.step.ns);
 
+    k->most_context = fmax(k->most_context, did->ctx);
     score_tiers(s, w, stage, &o);
     look_at_health(s);
 }

@@ -177,6 +177,22 @@ def test_the_load_of_the_others_is_the_same_whoever_surges(tmp_path):
         (r["arrived_s"], r["tier"], r["prompt"]) for r in usual)
 
 
+@pytest.mark.parametrize("known", [(), ("--cold",)])
+@pytest.mark.parametrize("rate", [40, 80])
+def test_promises_hold_in_an_overload_from_the_first_second(tmp_path, rate, known):
+    """Two and four times what this pair can do; its KV room is so large that only the time of steps bounds it."""
+    records = tmp_path / "records.jsonl"
+    out = simulate("--trace", "synthetic", "--rate", rate, "--duration", "60", "--warmup", "0", *known, "--no-bound",
+                   "--records", records, "--quiet", cluster=ROOT / "bench/compare/cluster.yaml")
+    assert out.returncode == 0, out.stderr
+    rows = [row for row in map(json.loads, records.read_text().splitlines()) if row["admitted"]]
+    broken = [row for row in rows if not row["kept"]]
+    assert len(rows) > 700
+    assert len(broken) <= 0.02 * len(rows)
+    gold = [row["kept"] for row in rows if row["tier"] == "gold"]
+    assert sum(gold) >= 0.98 * len(gold) > 200
+
+
 @pytest.mark.parametrize("args, words", [
     (["--trace", BLOCKS, "--tenants", "a:1"], ["--tenants", "NAME:WEIGHT:SHARE"]),
     (["--trace", BLOCKS, "--tenants", "a:1:1,a:1:1"], ["--tenants", "each name once"]),
