@@ -16,7 +16,9 @@ target_compile_definitions(baton_flags INTERFACE _GNU_SOURCE BATON_VERSION="${PR
 target_compile_options(baton_flags INTERFACE
   $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes
     -Wmissing-prototypes -Wvla -Walloca -Wformat=2 -Wswitch-enum -Werror
-    -fno-common -fno-delete-null-pointer-checks -fno-strict-overflow -fno-omit-frame-pointer>)
+    -fno-common>)
+# How code is made: said again where it is made at link time.
+set(BATON_CODE_FLAGS -fno-delete-null-pointer-checks -fno-strict-overflow -fno-omit-frame-pointer)
 
 # Instrumented code makes these two warnings see what is not there; the other presets keep them.
 if(BATON_SANITIZE)
@@ -42,16 +44,17 @@ elseif(BATON_SANITIZE)
 else()
   # Fortify needs the optimiser, which every unsanitised preset turns on.
   target_compile_options(baton_flags INTERFACE
-    $<$<COMPILE_LANGUAGE:C>:-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3 -fstack-protector-strong
-      -fstack-clash-protection -fcf-protection=full>)
+    $<$<COMPILE_LANGUAGE:C>:-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3>)
+  list(APPEND BATON_CODE_FLAGS -fstack-protector-strong -fstack-clash-protection -fcf-protection=full)
   foreach(flag -ftrivial-auto-var-init=zero -fzero-call-used-regs=used-gpr -fstrict-flex-arrays=3)
     string(MAKE_C_IDENTIFIER "HAVE${flag}" have)
     check_c_compiler_flag(${flag} ${have})
     if(${have})
-      target_compile_options(baton_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:${flag}>)
+      list(APPEND BATON_CODE_FLAGS ${flag})
     endif()
   endforeach()
 endif()
+target_compile_options(baton_flags INTERFACE "$<$<COMPILE_LANGUAGE:C>:${BATON_CODE_FLAGS}>")
 if(BATON_FUZZ) # the fuzzer sees what its inputs reach
   target_compile_options(baton_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-fsanitize=fuzzer-no-link>)
 endif()
