@@ -402,18 +402,15 @@ static enum err find_rate(struct study *s, const char *policy, double start)
 }
 /* ---- the whole ---- */
 
-static enum err run_all(struct study *s)
+/* Every policy at one speed. */
+static enum err run_policies(struct study *s, double speed)
 {
-    const struct bench_study *o = s->o;
-    double speed = o->speedup > 0 ? o->speedup : 1;
     enum err err = ERR_OK;
 
-    if (o->rate > 0 && !study_is_drawn(o)) /* drawn ones have their rate */
-        err = speed_for(s, o->rate, &speed);
     for (uint32_t i = 0; i < s->n_policies && err == ERR_OK; i++) {
         struct pooled p = {.run = NULL};
 
-        if (o->find != NULL) {
+        if (s->o->find != NULL) {
             err = find_rate(s, s->policy[i], speed);
             continue;
         }
@@ -424,6 +421,29 @@ static enum err run_all(struct study *s)
         }
         study_add_rows(s, &p);
         err = keep_run(s, p.run);
+    }
+    return err;
+}
+
+static enum err run_all(struct study *s)
+{
+    const struct bench_study *o = s->o;
+    bool drawn = study_is_drawn(o);
+    enum err err = ERR_OK;
+
+    s->name_rates = drawn && o->at_rates && o->n_at > 1;
+    for (uint32_t k = 0; (k == 0 || k < o->n_at) && err == ERR_OK; k++) {
+        double speed = o->n_at > 0 && !o->at_rates ? o->at[k] : 1;
+
+        if (o->at_rates && drawn) { /* drawn anew, at that rate */
+            s->rate = o->at[k];
+            s->have_trace = false;
+            s->n_bounds = 0;
+        } else if (o->at_rates) {
+            err = speed_for(s, o->at[k], &speed);
+        }
+        if (err == ERR_OK)
+            err = run_policies(s, speed);
     }
     return err;
 }
@@ -462,8 +482,9 @@ static enum err check(const struct bench_study *o, struct err_msg *msg)
         return err_set(msg, ERR_INVALID, "--cluster FILE and --trace FILE are needed");
     if (o->seeds == 0 || o->seeds > SEEDS_MAX)
         return err_set(msg, ERR_INVALID, "--seeds must be 1 to %d", SEEDS_MAX);
-    if (o->speedup > 0 && o->rate > 0)
-        return err_set(msg, ERR_INVALID, "--speedup and --rate exclude each other");
+    if (o->find != NULL && o->n_at > 1)
+        return err_set(msg, ERR_INVALID,
+                       "--find-rate starts from one --rate or --speedup, not from a list");
     if (!(o->warmup_s >= 0) || (o->duration_s > 0 && o->warmup_s >= o->duration_s))
         return err_set(msg, ERR_INVALID, "--warmup must be shorter than --duration");
     if (!(o->bias > 0))

@@ -11,6 +11,8 @@
 #include "base/err.h"
 #include "bench/sim_engine.h"
 
+enum { BENCH_SPEEDS_MAX = 32 };
+
 struct bench_study {
     const char *cluster;  /* file */
     const char *trace;    /* file, or "synthetic" */
@@ -23,7 +25,10 @@ struct bench_study {
     const char *surge;    /* NAME:TIMES,...: those send so much more; NULL: none */
     const char *find;     /* NULL, "tier90", "gold99" or "all90" */
     const char *report, *records; /* files; NULL: none */
-    double speedup, rate;         /* one of them; 0 and 0: speed-up 1 */
+    /* Speed-ups, or rates, one run of each policy at each; none: speed-up 1. */
+    double at[BENCH_SPEEDS_MAX];
+    uint32_t n_at;
+    bool at_rates; /* they are requests per second */
     double duration_s, warmup_s;
     uint32_t prefill, decode; /* other counts of workers; 0: the file's */
     uint64_t seed;

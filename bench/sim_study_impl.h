@@ -15,6 +15,8 @@ struct study {
     struct bench_trace trace; /* of the seed in hand */
     uint64_t trace_seed;
     bool have_trace;
+    double rate;     /* of drawn arrivals */
+    bool name_rates; /* several of them: results have the rate in their names */
     char policy[POLICIES_MAX][SCHED_NAME_MAX];
     uint32_t n_policies;
     struct study_tenants {
@@ -71,6 +73,8 @@ void study_print_tenants(const struct study *s);
 
 /* ---- sim_study_rows.c: results ---- */
 
+/* POLICY.TRACE[-rRATE].xSPEEDUP, with which its results begin. */
+void study_prefix(const struct study *s, const struct bench_run *r, char *out, size_t room);
 void study_add_rows(struct study *s, const struct pooled *p);
 void study_print_table(const struct study *s);
 

@@ -94,7 +94,7 @@ bool study_is_drawn(const struct bench_study *o)
 enum err study_load_trace(struct study *s, uint64_t seed)
 {
     const struct bench_study *o = s->o;
-    struct bench_draw d = {.rate = o->rate > 0 ? o->rate : 10,
+    struct bench_draw d = {.rate = s->rate > 0 ? s->rate : 10,
                            .seconds = o->duration_s > 0 ? o->duration_s : 600};
     struct bench_trace from = {.n = 0};
     bool synthetic = strcmp(o->trace, "synthetic") == 0;

@@ -4,13 +4,22 @@
 
 #include "bench/sim_study_impl.h"
 
+void study_prefix(const struct study *s, const struct bench_run *r, char *out, size_t room)
+{
+    char rate[32] = "";
+
+    if (s->name_rates)
+        snprintf(rate, sizeof(rate), "-r%.4g", s->rate);
+    snprintf(out, room, "%.31s.%.31s%s.x%g", r->policy, r->trace, rate, r->speedup);
+}
+
 static void row(struct study *s, const struct bench_run *r, const char *what, const char *which,
                 double value, const char *unit, enum bench_better better)
 {
-    char name[160];
+    char name[200], prefix[120];
 
-    snprintf(name, sizeof(name), "%.31s.%.31s.x%g.%s%s%s", r->policy, r->trace, r->speedup, what,
-             which[0] != '\0' ? "." : "", which);
+    study_prefix(s, r, prefix, sizeof(prefix));
+    snprintf(name, sizeof(name), "%s.%s%s%s", prefix, what, which[0] != '\0' ? "." : "", which);
     bench_report_add(&s->report, name, value, unit, better);
 }
 
@@ -99,7 +108,10 @@ void study_add_rows(struct study *s, const struct pooled *p)
     const struct bench_run *r = p->run;
     double n = s->o->seeds;
 
-    bench_run_rows(r, NULL, &s->report);
+    char prefix[120];
+
+    study_prefix(s, r, prefix, sizeof(prefix));
+    bench_run_rows(r, prefix, &s->report);
     if (r->bound_weight > 0 && r->weight_offered > 0)
         row(s, r, "bound.offered", "", r->bound_weight / r->weight_offered, "1", BENCH_HIGHER);
     row(s, r, "attainment.large_gap", "", r->rest_kept - r->large_kept, "1", BENCH_LOWER);

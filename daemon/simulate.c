@@ -27,8 +27,9 @@ static const char usage[] =
     "  --trace synthetic      lengths by --in and --out: MEAN, MEAN:SIGMA, MEAN:pareto:SHAPE\n"
     "  --arrivals KIND        poisson, constant, ramp or gamma:CV in place of the trace's own, at "
     "--rate\n"
-    "  --speedup X            the trace's time compressed by X (default 1), or\n"
-    "  --rate R               so that R requests a second arrive on average\n"
+    "  --speedup X[,X...]     the trace's time compressed by X (default 1), or\n"
+    "  --rate R[,R...]        so that R requests a second arrive on average; a list runs one after "
+    "another, for curves\n"
     "  --duration S           of arrivals; a shorter trace is repeated (default: whole passes, 300 "
     "s at least)\n"
     "  --warmup S             not counted at the start (30)\n"
@@ -112,6 +113,26 @@ static bool number(const char *text, double low, double high, double *out)
     return end != text && *end == '\0' && errno == 0 && *out >= low && *out <= high;
 }
 
+/* X[,X...] */
+static bool take_speeds(const char *text, double low, double high, struct bench_study *s)
+{
+    char one[64];
+
+    for (s->n_at = 0; s->n_at < BENCH_SPEEDS_MAX; text++) {
+        size_t len = strcspn(text, ",");
+
+        if (len >= sizeof(one))
+            return false;
+        snprintf(one, sizeof(one), "%.*s", (int)len, text);
+        if (!number(one, low, high, &s->at[s->n_at++]))
+            return false;
+        text += len;
+        if (*text == '\0')
+            return true;
+    }
+    return false;
+}
+
 /* W@T or W@TxF, then -U */
 static bool fault(const char *text, bool slow, struct bench_sim_fault *f)
 {
@@ -168,6 +189,7 @@ static enum err take_fault(struct bench_study *s, const char *name, const char *
 
 static enum err parse(int argc, char **argv, struct bench_study *s, struct err_msg *msg)
 {
+    const char *speedup = NULL, *rate = NULL;
     double seed = 1, seeds = 1, prefill = 0, decode = 0, max_new = 0;
     const struct option options[] = {
         {"--cluster", &s->cluster, NULL, 0, 0, NULL},
@@ -183,8 +205,8 @@ static enum err parse(int argc, char **argv, struct bench_study *s, struct err_m
         {"--find-rate", &s->find, NULL, 0, 0, NULL},
         {"--report", &s->report, NULL, 0, 0, NULL},
         {"--records", &s->records, NULL, 0, 0, NULL},
-        {"--speedup", NULL, &s->speedup, 1e-6, 1e9, NULL},
-        {"--rate", NULL, &s->rate, 1e-6, 1e7, NULL},
+        {"--speedup", &speedup, NULL, 0, 0, NULL},
+        {"--rate", &rate, NULL, 0, 0, NULL},
         {"--duration", NULL, &s->duration_s, 1e-3, 1e8, NULL},
         {"--warmup", NULL, &s->warmup_s, 0, 1e8, NULL},
         {"--noise", NULL, &s->noise, 0, 2, NULL},
@@ -229,6 +251,19 @@ static enum err parse(int argc, char **argv, struct bench_study *s, struct err_m
             return err;
         i++;
     }
+    if (speedup != NULL && rate != NULL)
+        return err_set(msg, ERR_INVALID, "--speedup and --rate exclude each other");
+    if (speedup != NULL && !take_speeds(speedup, 1e-6, 1e9, s))
+        return err_set(msg, ERR_INVALID,
+                       "--speedup '%.40s': expected a number from 1e-06 to 1e+09, or up to %d of "
+                       "them with commas",
+                       speedup, BENCH_SPEEDS_MAX);
+    s->at_rates = rate != NULL;
+    if (rate != NULL && !take_speeds(rate, 1e-6, 1e7, s))
+        return err_set(msg, ERR_INVALID,
+                       "--rate '%.40s': expected a number from 1e-06 to 1e+07, or up to %d of them "
+                       "with commas",
+                       rate, BENCH_SPEEDS_MAX);
     s->seed = (uint64_t)seed;
     s->seeds = (uint32_t)seeds;
     s->prefill = (uint32_t)prefill;

@@ -92,6 +92,18 @@ def test_the_highest_rate_that_holds_is_found_and_holds():
     assert least(1.25 * rate) < 0.9
 
 
+def test_a_list_of_rates_runs_one_after_another_and_gives_what_each_gives_alone(tmp_path):
+    args = ("--trace", BLOCKS, "--duration", "30", "--warmup", "0", "--no-bound")
+    both = results(*args, "--speedup", "2,4", "--report", tmp_path / "r.html")
+    assert both == {**results(*args, "--speedup", "2"), **results(*args, "--speedup", "4")}
+    assert "Over the offered rate" in (tmp_path / "r.html").read_text()
+    drawn = ("--trace", "synthetic", "--duration", "20", "--warmup", "0")
+    both = results(*drawn, "--rate", "20,30")
+    for rate in (20, 30):
+        alone = results(*drawn, "--rate", rate)
+        assert alone == {k.replace(f"-r{rate}", ""): v for k, v in both.items() if f"-r{rate}." in k}
+
+
 def test_a_rate_that_never_holds_is_zero():
     found = results("--trace", "synthetic", "--rate", "20", "--duration", "10", "--warmup", "0", "--prefill", "1",
                     "--decode", "1", "--kill", "2@0", "--no-local-prefill", "--find-rate", "gold99")
@@ -207,6 +219,8 @@ def test_promises_hold_in_an_overload_from_the_first_second(tmp_path, rate, know
     (["--trace", BLOCKS, "--tiers", "20/80"], ["--tiers", "3 numbers"]),
     (["--trace", BLOCKS, "--speedup", "2", "--rate", "3"], ["--speedup", "--rate"]),
     (["--trace", BLOCKS, "--rate", "fast"], ["--rate", "number"]),
+    (["--trace", BLOCKS, "--rate", "1,,2"], ["--rate", "number"]),
+    (["--trace", BLOCKS, "--rate", "1,2", "--find-rate", "tier90"], ["--find-rate", "list"]),
     (["--trace", BLOCKS, "--find-rate", "all"], ["tier90", "gold99"]),
     (["--trace", CLUSTER], ["row 1", "not a known trace"]),
     (["--trace", BLOCKS, "--frobnicate"], ["--frobnicate", "--help"]),
