@@ -248,7 +248,7 @@ static void draw_marks(struct html_out *o, const struct html_chart *c, const str
 
         html_fmt(o, "<path class=\"t\" d=\"M%d %.1fH%d\"/>", LEFT, at, WIDE - RIGHT);
         /* below the line where there is no room above it */
-        html_fmt(o, "<text class=\"e t\" x=\"%d\" y=\"%.1f\">", WIDE - RIGHT - 2,
+        html_fmt(o, "<text class=\"t\" x=\"%d\" y=\"%.1f\">", LEFT + 4,
                  at < TOP + 14 ? at + 12 : at - 4);
         html_text(o, c->marks[i].name);
         html_put(o, "</text>");
@@ -299,8 +299,9 @@ static void draw_dots(struct html_out *o, const struct html_chart *c, const stru
             continue;
         html_number(at_x, sizeof(at_x), s->x[i], c->x_unit);
         html_number(at_y, sizeof(at_y), s->y[i], c->y_unit);
-        html_fmt(o, "<circle class=\"d s%u\" cx=\"%.1f\" cy=\"%.1f\" r=\"3\"><title>",
-                 s->style % HTML_STYLES, place(x, s->x[i]), place(y, s->y[i]));
+        html_fmt(o, "<circle class=\"d s%u\" cx=\"%.1f\" cy=\"%.1f\" r=\"%d\"><title>",
+                 s->style % HTML_STYLES, place(x, s->x[i]), place(y, s->y[i]),
+                 s->style == HTML_FAINT ? 2 : 3);
         html_text(o, s->name);
         html_fmt(o, ": %s at %s", at_y, at_x);
         html_put(o, "</title></circle>");
@@ -319,27 +320,45 @@ void html_draw(struct html_out *o, const struct html_chart *c)
         if (c->series[i].filled)
             draw_area(o, &c->series[i], &x, &y);
     }
-    draw_marks(o, c, &y);
-    for (size_t i = 0; i < c->n_series; i++) {
+    for (size_t i = c->n_series; i-- > 0;) {
         if (!c->series[i].filled)
             draw_line(o, &c->series[i], &x, &y);
         if (c->dots)
             draw_dots(o, c, &c->series[i], &x, &y);
     }
+    draw_marks(o, c, &y);
     html_put(o, "</svg></figure>\n");
+}
+
+static void legend_key(struct html_out *o, const struct html_series *s)
+{
+    html_fmt(o,
+             "<span><svg class=\"key\" viewBox=\"0 0 26 10\"><path class=\"%s s%u\" "
+             "d=\"%s\"/></svg>",
+             s->filled ? "f" : "l", s->style % HTML_STYLES, s->filled ? "M2 1h22v8H2Z" : "M1 5h24");
 }
 
 void html_legend(struct html_out *o, const struct html_series *series, size_t n)
 {
+    bool faint = false;
+
     html_put(o, "<p class=\"legend\">");
     for (size_t i = 0; i < n; i++) {
-        html_fmt(o,
-                 "<span><svg class=\"key\" viewBox=\"0 0 26 10\"><path class=\"%s s%u\" "
-                 "d=\"%s\"/></svg>",
-                 series[i].filled ? "f" : "l", series[i].style % HTML_STYLES,
-                 series[i].filled ? "M2 1h22v8H2Z" : "M1 5h24");
+        if (series[i].style == HTML_FAINT)
+            continue;
+        legend_key(o, &series[i]);
         html_text(o, series[i].name);
         html_put(o, "</span>");
     }
-    html_put(o, "</p>\n");
+    for (size_t i = 0; i < n; i++) { /* all under one key */
+        if (series[i].style != HTML_FAINT)
+            continue;
+        if (faint)
+            html_put(o, ", ");
+        else
+            legend_key(o, &series[i]);
+        faint = true;
+        html_text(o, series[i].name);
+    }
+    html_put(o, faint ? "</span></p>\n" : "</p>\n");
 }

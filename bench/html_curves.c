@@ -1,4 +1,7 @@
-/* bench/html_curves.c - curves over the offered rate, and policies side by side at one rate. */
+/* bench/html_curves.c - curves over the offered rate.
+ *
+ * Thirteen lines in as many colours are none to tell apart: the first few by rank have one, all others are thin and
+ * grey, and a dot says its name. */
 #include "bench/html.h"
 
 #include <math.h>
@@ -7,63 +10,80 @@
 
 #include "base/mem.h"
 
-enum { SERIES_MAX = 24, POINTS_MAX = 64 };
-static const double SAME_RATE = 0.02;
+enum { SERIES_MAX = 24, POINTS_MAX = 64, COLOURED = 7, REFERENCE = 8 /* its style */ };
 
-enum figure { ATTAINMENT, GOODPUT, TTFT_P90, TTFT_P99, TBT_P90, TBT_P99, BOUND, REFUSED };
+/* ---- figures ---- */
 
-bool html_same_load(const struct bench_run *a, const struct bench_run *b)
+static const struct bench_tier_figures *tier_of(const struct bench_run *r, uint32_t tier)
 {
-    return strcmp(a->trace, b->trace) == 0 &&
-           fabs(a->rate - b->rate) <= SAME_RATE * fmax(fabs(a->rate), fabs(b->rate));
+    static const struct bench_tier_figures none;
+
+    return tier < r->n_tiers ? &r->tier[tier] : tier == BENCH_TIERS_MAX ? &r->all : &none;
 }
 
-/* Runs of one series: same trace, source, policy and label. */
-static bool same_series(const struct bench_run *a, const struct bench_run *b)
+static double quantile(const struct bench_hist *h, double q)
 {
-    return strcmp(a->trace, b->trace) == 0 && strcmp(a->source, b->source) == 0 &&
-           strcmp(a->policy, b->policy) == 0 && strcmp(a->label, b->label) == 0;
+    return h->n > 0 ? bench_hist_quantile(h, q) : NAN;
 }
 
-static bool mixed_sources(const struct bench_run *const *runs, size_t n)
+double html_kept(const struct bench_run *r, uint32_t tier)
 {
-    for (size_t i = 1; i < n; i++) {
-        if (strcmp(runs[i]->source, runs[0]->source) != 0)
-            return true;
-    }
-    return false;
+    const struct bench_tier_figures *t = tier_of(r, tier);
+
+    return t->n > 0 ? (double)t->kept / (double)t->n : NAN;
 }
 
-static double figure_of(const struct bench_run *r, uint32_t tier, enum figure f)
+double html_refused(const struct bench_run *r, uint32_t tier)
 {
-    const struct bench_tier_figures *t = tier < r->n_tiers ? &r->tier[tier] : &r->all;
+    const struct bench_tier_figures *t = tier_of(r, tier);
 
-    if (tier >= r->n_tiers && tier != BENCH_TIERS_MAX)
-        return NAN; /* another run has more tiers */
-    switch (f) {
-    case ATTAINMENT:
-        return t->n > 0 ? bench_run_attainment(r, tier) : NAN;
-    case REFUSED:
-        return t->n > 0 ? (double)t->refused / (double)t->n : NAN;
-    case GOODPUT:
-        return bench_run_goodput(r);
-    case BOUND:
-        return r->bound_weight > 0 ? bench_run_bound_share(r) : NAN;
-    case TTFT_P90:
-        return t->ttft.n > 0 ? bench_hist_quantile(&t->ttft, 0.9) : NAN;
-    case TTFT_P99:
-        return t->ttft.n > 0 ? bench_hist_quantile(&t->ttft, 0.99) : NAN;
-    case TBT_P90:
-        return t->tbt.n > 0 ? bench_hist_quantile(&t->tbt, 0.9) : NAN;
-    case TBT_P99:
-        return t->tbt.n > 0 ? bench_hist_quantile(&t->tbt, 0.99) : NAN;
-    }
-    return NAN;
+    return t->n > 0 ? (double)t->refused / (double)t->n : NAN;
 }
+
+double html_goodput(const struct bench_run *r, uint32_t tier)
+{
+    (void)tier;
+    return bench_run_goodput(r);
+}
+
+double html_bound(const struct bench_run *r, uint32_t tier)
+{
+    (void)tier;
+    return r->bound_weight > 0 ? bench_run_bound_share(r) : NAN;
+}
+
+static double ttft_p90(const struct bench_run *r, uint32_t tier)
+{
+    return quantile(&tier_of(r, tier)->ttft, 0.9);
+}
+
+static double ttft_p99(const struct bench_run *r, uint32_t tier)
+{
+    return quantile(&tier_of(r, tier)->ttft, 0.99);
+}
+
+static double tbt_p90(const struct bench_run *r, uint32_t tier)
+{
+    return quantile(&tier_of(r, tier)->tbt, 0.9);
+}
+
+static double tbt_p99(const struct bench_run *r, uint32_t tier)
+{
+    return quantile(&tier_of(r, tier)->tbt, 0.99);
+}
+
+static double e2e_p90(const struct bench_run *r, uint32_t tier)
+{
+    return r->whole ? quantile(&tier_of(r, tier)->e2e, 0.9) : NAN;
+}
+
+/* ---- curves ---- */
 
 struct curves {
     struct html_out *o;
-    const struct bench_run *series[SERIES_MAX][POINTS_MAX]; /* by rate */
+    const struct bench_run *const *runs;
+    size_t n_runs;
+    const struct bench_run *series[SERIES_MAX][POINTS_MAX]; /* by rate; one of all repeats */
     size_t n_points[SERIES_MAX], n;
     bool with_source;
     double x[SERIES_MAX][POINTS_MAX], y[SERIES_MAX][POINTS_MAX];
@@ -76,28 +96,64 @@ static void insert_by_rate(const struct bench_run **v, size_t *n, const struct b
 
     if (*n == POINTS_MAX)
         return;
+    for (size_t i = 0; i < *n; i++) {
+        if (r->asked_rate > 0 && html_same_load(v[i], r))
+            return; /* a repeat: means are drawn */
+    }
     for (; at > 0 && v[at - 1]->rate > r->rate; at--)
         v[at] = v[at - 1];
     v[at] = r;
     (*n)++;
 }
 
-static void collect(struct curves *c, const struct bench_run *const *runs, size_t n,
-                    const char *trace)
+/* A place for the series of r, in order of rank; SERIES_MAX: there is none. */
+static size_t series_of(struct curves *c, const struct bench_run *r)
+{
+    size_t at = 0;
+
+    while (at < c->n && !html_same_series(c->series[at][0], r))
+        at++;
+    if (at < c->n || c->n == SERIES_MAX)
+        return at;
+    while (at > 0 && html_ranks_before(c->runs, c->n_runs, r, c->series[at - 1][0])) {
+        memcpy(c->series[at], c->series[at - 1], sizeof(c->series[at]));
+        c->n_points[at] = c->n_points[at - 1];
+        at--;
+    }
+    c->n_points[at] = 0;
+    c->n++;
+    return at;
+}
+
+static void collect(struct curves *c, const char *trace)
 {
     c->n = 0;
     memset(c->n_points, 0, sizeof(c->n_points));
-    for (size_t i = 0; i < n; i++) {
-        size_t s = 0;
+    for (size_t i = 0; i < c->n_runs; i++) {
+        size_t s;
 
-        if (strcmp(runs[i]->trace, trace) != 0)
+        if (strcmp(c->runs[i]->trace, trace) != 0)
             continue;
-        while (s < c->n && !same_series(c->series[s][0], runs[i]))
-            s++;
-        if (s == SERIES_MAX)
-            continue;
-        c->n += s == c->n;
-        insert_by_rate(c->series[s], &c->n_points[s], runs[i]);
+        s = series_of(c, c->runs[i]);
+        if (s < SERIES_MAX)
+            insert_by_rate(c->series[s], &c->n_points[s], c->runs[i]);
+    }
+}
+
+static void dress(struct curves *c)
+{
+    unsigned next = 0;
+
+    for (size_t s = 0; s < c->n; s++) {
+        unsigned style = HTML_FAINT;
+
+        if (html_is_reference(c->series[s][0]))
+            style = REFERENCE;
+        else if (next < COLOURED || c->n <= COLOURED + 1)
+            style = next++;
+        c->line[s] =
+            (struct html_series){.style = style, .x = c->x[s], .y = c->y[s], .n = c->n_points[s]};
+        html_name(c->o, c->series[s][0], c->with_source, c->line[s].name, HTML_NAME_MAX);
     }
 }
 
@@ -112,79 +168,96 @@ static bool has_curve(const struct curves *c)
 }
 
 /* A chart of one figure of one tier over rate; nothing if no run has it. */
-static void draw_curve(struct curves *c, const char *title, uint32_t tier, enum figure f,
-                       const struct html_mark *marks, size_t n_marks)
+static void draw_curve(struct curves *c, struct html_chart *chart, uint32_t tier,
+                       html_figure_fn figure)
 {
-    bool share = f == ATTAINMENT || f == BOUND || f == REFUSED, plain = f == GOODPUT;
-    struct html_chart chart = {.title = title,
-                               .x_name = "offered rate, requests/s",
-                               .y_name = share   ? f == BOUND ? "share of the bound" : "of requests"
-                                         : plain ? "kept weight per second"
-                                                 : "time",
-                               .y_unit = share   ? HTML_SHARE
-                                         : plain ? HTML_PLAIN
-                                                 : HTML_SECONDS,
-                               .y_log = !share && !plain,
-                               .dots = true,
-                               .series = c->line,
-                               .n_series = c->n,
-                               .marks = marks,
-                               .n_marks = n_marks};
-    double low = 1;
     bool any = false;
+    double low = 1, half;
 
+    chart->x_name = "offered rate, requests/s";
+    chart->dots = true;
+    chart->series = c->line;
+    chart->n_series = c->n;
     for (size_t s = 0; s < c->n; s++) {
         for (size_t i = 0; i < c->n_points[s]; i++) {
-            c->x[s][i] = c->series[s][i]->rate;
-            c->y[s][i] = figure_of(c->series[s][i], tier, f);
+            const struct bench_run *r = c->series[s][i];
+
+            c->x[s][i] = r->asked_rate > 0 ? r->asked_rate : r->rate;
+            c->y[s][i] = html_mean(c->runs, c->n_runs, r, figure, tier, &half);
             any = any || isfinite(c->y[s][i]);
             low = fmin(low, isfinite(c->y[s][i]) ? c->y[s][i] : 1);
         }
-        c->line[s] = (struct html_series){
-            .style = (unsigned)s, .x = c->x[s], .y = c->y[s], .n = c->n_points[s]};
-        html_name(c->series[s][0], c->with_source, c->line[s].name, HTML_NAME_MAX);
     }
-    if (f == ATTAINMENT || f == BOUND)
-        chart.y_low = fmin(floor(low * 10) / 10, 0.8), chart.y_high = 1;
-    if (f == REFUSED)
-        chart.y_low = 0, chart.y_high = 1;
+    if (chart->y_unit == HTML_SHARE) { /* kept: from below the lowest on; refused: from 0 */
+        chart->y_high = 1;
+        chart->y_low = figure == html_refused ? 0 : fmin(floor(low * 10) / 10, 0.8);
+    }
     if (any)
-        html_draw(c->o, &chart);
+        html_draw(c->o, chart);
+}
+
+static void draw_share(struct curves *c, const char *title, const char *what, uint32_t tier,
+                       html_figure_fn figure, bool marked)
+{
+    static const struct html_mark ninety[] = {{0.9, "90 %"}, {0.99, ""}};
+    struct html_chart chart = {.title = title,
+                               .y_name = what,
+                               .y_unit = HTML_SHARE,
+                               .marks = ninety,
+                               .n_marks = marked ? 2 : 0};
+
+    draw_curve(c, &chart, tier, figure);
+}
+
+static void draw_time(struct curves *c, const char *tier_name, const char *what, uint32_t tier,
+                      html_figure_fn figure, double target)
+{
+    struct html_mark mark = {target, "target"};
+    char title[112];
+    struct html_chart chart = {.title = title,
+                               .y_name = "time",
+                               .y_unit = HTML_SECONDS,
+                               .y_log = true,
+                               .marks = &mark,
+                               .n_marks = target > 0 ? 1 : 0};
+
+    snprintf(title, sizeof(title), "%.40s: %s", tier_name, what);
+    draw_curve(c, &chart, tier, figure);
 }
 
 static void tier_curves(struct curves *c, uint32_t tier)
 {
-    static const struct html_mark ninety[] = {{0.9, "90 %"}, {0.99, ""}};
     const struct bench_tier_figures *t = &c->series[0][0]->tier[tier];
-    struct html_mark first = {t->ttft_s, "target"}, next = {t->tbt_s, "target"};
-    size_t marked = t->ttft_s > 0 ? 1 : 0;
     char title[80];
 
     snprintf(title, sizeof(title), "%s: requests kept", t->name);
-    draw_curve(c, title, tier, ATTAINMENT, ninety, 2);
-    snprintf(title, sizeof(title), "%s: time to first token, p90", t->name);
-    draw_curve(c, title, tier, TTFT_P90, &first, marked);
-    snprintf(title, sizeof(title), "%s: time to first token, p99", t->name);
-    draw_curve(c, title, tier, TTFT_P99, &first, marked);
-    marked = t->tbt_s > 0 ? 1 : 0;
-    snprintf(title, sizeof(title), "%s: time between tokens, p90", t->name);
-    draw_curve(c, title, tier, TBT_P90, &next, marked);
-    snprintf(title, sizeof(title), "%s: time between tokens, p99", t->name);
-    draw_curve(c, title, tier, TBT_P99, &next, marked);
+    draw_share(c, title, "of requests", tier, html_kept, true);
+    draw_time(c, t->name, "time to first token, p90", tier, ttft_p90, t->ttft_s);
+    draw_time(c, t->name, "time to first token, p99", tier, ttft_p99, t->ttft_s);
+    draw_time(c, t->name, "time between tokens, p90", tier, tbt_p90, t->tbt_s);
+    draw_time(c, t->name, "time between tokens, p99", tier, tbt_p99, t->tbt_s);
+    draw_time(c, t->name, "whole answer, p90", tier, e2e_p90, 0);
     snprintf(title, sizeof(title), "%s: requests refused", t->name);
-    draw_curve(c, title, tier, REFUSED, NULL, 0);
+    draw_share(c, title, "of requests", tier, html_refused, false);
 }
 
 static void trace_curves(struct curves *c, const char *trace)
 {
+    struct html_chart goodput = {.title = "All tiers: kept weight per second",
+                                 .y_name = "kept weight per second"};
+
+    dress(c);
     html_put(c->o, "<section><h2>Over the offered rate: ");
     html_text(c->o, trace);
-    html_put(c->o, "</h2>\n<div class=\"charts\">\n");
-    draw_curve(c, "All tiers: kept weight per second", 0, GOODPUT, NULL, 0);
-    draw_curve(c, "All tiers: requests kept", BENCH_TIERS_MAX, ATTAINMENT, NULL, 0);
-    draw_curve(c, "All tiers: share of the clairvoyant bound", 0, BOUND, NULL, 0);
-    html_put(c->o, "</div>\n");
+    html_put(c->o, "</h2>\n<p class=\"hint\">Best first. Dots say their figures.</p>\n<div "
+                   "class=\"keys\">");
     html_legend(c->o, c->line, c->n);
+    html_put(c->o, "</div>\n<div class=\"charts\">\n");
+    draw_curve(c, &goodput, BENCH_TIERS_MAX, html_goodput);
+    draw_share(c, "All tiers: requests kept", "of requests", BENCH_TIERS_MAX, html_kept, true);
+    draw_share(c, "All tiers: share of the clairvoyant bound", "share of the bound",
+               BENCH_TIERS_MAX, html_bound, false);
+    html_put(c->o, "</div>\n");
     for (uint32_t t = 0; t < c->series[0][0]->n_tiers; t++) {
         html_put(c->o, "<h3>");
         html_text(c->o, c->series[0][0]->tier[t].name);
@@ -192,7 +265,6 @@ static void trace_curves(struct curves *c, const char *trace)
         tier_curves(c, t);
         html_put(c->o, "</div>\n");
     }
-    html_legend(c->o, c->line, c->n);
     html_put(c->o, "</section>\n");
 }
 
@@ -214,100 +286,15 @@ void html_curves(struct html_out *o, const struct bench_run *const *runs, size_t
         return;
     }
     c->o = o;
-    c->with_source = mixed_sources(runs, n);
+    c->runs = runs;
+    c->n_runs = n;
+    c->with_source = html_mixed_sources(runs, n);
     for (size_t i = 0; i < n; i++) {
         if (seen_trace(runs, i))
             continue;
-        collect(c, runs, n, runs[i]->trace);
+        collect(c, runs[i]->trace);
         if (has_curve(c))
             trace_curves(c, runs[i]->trace);
     }
     mem_free(c);
-}
-
-static void bar(struct html_out *o, double share, unsigned style, const char *text)
-{
-    html_fmt(o,
-             "<td class=\"bar\"><svg viewBox=\"0 0 100 14\" preserveAspectRatio=\"none\"><path "
-             "class=\"b s%u\" d=\"M0 1h%.1fv12h-%.1fZ\"/></svg><span>%s</span></td>",
-             style, fmin(fmax(share, 0), 1) * 100, fmin(fmax(share, 0), 1) * 100, text);
-}
-
-static void bar_row(struct html_out *o, const struct bench_run *r, uint32_t n_tiers,
-                    bool with_source, double most)
-{
-    char name[HTML_NAME_MAX], text[48];
-
-    html_name(r, with_source, name, sizeof(name));
-    html_put(o, "<tr><th>");
-    html_text(o, name);
-    html_put(o, "</th>");
-    for (uint32_t t = 0; t < n_tiers; t++) {
-        double v = figure_of(r, t, ATTAINMENT);
-
-        html_number(text, sizeof(text), v, HTML_SHARE);
-        bar(o, isfinite(v) ? v : 0, t, text);
-    }
-    html_number(text, sizeof(text), bench_run_goodput(r), HTML_PLAIN);
-    bar(o, most > 0 ? bench_run_goodput(r) / most : 0, 9, text);
-    html_number(text, sizeof(text), figure_of(r, 0, BOUND), HTML_SHARE);
-    bar(o, bench_run_bound_share(r), 10, text);
-    html_number(text, sizeof(text), r->all.n > 0 ? (double)r->all.broken / (double)r->all.n : NAN,
-                HTML_SHARE);
-    html_fmt(o, "<td>%s</td>", text);
-    html_number(text, sizeof(text), r->all.n > 0 ? r->large_kept : NAN, HTML_SHARE);
-    html_fmt(o, "<td>%s</td></tr>\n", text);
-}
-
-static void bars_of_load(struct html_out *o, const struct bench_run *const *runs, size_t n,
-                         size_t i, bool with_source)
-{
-    double most = 0;
-    char rate[48];
-
-    for (size_t k = 0; k < n; k++) {
-        if (html_same_load(runs[i], runs[k]))
-            most = fmax(most, bench_run_goodput(runs[k]));
-    }
-    html_number(rate, sizeof(rate), runs[i]->rate, HTML_PLAIN);
-    html_put(o, "<h3>");
-    html_text(o, runs[i]->trace);
-    html_fmt(
-        o, ", %s requests/s</h3><div class=\"wide\"><table class=\"bars\"><thead><tr><th>Run</th>",
-        rate);
-    for (uint32_t t = 0; t < runs[i]->n_tiers; t++) {
-        html_put(o, "<th>");
-        html_text(o, runs[i]->tier[t].name);
-        html_put(o, " kept</th>");
-    }
-    html_put(o, "<th>kept weight/s</th><th>share of bound</th><th>broken promises</th>"
-                "<th>largest prompts kept</th></tr></thead><tbody>\n");
-    for (size_t k = 0; k < n; k++) {
-        if (html_same_load(runs[i], runs[k]))
-            bar_row(o, runs[k], runs[i]->n_tiers, with_source, most);
-    }
-    html_put(o, "</tbody></table></div>\n");
-}
-
-void html_bars(struct html_out *o, const struct bench_run *const *runs, size_t n)
-{
-    bool with_source = mixed_sources(runs, n), headed = false;
-
-    for (size_t i = 0; i < n; i++) {
-        size_t same = 0;
-        bool seen = false;
-
-        for (size_t k = 0; k < n; k++) {
-            same += html_same_load(runs[i], runs[k]);
-            seen = seen || (k < i && html_same_load(runs[i], runs[k]));
-        }
-        if (seen || same < 2)
-            continue;
-        if (!headed)
-            html_put(o, "<section><h2>Side by side</h2>\n");
-        headed = true;
-        bars_of_load(o, runs, n, i, with_source);
-    }
-    if (headed)
-        html_put(o, "</section>\n");
 }

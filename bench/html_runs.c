@@ -9,18 +9,6 @@
 
 enum { OPEN_MAX = 6, LINES_MAX = 24, POINTS = 240, CDF_POINTS = 64, PAIRS_MAX = 6 };
 
-void html_name(const struct bench_run *r, bool with_source, char *out, size_t room)
-{
-    bool simulated = strcmp(r->source, "simulate") == 0, labelled = r->label[0] != '\0';
-
-    /* The label of a simulation is its cluster, which all policies share. */
-    snprintf(out, room, "%s%s%s%s", simulated || !labelled ? r->policy : "",
-             simulated && labelled ? ", " : "", r->label,
-             !with_source ? ""
-             : simulated  ? " (simulated)"
-                          : " (live)");
-}
-
 static void cell(struct html_out *o, double v, enum html_unit unit)
 {
     char text[48];
@@ -99,17 +87,48 @@ static void run_facts(struct html_out *o, const struct bench_run *r)
         fact(o, "decision p99", bench_hist_quantile(&r->decision, 0.99) * 1e6, HTML_PLAIN, " us");
     html_put(o, "</p>\n");
     if (r->note[0] != '\0') {
-        html_put(o, "<p class=\"note\">");
+        bool bad = strstr(r->note, "NOT VALID") != NULL || strstr(r->note, "INTERRUPTED") != NULL;
+
+        html_fmt(o, "<p class=\"%s\">", bad ? "note" : "remark");
         html_text(o, r->note);
         html_put(o, "</p>\n");
     }
+}
+
+static void tenant_table(struct html_out *o, const struct bench_run *r)
+{
+    html_put(o, "<div "
+                "class=\"wide\"><table><thead><tr><th>Tenant</th><th>requests</th><th>kept</"
+                "th><th>refused</th>"
+                "<th>broken<br>promises</th><th>first token<br>p99</th>");
+    for (uint32_t k = 0; k < r->n_tiers; k++) {
+        html_put(o, "<th>of ");
+        html_text(o, r->tier[k].name);
+        html_put(o, "</th>");
+    }
+    html_put(o, "</tr></thead><tbody>\n");
+    for (uint32_t i = 0; i < r->n_tenants; i++) {
+        const struct bench_tenant_figures *t = &r->tenant[i];
+
+        html_put(o, "<tr><th>");
+        html_text(o, t->name);
+        html_fmt(o, "</th><td>%llu</td>", (unsigned long long)t->n);
+        cell(o, of(t->kept, t->n), HTML_SHARE);
+        cell(o, of(t->refused, t->n), HTML_SHARE);
+        cell(o, of(t->broken, t->n), HTML_SHARE);
+        cell(o, bench_tenant_ttft(r, i, BENCH_TIERS_MAX, 0.99), HTML_SECONDS);
+        for (uint32_t k = 0; k < r->n_tiers; k++)
+            cell(o, bench_tenant_ttft(r, i, k, 0.99), HTML_SECONDS);
+        html_put(o, "</tr>\n");
+    }
+    html_put(o, "</tbody></table></div>\n");
 }
 
 static void run_table(struct html_out *o, const struct bench_run *r, bool open)
 {
     char name[HTML_NAME_MAX], rate[48];
 
-    html_name(r, true, name, sizeof(name));
+    html_name(NULL, r, true, name, sizeof(name));
     html_number(rate, sizeof(rate), r->rate, HTML_PLAIN);
     html_fmt(o, "<details%s><summary>", open ? " open" : "");
     html_text(o, name);
@@ -133,7 +152,10 @@ static void run_table(struct html_out *o, const struct bench_run *r, bool open)
         tier_row(o, r, &r->tier[i]);
     if (r->n_tiers > 1)
         tier_row(o, r, &r->all);
-    html_put(o, "</tbody></table></div></details>\n");
+    html_put(o, "</tbody></table></div>\n");
+    if (r->n_tenants > 0)
+        tenant_table(o, r);
+    html_put(o, "</details>\n");
 }
 
 void html_tables(struct html_out *o, const struct bench_run *const *runs, size_t n)
@@ -248,10 +270,10 @@ static void pair(struct html_out *o, const struct bench_run *s, const struct ben
 
     html_number(rate, sizeof(rate), l->rate, HTML_PLAIN);
     html_put(o, "<h3>");
-    html_name(s, true, name, sizeof(name));
+    html_name(NULL, s, true, name, sizeof(name));
     html_text(o, name);
     html_put(o, " and ");
-    html_name(l, true, name, sizeof(name));
+    html_name(NULL, l, true, name, sizeof(name));
     html_text(o, name);
     html_put(o, " on ");
     html_text(o, l->trace);
@@ -273,8 +295,8 @@ static bool same_name(const struct bench_run *a, const struct bench_run *b)
 {
     char x[HTML_NAME_MAX], y[HTML_NAME_MAX];
 
-    html_name(a, false, x, sizeof(x));
-    html_name(b, false, y, sizeof(y));
+    html_name(NULL, a, false, x, sizeof(x));
+    html_name(NULL, b, false, y, sizeof(y));
     return strcmp(x, y) == 0 || strcmp(a->policy, y) == 0;
 }
 
@@ -383,7 +405,7 @@ void html_time_lines(struct html_out *o, const struct bench_run *const *runs, si
             html_put(o,
                      "<section><h2>Over time</h2>\n<p class=\"hint\">Grey: arrived. Coloured: of "
                      "these, kept.</p>\n");
-        html_name(runs[i], true, name, sizeof(name));
+        html_name(o, runs[i], true, name, sizeof(name));
         html_number(rate, sizeof(rate), runs[i]->rate, HTML_PLAIN);
         html_fmt(o, "<details%s><summary>", n <= 2 ? " open" : "");
         html_text(o, name);

@@ -118,8 +118,8 @@ static enum err make_plan(struct command *c, double rate, struct bench_trace *ow
 
 /* ---- one run ---- */
 
-static void name_run(const struct command *c, const struct load_plan *plan, double speedup,
-                     struct bench_run *run)
+static void name_run(const struct command *c, const struct load_plan *plan, double rate,
+                     double speedup, struct bench_run *run)
 {
     const struct load_options *o = &c->o;
 
@@ -130,6 +130,7 @@ static void name_run(const struct command *c, const struct load_plan *plan, doub
     run->speedup = speedup;
     run->seed = o->seed;
     run->rate = plan->rate;
+    run->asked_rate = o->trace_path == NULL || o->has_arrival ? rate : 0;
     run->whole = o->no_stream;
     for (uint32_t i = 0; i < o->n_tiers; i++) {
         snprintf(run->tier[i].name, sizeof(run->tier[i].name), "%s", o->tier[i].name);
@@ -237,7 +238,7 @@ static enum err run_at(struct command *c, double rate, struct err_msg *msg)
         err = err_set(msg, ERR_NOMEM, "no memory for another run");
     } else if (err == ERR_OK) {
         c->runs[c->n_runs++] = run;
-        name_run(c, &plan, speedup, run);
+        name_run(c, &plan, rate, speedup, run);
         err = load_run(&job, run, &c->stats, msg);
     }
     if (err == ERR_OK) {

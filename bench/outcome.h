@@ -70,8 +70,9 @@ struct bench_run {
     char note[200]; /* shown beside the run: why it is invalid, what was scaled */
     double speedup;
     uint64_t seed;
-    double rate; /* offered, 1/s */
-    bool whole;  /* no streams: of first tokens and times between tokens nothing is known */
+    double rate;       /* offered, 1/s */
+    double asked_rate; /* of drawn arrivals: repeats offer a little more or less; 0: unknown */
+    bool whole;        /* no streams: of first tokens and times between tokens nothing is known */
     /* filled here */
     uint32_t n_tiers;
     struct bench_tier_figures tier[BENCH_TIERS_MAX], all;

@@ -150,6 +150,8 @@ static void put_run(struct pen *p, const struct bench_run *r)
     for (uint32_t i = 0; i < r->n_tiers; i++)
         put_tier(p, &r->tier[i]);
     close_with(p, "],");
+    if (r->asked_rate > 0)
+        put_number(p, "asked_rate", r->asked_rate);
     if (r->whole)
         put_number(p, "whole", 1);
     if (r->n_tenants > 0)
@@ -327,6 +329,7 @@ static bool read_figures(const json_t *o, struct bench_run *r)
     r->tokens_in = count(o, "tokens_in");
     r->tokens_out = count(o, "tokens_out");
     r->bound_weight = number(o, "bound_weight");
+    r->asked_rate = number(o, "asked_rate");
     r->whole = number(o, "whole") > 0;
     if (!read_tenants(json_object_get(o, "tenants"), r))
         return false;

@@ -23,10 +23,9 @@ def main():
     style = re.sub(r"var\(--(\w+)\)", lambda m: colours[m.group(1)], style)
     style = re.sub(r"stroke-dasharray:([^;}]*)", r"stroke-dasharray:\1", style)
 
-    after = page[figure.end():]
-    legend = re.search(r'class="legend">(.*?)</(?:div|p)>', after, re.S)
+    legend = list(re.finditer(r'class="legend">(.*?)</(?:div|p)>', page[:figure.start()], re.S))
     rows, y = [], 268
-    for svg, name in re.findall(r"<svg[^>]*>(.*?)</svg>(.*?)</span>", legend.group(1) if legend else "", re.S):
+    for svg, name in re.findall(r"<svg[^>]*>(.*?)</svg>(.*?)</span>", legend[-1].group(1) if legend else "", re.S):
         rows.append(f'<g transform="translate(70 {y - 9})">{svg}</g>'
                     f'<text class="n" x="106" y="{y}">{name.strip()}</text>')
         y += 18

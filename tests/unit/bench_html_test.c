@@ -193,6 +193,68 @@ static void curves_are_drawn_only_where_rates_differ(void **state)
     mem_free(page);
 }
 
+/* Ten policies at two loads, given in a bad order, the more the name says the less is kept. */
+static void policies_stand_baton_first_then_by_what_they_kept_and_few_have_a_colour(void **state)
+{
+    enum { N = 20 };
+    static const char *const names[N / 2] = {
+        "p8", "p1", "p7", "baton-clairvoyant", "p2", "p6", "p3", "baton", "p5", "p4"};
+    struct bench_run *v[N];
+    char *page, *at, path[] = "/tmp/bench_html_test.XXXXXX";
+    size_t room = 8u << 20;
+    int fd = mkstemp(path);
+    FILE *f;
+
+    (void)state;
+    assert_true(fd >= 0);
+    close(fd);
+    for (int i = 0; i < N; i++) {
+        const char *name = names[i / 2];
+        int missed = name[0] == 'p' ? 10 * (name[1] - '0') : 0;
+
+        v[i] = mem_try_calloc(1, sizeof(*v[i]));
+        assert_non_null(v[i]);
+        fill(v[i], "simulate", name, i % 2 == 0 ? 20 : 10);
+        snprintf(v[i]->label, sizeof(v[i]->label), "one-cluster");
+        add_requests(v[i], 300, 0);
+        for (uint32_t t = 0; t < v[i]->n_tiers; t++)
+            v[i]->tier[t].kept = v[i]->tier[t].n - v[i]->tier[t].n * (uint64_t)missed / 100;
+        bench_run_finish(v[i], 30);
+    }
+    assert_int_equal(bench_html_write(path,
+                                      &(struct bench_page){.title = "t", .command = "baton <x>"},
+                                      (const struct bench_run *const *)v, N, NULL),
+                     ERR_OK);
+    page = mem_try_calloc(1, room);
+    f = fopen(path, "r");
+    assert_true(page != NULL && f != NULL);
+    assert_true(fread(page, 1, room - 1, f) > 1000);
+    fclose(f);
+    unlink(path);
+    at = strstr(page, "At a glance");
+    for (int k = 0; k < N / 2; k++) { /* in this table, and so everywhere */
+        static const char *const order[N / 2] = {"<th>baton</th>", "<th>baton-clairvoyant</th>",
+                                                 "<th>p1</th>",    "<th>p2</th>",
+                                                 "<th>p3</th>",    "<th>p4</th>",
+                                                 "<th>p5</th>",    "<th>p6</th>",
+                                                 "<th>p7</th>",    "<th>p8</th>"};
+
+        assert_non_null(at);
+        at = strstr(at, order[k]);
+        assert_non_null(at);
+    }
+    assert_non_null(strstr(page, "p7, p8</span>")); /* the crowd, under one key */
+    assert_null(strstr(page, "baton, one-cluster</th>"));
+    assert_non_null(strstr(page, "baton, one-cluster (simulated) on"));
+    assert_non_null(strstr(page, "<code>baton &lt;x&gt;</code>"));
+    assert_true(strstr(page, ", 10 requests/s</h3>") < strstr(page, ", 20 requests/s</h3>"));
+    mem_free(page);
+    for (int i = 0; i < N; i++) {
+        bench_run_free(v[i]);
+        mem_free(v[i]);
+    }
+}
+
 static void the_same_runs_give_the_same_bytes(void **state)
 {
     char *a = write_page("x", RUNS), *b = write_page("x", RUNS);
@@ -243,6 +305,7 @@ int main(void)
         PAGE_TEST(runs_without_requests_show_no_nan),
         PAGE_TEST(a_simulated_and_a_live_run_of_one_load_are_compared_and_others_are_not),
         PAGE_TEST(curves_are_drawn_only_where_rates_differ),
+        PAGE_TEST(policies_stand_baton_first_then_by_what_they_kept_and_few_have_a_colour),
         PAGE_TEST(the_same_runs_give_the_same_bytes),
         PAGE_TEST(a_path_that_cannot_be_written_is_said),
         PAGE_TEST(no_memory_is_an_error_and_leaks_nothing),
