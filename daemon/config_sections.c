@@ -23,7 +23,7 @@ static const struct config_field tier_fields[] = {
     {"ttft_ms", CONFIG_FIELD_MS, TIER(ttft_ns), NULL, 1, 86400000, NULL, "time to first token"},
     {"ttft_factor", CONFIG_FIELD_REAL, TIER(ttft_factor), "0", 0, 1000, NULL, "added to it: so many times what the prompt takes alone on an idle worker"},
     {"tbt_ms", CONFIG_FIELD_MS, TIER(tbt_ns), NULL, 0.1, 86400000, NULL, "time between tokens"},
-    {"percentile", CONFIG_FIELD_REAL, TIER(percentile), "0.95", 0.01, 0.9999, NULL, "share of admitted requests that keep both"},
+    {"percentile", CONFIG_FIELD_REAL, TIER(percentile), "0.98", 0.01, 0.9999, NULL, "share of admitted requests that are to keep both; sets the margin of admission"},
     {"weight", CONFIG_FIELD_REAL, TIER(weight), "1", 0.001, 1e6, NULL, "worth of one request that keeps them, when not all can"},
     {"reserved", CONFIG_FIELD_REAL, TIER(reserved), "0", 0, 0.99, NULL, "share of both pools that is its own when it asks; all together below 1"},
     {"starvation_ms", CONFIG_FIELD_MS, TIER(starvation_ns), "10000", 1, 86400000, NULL, "longest time without an admission while some ask"},

@@ -162,16 +162,18 @@ static enum err put_tier(const struct daemon_frontend *f, uint32_t i, const stru
     sched_get_tier_stats(daemon_hub_sched(f->hub), i, &s);
     err = buf_printf(out,
                      "{\"name\":\"%s\",\"label\":\"%s\",\"ttft_ms\":%.10g,\"ttft_factor\":%.10g,"
-                     "\"tbt_ms\":%.10g,\"weight\":%.10g,\"reserved\":%.10g,\"on_miss\":\"%s\","
+                     "\"tbt_ms\":%.10g,\"percentile\":%.10g,\"weight\":%.10g,\"reserved\":%.10g,"
+                     "\"on_miss\":\"%s\","
                      "\"queued\":%u,\"running\":%u,\"arrived\":%llu,\"admitted\":%llu,"
                      "\"kept\":%llu,\"broken\":%llu,\"downgraded\":%llu,\"canceled\":%llu,"
                      "\"probes\":%llu,\"margin\":%.4f",
                      t->name, f->c.config->tier_labels[i], (double)t->ttft_ns / 1e6, t->ttft_factor,
-                     (double)t->tbt_ns / 1e6, t->weight, t->reserved, miss_rule(t->on_miss),
-                     all->queued[i], all->running[i], (unsigned long long)s.arrived,
-                     (unsigned long long)s.admitted, (unsigned long long)s.kept,
-                     (unsigned long long)s.broken, (unsigned long long)s.downgraded,
-                     (unsigned long long)s.canceled, (unsigned long long)s.probes, s.margin);
+                     (double)t->tbt_ns / 1e6, t->percentile, t->weight, t->reserved,
+                     miss_rule(t->on_miss), all->queued[i], all->running[i],
+                     (unsigned long long)s.arrived, (unsigned long long)s.admitted,
+                     (unsigned long long)s.kept, (unsigned long long)s.broken,
+                     (unsigned long long)s.downgraded, (unsigned long long)s.canceled,
+                     (unsigned long long)s.probes, s.margin);
     if (err == ERR_OK)
         err = put_refused(&s, &refused, out);
     judged = s.kept + s.broken + refused;

@@ -35,10 +35,11 @@ const struct baton_constants baton_c = {
     .local_tbt = 0.9, /* of the tightest time between tokens there, for steps with prompt chunks */
     .exposed = 0.2,   /* part of a hand-over that is not hidden behind the prompt */
 
-    .margin_step = 0.05,    /* [ref] of the conformal margin on decode waits */
-    .margin_max = 8,        /* [ref] */
-    .broken_target = 0.015, /* share of broken promises that margins steer to; 2 % are allowed */
-    .stretch_start = 1.08,  /* [ref] of predicted prefill work */
+    .margin_step = 0.05, /* [ref] of the conformal margin on decode waits */
+    .margin_max = 8,     /* [ref] */
+    .broken_part =
+        0.75, /* of the broken promises that a tier's percentile allows: what margins steer to */
+    .stretch_start = 1.08, /* [ref] of predicted prefill work */
     .stretch_min = 1.02,
     .stretch_max = 1.5,
     .stretch_step = 0.01,
@@ -671,7 +672,7 @@ static void fact_prefilled(struct sched *s, struct sched_request *r)
     baton_load_touch(s, r);
     if (r->delivered > 1 || r->lost || r->probe)
         return;
-    baton_margin_prefill(s, s->now > r->deadline_ns);
+    baton_margin_prefill(s, r->tier, s->now > r->deadline_ns);
 }
 
 static void fact_late(struct sched *s, struct sched_request *r)

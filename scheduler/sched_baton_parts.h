@@ -32,7 +32,7 @@ struct baton_constants {
     double guard_ns, density_power, evict_gain, recompute, local_use, local_ahead, local_tbt,
         exposed;
     /* margins */
-    double margin_step, margin_max, broken_target;
+    double margin_step, margin_max, broken_part;
     double stretch_start, stretch_min, stretch_max, stretch_step;
     /* prices */
     double rate_s, load_free, load_full, inflow_s, inflow_seen, mean_step, price_s, value_power,
@@ -115,7 +115,7 @@ bool baton_price_ok(const struct sched *s, const struct sched_request *r, double
 void baton_price_bound(struct sched *s, struct sched_request *r, bool undo);
 /* A promise was kept or broken in a stage. */
 void baton_margin_decode(struct sched *s, uint32_t tier, bool broken);
-void baton_margin_prefill(struct sched *s, bool broken);
+void baton_margin_prefill(struct sched *s, uint32_t tier, bool broken);
 void baton_floor(struct sched *s, const struct sched_request *r, bool kept);
 /* Factor on its weight inside its tier: more for sizes that lag behind. */
 double baton_boost(const struct sched *s, const struct sched_request *r);

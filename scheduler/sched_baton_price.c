@@ -4,7 +4,8 @@
  * Weight: the tier's, less for a tenant above its fair share, more for a class of prompt sizes that lags
  * behind the others (so that "work per weight" does not starve large prompts).
  * Margins: conformal; each broken promise widens one by step * (1 - target), each kept one narrows it by
- * step * target, so that the share of broken ones settles at the target whatever the predictor does.
+ * step * target, so that the share of broken ones settles at the target whatever the predictor does.  The target
+ * is what the tier's percentile leaves.
  * Prices: online dual of "most weight within the time of both pools"; a price rises while more work is
  * admitted than the pool can do and falls otherwise. */
 #include "scheduler/sched_baton_parts.h"
@@ -266,20 +267,29 @@ bool baton_entitled(struct sched *s, const struct sched_request *r, double prefi
 
 /* ---- margins ---- */
 
+/* Share of broken promises that margins steer to: below what the tier's percentile allows, since the control swings. */
+static double margin_target(const struct sched *s, uint32_t tier)
+{
+    double p = s->cfg.tiers[tier].percentile;
+
+    return baton_c.broken_part * (1 - (p > 0 ? p : SCHED_PERCENTILE));
+}
+
 void baton_margin_decode(struct sched *s, uint32_t tier, bool broken)
 {
     double *m = &baton_of(s)->tier[tier].margin;
 
-    *m += baton_c.margin_step * ((broken ? 1 : 0) - baton_c.broken_target);
+    *m += baton_c.margin_step * ((broken ? 1 : 0) - margin_target(s, tier));
     *m = *m < 0 ? 0 : *m > baton_c.margin_max ? baton_c.margin_max : *m;
     s->tier_stats[tier].margin = *m;
 }
 
-void baton_margin_prefill(struct sched *s, bool broken)
+/* One for all tiers, since they share the queues: each pushes by how far it is from its own target. */
+void baton_margin_prefill(struct sched *s, uint32_t tier, bool broken)
 {
     struct sched_baton *b = baton_of(s);
 
-    b->stretch += baton_c.stretch_step * ((broken ? 1 : 0) - baton_c.broken_target);
+    b->stretch += baton_c.stretch_step * ((broken ? 1 : 0) - margin_target(s, tier));
     b->stretch = b->stretch < baton_c.stretch_min   ? baton_c.stretch_min
                  : b->stretch > baton_c.stretch_max ? baton_c.stretch_max
                                                     : b->stretch;

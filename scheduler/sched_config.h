@@ -23,6 +23,9 @@ enum {
     SCHED_CLASS_NAME_MAX = 64
 };
 
+/* What a tier promises that does not say. */
+#define SCHED_PERCENTILE 0.98
+
 /* What happens to a request of the tier whose targets are predicted to be missed. */
 enum sched_miss_rule {
     SCHED_MISS_REFUSE = 0, /* 429 at once */
@@ -36,8 +39,10 @@ struct sched_tier {
     uint64_t ttft_ns;
     double ttft_factor; /* >= 0 */
     uint64_t tbt_ns;
-    double percentile; /* share of admitted requests that keep both targets; 0 < p < 1; 0 = 0.95 */
-    double weight;     /* value of one request that keeps them; > 0; 0 = 1 */
+    double
+        percentile; /* share of admitted requests that keep both targets: sets the margin of admission;
+                          0 < p < 1; 0 = SCHED_PERCENTILE */
+    double weight;   /* value of one request that keeps them; > 0; 0 = 1 */
     double reserved; /* share of prefill and decode capacity that is its own if it asks; sum < 1 */
     uint64_t starvation_ns; /* longest time without any admission while some ask; 0 = 10 s */
     enum sched_miss_rule on_miss;

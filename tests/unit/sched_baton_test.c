@@ -296,6 +296,52 @@ static void a_tier_that_got_nothing_for_its_bound_gets_in(void **state)
     rig_close(&r);
 }
 
+/* ---- margins ---- */
+
+static void finish_late(struct rig *r, uint64_t id, bool late)
+{
+    struct sched_event e = {.kind = SCHED_EV_FINISH, .request = id};
+
+    e.u.finish.first_token_ns = r->now;
+    e.u.finish.last_token_ns = r->now + 100 * RIG_MS;
+    e.u.finish.tokens = 10;
+    e.u.finish.late_ns = late ? (int64_t)RIG_MS : -(int64_t)RIG_MS;
+    r->now += 100 * RIG_MS;
+    rig_apply(r, &e);
+}
+
+/* One in twenty streams gets late, in both tiers alike. */
+static void the_percentile_of_a_tier_sets_its_margin(void **state)
+{
+    struct sched_tier_stats strict, loose;
+    struct sched_config cfg;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.tiers[SILVER].percentile = 0.999;
+    cfg.tiers[BRONZE].percentile = 0.90;
+    open_with(&r, &cfg, 10);
+    for (uint64_t id = 1; id <= 400; id++) {
+        rig_arrive(&r, id, id % 2 == 0 ? SILVER : BRONZE, 10, 10);
+        assert_null(refusal(&r, id));
+        r.now += 10 * RIG_MS;
+        rig_prefilled(&r, id, rig_epoch(&r, id), P, false);
+        rig_granted(&r, id, rig_epoch(&r, id), D, true);
+        rig_handover(&r, id, rig_epoch(&r, id), D, true, ERR_OK);
+        rig_released(&r, id, rig_epoch(&r, id), P, ERR_OK);
+        rig_released(&r, id, rig_epoch(&r, id), D, ERR_OK);
+        finish_late(&r, id, id % 40 < 2);
+    }
+    sched_get_tier_stats(r.s, SILVER, &strict);
+    sched_get_tier_stats(r.s, BRONZE, &loose);
+    assert_int_equal(strict.broken, 10);
+    assert_int_equal(loose.broken, 10);
+    assert_true(strict.margin > 0.4);
+    assert_true(loose.margin < 0.1);
+    rig_close(&r);
+}
+
 /* ---- probes ---- */
 
 /* Steps of 7 ms and a token of prompt in 20 us, told as 30 times that. */
@@ -444,6 +490,7 @@ int main(void)
         cmocka_unit_test(the_decode_worker_with_more_room_is_chosen),
         cmocka_unit_test(who_was_admitted_is_served_after_its_worker_died),
         cmocka_unit_test(a_tier_that_got_nothing_for_its_bound_gets_in),
+        cmocka_unit_test(the_percentile_of_a_tier_sets_its_margin),
         cmocka_unit_test(a_belief_that_refuses_everything_is_asked_again_and_heals),
         cmocka_unit_test(probes_that_find_the_belief_right_become_rare),
         cmocka_unit_test(busy_workers_are_not_probed),
