@@ -182,19 +182,47 @@ static void batch_step_on(struct batch *p, struct sched_batch_item *i)
     p->ctx += i->context;
 }
 
+/* Those that would get late, by tier. */
+struct batch_danger {
+    double b[BATCH_TIERS], ctx[BATCH_TIERS];
+};
+
+/* To hurry one does not make its like late: the step has time for all of its tier and of tighter ones that would
+ * be. */
+static double batch_pace(const struct batch *p, const struct batch_danger *d,
+                         const struct sched_batch_item *i)
+{
+    double b = 0, ctx = 0;
+
+    for (uint32_t q = 0; q <= i->tier && q < BATCH_TIERS; q++) {
+        b += d->b[q];
+        ctx += d->ctx[q];
+    }
+    return fmax(i->pace_ns, sched_law_decode(p->pool->decode, b, ctx));
+}
+
 /* The tightest tbt or pace of those that would get late; one whose promise is lost hurries nobody. */
 static double batch_limit(const struct batch *p)
 {
+    struct batch_danger d = {{0}, {0}};
     double limit = 0;
 
     for (uint32_t k = 0; k < p->n_r; k++) {
         const struct sched_batch_item *i = batch_at(p, p->r, k);
-        double most = PART_OF_TBT * (double)i->tbt_ns;
+        uint32_t q = i->tier < BATCH_TIERS ? i->tier : BATCH_TIERS - 1;
 
-        if (batch_hurried(p, i) && i->pace_ns < most)
-            most = i->pace_ns;
-        if (i->tbt_ns > 0 && (limit == 0 || most < limit) && batch_urgency(p, i) == BATCH_DANGER)
-            limit = most;
+        if (i->tbt_ns == 0 || batch_urgency(p, i) != BATCH_DANGER)
+            continue;
+        d.b[q] += 1;
+        d.ctx[q] += i->context;
+        if (limit == 0 || PART_OF_TBT * (double)i->tbt_ns < limit)
+            limit = PART_OF_TBT * (double)i->tbt_ns;
+    }
+    for (uint32_t k = 0; k < p->n_r && limit > 0; k++) {
+        const struct sched_batch_item *i = batch_at(p, p->r, k);
+
+        if (i->tbt_ns > 0 && batch_hurried(p, i))
+            limit = fmin(limit, batch_pace(p, &d, i));
     }
     return limit;
 }

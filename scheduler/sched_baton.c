@@ -17,6 +17,7 @@ const struct baton_constants baton_c = {
     .room_share = 0.98, /* [ref] of the KV room that promises may fill */
     .room_least = 0.5,  /* of it that counts though it makes steps too long for the tightest */
     .time_share = 0.95, /* of the KV that steps can carry in time */
+    .turn_room = 2,     /* [sim] steps of the tightest that the room has tokens for, at most */
     .tbt_share = 0.97,  /* [ref] of the time between tokens that a step may take */
     .wait_share = 0.8,  /* [ref] of the slack that a stream builds up, for its wait */
     .need_share = 1,    /* [sim] of its output that counts as its need */

@@ -230,19 +230,22 @@ static double load_tier_tbt(const struct sched *s, uint32_t tier)
 
 /* Tokens of KV that step together within the tightest time between tokens of those that decode here.  With more, looser
  * tiers are skipped: they hold their blocks for longer and get no more done.  Not below half of the blocks: bursts pass,
- * and the room in time bounds the rest. */
+ * and the room in time bounds the rest.  Blocks for more than a few steps carry are no room: streams would come in until
+ * all fall behind together, and none of them would end. */
 static double load_room_together(const struct sched *s, const struct sched_worker *w,
                                  const struct baton_load *l)
 {
-    double tbt = 0, span;
+    double tbt = 0, span, most, room = l->room;
 
     for (uint32_t t = 0; t < s->cfg.n_tiers; t++)
         if (w->decoding_tier[t] > 0 && (tbt <= 0 || load_tier_tbt(s, t) < tbt))
             tbt = load_tier_tbt(s, t);
-    span = tbt > 0 ? load_span(l, tbt, (double)w->decoding) : INFINITY;
-    return span > l->room                        ? l->room
-           : span > baton_c.room_least * l->room ? span
-                                                 : baton_c.room_least * l->room;
+    if (tbt <= 0)
+        return room;
+    most = baton_c.turn_room * load_span(l, tbt, 1);
+    room = most > 0 && most < room ? most : room;
+    span = load_span(l, tbt, (double)w->decoding);
+    return span > room ? room : span > baton_c.room_least * room ? span : baton_c.room_least * room;
 }
 
 /* How long its steps are, and how fast streams get on: all of them with every step while that is short enough for the

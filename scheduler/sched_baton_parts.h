@@ -26,8 +26,8 @@ enum {
 /* One table for all loads; sched_baton.c says where each comes from. */
 struct baton_constants {
     /* decode */
-    double room_share, room_least, time_share, tbt_share, wait_share, need_share, drain_share,
-        refresh_ns;
+    double room_share, room_least, time_share, turn_room, tbt_share, wait_share, need_share,
+        drain_share, refresh_ns;
     /* prefill */
     double guard_ns, density_power, evict_gain, recompute, local_use, local_ahead, local_tbt,
         exposed;

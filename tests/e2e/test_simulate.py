@@ -56,6 +56,24 @@ def test_every_invariant_holds_after_every_event_while_workers_die_and_slow_down
     assert out.returncode == 0, out.stderr
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_far_beyond_capacity_promises_are_kept_where_kv_has_more_room_than_steps_have_time(seed):
+    """A decode worker with room for millions of tokens: what bounds it is time.  Capacity is about 17 req/s."""
+    def run(rate):
+        out = simulate("--trace", "synthetic", "--arrivals", "poisson", "--in", "1155:1", "--out", "211:0.8", "--rate",
+                       rate, "--duration", 120, "--seed", seed, "--tiers", "5/25/70", "--no-bound", "--json", "--quiet",
+                       cluster=ROOT / "bench/compare/cluster.yaml")
+        assert out.returncode == 0, out.stderr
+        return {r["name"].split("x1.")[1]: r["value"] for r in json.loads(out.stdout)["results"]}
+
+    at_capacity = run(17)
+    for rate in (34, 68, 170):
+        got = run(rate)
+        assert got["broken_promises"] <= 0.02, rate
+        assert got["attainment.gold"] >= 0.95, rate
+        assert got["goodput.weighted"] >= 0.95 * at_capacity["goodput.weighted"], rate
+
+
 def test_results_have_the_documented_names():
     got = results("--trace", "synthetic", "--rate", "40", "--duration", "30", "--warmup", "5", "--timing")
     head = "baton.poisson.x1"

@@ -137,6 +137,27 @@ static void test_slack_rich_ones_sit_out_a_step_that_would_make_a_gold_one_late(
         assert_int_equal(v[k].what, SCHED_DO_STEP);
 }
 
+/* A pace that even a step with nothing in it would not keep. */
+static void test_one_that_is_hurried_does_not_leave_the_rest_of_its_tier_behind(void **state)
+{
+    (void)state;
+    enum { N = 24 };
+    struct sched_batch_item v[N];
+    struct sched_batch_pool pool = pool_of(1000);
+    uint32_t scratch[N], gold = 0, rich = 0;
+
+    for (uint32_t k = 0; k < N; k++)
+        v[k] = resident(k + 1, k % 2 == 0 ? 0 : 2, 2500, 0, k % 2 == 0 ? 5 * MS : 5000 * MS);
+    v[0].pace_ns = 3e6;
+    sched_batch_plan(v, N, &pool, scratch);
+    for (uint32_t k = 0; k < N; k++) {
+        gold += v[k].tier == 0 && v[k].what == SCHED_DO_STEP;
+        rich += v[k].tier == 2 && v[k].what == SCHED_DO_STEP;
+    }
+    assert_int_equal(gold, N / 2);
+    assert_int_equal(rich, 0); /* they have time, and would make the step longer than need be */
+}
+
 static void test_nobody_is_skipped_while_the_law_is_unknown(void **state)
 {
     (void)state;
@@ -802,6 +823,7 @@ int main(void)
         cmocka_unit_test(test_the_wake_is_when_one_that_waits_may_displace_others),
         cmocka_unit_test(test_a_chunk_counts_what_a_prompt_costs_before_its_first_token),
         cmocka_unit_test(test_slack_rich_ones_sit_out_a_step_that_would_make_a_gold_one_late),
+        cmocka_unit_test(test_one_that_is_hurried_does_not_leave_the_rest_of_its_tier_behind),
         cmocka_unit_test(test_nobody_is_skipped_while_the_law_is_unknown),
         cmocka_unit_test(test_a_gold_hand_over_parks_the_bronze_stream_with_most_slack),
         cmocka_unit_test(test_a_bronze_hand_over_parks_nobody_tighter),
