@@ -60,12 +60,13 @@ const struct baton_constants baton_c = {
     .hurt_s = 30,         /* decay of that share */
     .hurt_crowd = 1,      /* [sim] crowd that shows it before anybody is */
 
-    .floor_gap = 0.10,  /* attainment of a size class may lag so much; 15 points are allowed */
-    .floor_step = 0.02, /* of its boost, per settled request of the class */
-    .floor_max = 2, /* [sim] of its boost: more costs a point of goodput per two points of gap */
-    .floor_rate = 0.005, /* decay of attainment by size: 200 requests of the class */
-    .size_decay = 0.98,  /* of the length histogram, per 64 requests */
-    .credit_s = 2,       /* a tier's reserved share can be saved up for so long */
+    .floor_gain = 20, /* of a large prompt's lift, per share by which their attainment lags */
+    .floor_max =
+        0.5,        /* [sim] of that lift: more costs over 3 points of goodput per 10 of the lag */
+    .floor_s = 300, /* decay of attainment by size */
+    .floor_least = 10,  /* requests of either size before they are compared */
+    .size_decay = 0.98, /* of the length histogram, per 64 requests */
+    .credit_s = 2,      /* a tier's reserved share can be saved up for so long */
 
     .held_s = 5,     /* decay of the rate at which held ones get in */
     .held_hope = 30, /* held ones may be so many times what that rate will take in */
@@ -426,7 +427,7 @@ static void fill_bind(const struct baton_ask *a, const struct baton_plan *plan, 
     out->tier = a->tier;
     out->key = a->key;
     out->work_ns = plan->p.work;
-    out->density = plan->p.work / (pow(a->weight, baton_c.density_power) * baton_boost(a->s, r));
+    out->density = plan->p.work / baton_value(a->s, r, a->weight, baton_c.density_power);
     out->late_ns = promised ? a->late : SCHED_NEVER;
     if (a->entitled || r->admitted || r->probe || r->evicted >= SCHED_EVICTED_MAX)
         out->density = 0;

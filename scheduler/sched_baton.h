@@ -15,10 +15,10 @@ struct sched_baton_request {
     float weight;            /* at which it was bound: what evicting it costs */
     float out, step_ns;      /* predicted tokens and time of a step */
     float prefill_ns;        /* predicted work, as it was charged to the pool */
-    uint8_t size;            /* class of prompt size, see sched_baton_price.c */
     bool counted : 1;        /* seen as an arrival */
     bool was_held : 1;
     bool starving : 1; /* bound out of its tier's reserved share: not to be evicted */
+    bool large : 1;    /* of the largest tenth of prompts, when it arrived */
     bool slow : 1;     /* a decode promise was broken by waiting or slow steps */
     uint64_t ready_ns; /* when its KV is expected on the decode worker */
 };

@@ -19,8 +19,7 @@ enum {
     BATON_EVICT_MAX = 8,    /* requests that one arrival may push out of one queue */
     BATON_COLD_PROMPTS = 2, /* on a prefill worker of which nothing is known */
     BATON_COLD_STREAMS = 4, /* on such a decode worker */
-    BATON_TRY_MAX = 3,      /* queues in which eviction is tried */
-    BATON_SIZES = 3 /* classes of prompt size: the lower half, up to the top decile, that decile */
+    BATON_TRY_MAX = 3       /* queues in which eviction is tried */
 };
 
 /* One table for all loads; sched_baton.c says where each comes from. */
@@ -38,7 +37,7 @@ struct baton_constants {
     double rate_s, load_free, load_full, inflow_s, inflow_seen, mean_step, price_s, value_power,
         price_prefill, price_decode, room_free, local_gain, hurt_share, hurt_s, hurt_crowd;
     /* floors */
-    double floor_gap, floor_step, floor_max, floor_rate, size_decay, credit_s;
+    double floor_gain, floor_max, floor_s, floor_least, size_decay, credit_s;
     /* held ones */
     double held_s, held_hope;
     /* probes */
@@ -85,8 +84,10 @@ struct sched_baton {
     /* sizes */
     double hist[64]; /* decayed counts of prompt lengths by quarter octave */
     uint32_t hist_new;
-    uint32_t edge[BATON_SIZES - 1]; /* lengths where the next class begins */
-    double kept[BATON_SIZES], boost[BATON_SIZES];
+    uint32_t large;           /* length where the largest tenth of prompts begins */
+    double kept[2], ended[2]; /* of all others, of that tenth; decayed over floor_s */
+    uint64_t sized_at;
+    double lift;                 /* of that tenth's value, in values of the least tier */
     uint64_t settled_at;         /* credits are filled up to here */
     struct baton_probe probe[2]; /* of prompts, of decode steps */
 };
@@ -117,8 +118,9 @@ void baton_price_bound(struct sched *s, struct sched_request *r, bool undo);
 void baton_margin_decode(struct sched *s, uint32_t tier, bool broken);
 void baton_margin_prefill(struct sched *s, uint32_t tier, bool broken);
 void baton_floor(struct sched *s, const struct sched_request *r, bool kept);
-/* Factor on its weight inside its tier: more for sizes that lag behind. */
-double baton_boost(const struct sched *s, const struct sched_request *r);
+/* weight to a power, as a measure of what r is worth; more for large prompts while they lag behind. */
+double baton_value(const struct sched *s, const struct sched_request *r, double weight,
+                   double power);
 /* Of tiers tighter than `tier`, by what was admitted lately, on one decode worker: the tokens of KV that they
  * will hold if it goes on like that, and for how long each holds its own.  share: that counts of a tier's; NULL:
  * all. */

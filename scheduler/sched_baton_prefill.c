@@ -43,14 +43,14 @@ void baton_prefill_try(struct sched *s, const struct sched_request *r, struct sc
     out->others = a.others;
 }
 
-/* What it costs, against the plain weight of r.  Inside a tier sizes that lag behind count more; a boost never
- * lifts a request over another tier. */
+/* What it costs, against the plain weight of r.  Inside a tier large prompts that lag behind count more; that
+ * never puts a request over another tier. */
 static double queue_cost(const struct sched *s, const struct sched_request *r,
                          const struct sched_request *victim, uint32_t tier)
 {
     double w = (double)victim->baton.weight;
 
-    return victim->tier == tier ? w * baton_boost(s, victim) / baton_boost(s, r) : w;
+    return victim->tier == tier ? w * baton_value(s, victim, w, 1) / baton_value(s, r, w, 1) : w;
 }
 
 /* An item that is taken out for a trial: no work, no deadline, not to be found again. */

@@ -1,8 +1,8 @@
 /* scheduler/sched_baton_price.c - what a kept promise is worth, what the pools' time costs, and the margins:
  * everything of the policy that learns from outcomes.
  *
- * Weight: the tier's, less for a tenant above its fair share, more for a class of prompt sizes that lags
- * behind the others (so that "work per weight" does not starve large prompts).
+ * Weight: the tier's, less for a tenant above its fair share, more for the largest tenth of prompts while it lags
+ * behind the others (so that "work per weight" does not starve it).
  * Margins: conformal; each broken promise widens one by step * (1 - target), each kept one narrows it by
  * step * target, so that the share of broken ones settles at the target whatever the predictor does.  The target
  * is what the tier's percentile leaves.
@@ -19,11 +19,7 @@ static struct sched_baton *baton_of(const struct sched *s)
 
 void baton_price_init(struct sched_baton *b)
 {
-    for (int k = 0; k < BATON_SIZES; k++) {
-        b->kept[k] = 1;
-        b->boost[k] = 1;
-    }
-    b->edge[0] = b->edge[1] = UINT32_MAX;
+    b->large = UINT32_MAX;
     b->stretch = baton_c.stretch_start;
 }
 
@@ -43,47 +39,39 @@ static uint32_t size_bin(uint32_t n_prompt)
 
 static void size_learn(struct sched_baton *b, uint32_t n_prompt)
 {
-    static const double share[BATON_SIZES - 1] = {0.5, 0.9};
     double sum = 0, seen = 0;
-    int k = 0;
+    int i = 0;
 
     b->hist[size_bin(n_prompt)] += 1;
     if (++b->hist_new < 64)
         return;
     b->hist_new = 0;
-    for (int i = 0; i < 64; i++) {
+    for (i = 0; i < 64; i++) {
         b->hist[i] *= baton_c.size_decay;
         sum += b->hist[i];
     }
-    for (int i = 0; i < 64 && k < BATON_SIZES - 1; i++) {
+    for (i = 0; i < 63 && seen + b->hist[i] < 0.9 * sum; i++)
         seen += b->hist[i];
-        while (k < BATON_SIZES - 1 && seen >= share[k] * sum)
-            b->edge[k++] = (uint32_t)exp2((i + 1) / 4.0);
-    }
-}
-
-static uint8_t size_class(const struct sched_baton *b, uint32_t n_prompt)
-{
-    uint8_t k = 0;
-
-    while (k < BATON_SIZES - 1 && n_prompt >= b->edge[k])
-        k++;
-    return k;
+    b->large = (uint32_t)exp2((i + 1) / 4.0);
 }
 
 void baton_floor(struct sched *s, const struct sched_request *r, bool kept)
 {
     struct sched_baton *b = baton_of(s);
-    uint8_t k = r->baton.size;
-    double best = 0;
+    double keep = decayed(1, b->sized_at, s->now, baton_c.floor_s), lag;
 
-    b->kept[k] += baton_c.floor_rate * ((kept ? 1 : 0) - b->kept[k]);
-    for (int i = 0; i < BATON_SIZES; i++)
-        best = b->kept[i] > best ? b->kept[i] : best;
-    b->boost[k] *= exp(baton_c.floor_step * (best - b->kept[k] - baton_c.floor_gap));
-    b->boost[k] = b->boost[k] < 1                   ? 1
-                  : b->boost[k] > baton_c.floor_max ? baton_c.floor_max
-                                                    : b->boost[k];
+    for (int k = 0; k < 2; k++) {
+        b->ended[k] *= keep;
+        b->kept[k] *= keep;
+    }
+    b->sized_at = s->now;
+    b->ended[r->baton.large] += 1;
+    b->kept[r->baton.large] += kept;
+    if (b->ended[0] < baton_c.floor_least || b->ended[1] < baton_c.floor_least)
+        return;
+    lag = b->kept[0] / b->ended[0] - b->kept[1] / b->ended[1];
+    b->lift = baton_c.floor_gain * lag;
+    b->lift = b->lift < 0 ? 0 : b->lift > baton_c.floor_max ? baton_c.floor_max : b->lift;
 }
 
 double baton_weight(const struct sched *s, const struct sched_request *r, uint32_t tier)
@@ -93,9 +81,18 @@ double baton_weight(const struct sched *s, const struct sched_request *r, uint32
     return r->tenant == 0 ? w : w * sched_tenants_share(s->tenants, r->tenant, tier, s->now);
 }
 
-double baton_boost(const struct sched *s, const struct sched_request *r)
+double baton_value(const struct sched *s, const struct sched_request *r, double weight,
+                   double power)
 {
-    return baton_of(s)->boost[r->baton.size];
+    const struct sched_baton *b = baton_of(s);
+    double least = weight;
+
+    if (!r->baton.large || b->lift <= 0)
+        return pow(weight, power);
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++)
+        if (s->cfg.tiers[t].weight > 0 && s->cfg.tiers[t].weight < least)
+            least = s->cfg.tiers[t].weight;
+    return pow(weight, power) + b->lift * pow(least, power);
 }
 
 /* ---- what is admitted, and what it costs ---- */
@@ -108,7 +105,7 @@ void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill
     if (b->began_at == 0)
         b->began_at = s->now > 0 ? s->now : 1;
     size_learn(b, r->n_prompt);
-    r->baton.size = size_class(b, r->n_prompt);
+    r->baton.large = r->n_prompt >= b->large;
     b->mean_value = keep * b->mean_value + pow(baton_weight(s, r, r->tier), baton_c.value_power);
     for (int side = 0; side < 2; side++)
         b->offered[side] = decayed(b->offered[side], b->offered_at, s->now, baton_c.rate_s) +
@@ -177,7 +174,7 @@ bool baton_price_ok(const struct sched *s, const struct sched_request *r, double
                     const struct baton_bill *bill)
 {
     const struct sched_baton *b = baton_of(s);
-    double value = pow(weight, baton_c.value_power) * baton_boost(s, r);
+    double value = baton_value(s, r, weight, baton_c.value_power);
     double cost = 0;
 
     if (b->mean_work[0] > 0)

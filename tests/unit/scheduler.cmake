@@ -21,6 +21,7 @@ foreach(n RANGE 0 28)
 endforeach()
 
 baton_unit_test(NAME sched_pace_test SOURCES ${UNIT}/sched_pace_test.c LIBS scheduler)
+baton_unit_test(NAME sched_price_test SOURCES ${UNIT}/sched_price_test.c LIBS scheduler)
 baton_unit_test(NAME sched_edf_test SOURCES ${UNIT}/sched_edf_test.c LIBS scheduler)
 baton_unit_test(NAME sched_baton_test SOURCES ${UNIT}/sched_baton_test.c ${SIM}/sched_rig.c
   LIBS scheduler)

@@ -1,0 +1,115 @@
+/* tests/unit/sched_price_test.c - what a kept promise is worth to the policy "baton". */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "scheduler/sched_baton_parts.h"
+
+enum { GOLD = 0, BRONZE = 2 };
+static const double WEIGHT[3] = {4, 2, 1};
+
+struct world {
+    struct sched *s;
+    struct sched_baton b;
+    struct sched_request *small, *large;
+};
+
+/* Nine prompts of 100 tokens for one of 5,000. */
+static int setup(void **state)
+{
+    struct world *w = mem_try_calloc(1, sizeof(*w));
+
+    assert_non_null(w);
+    w->s = mem_try_calloc(1, sizeof(*w->s));
+    w->small = mem_try_calloc(1, sizeof(*w->small));
+    w->large = mem_try_calloc(1, sizeof(*w->large));
+    assert_true(w->s != NULL && w->small != NULL && w->large != NULL);
+    w->s->policy_state = &w->b;
+    w->s->now = SCHED_SECOND;
+    w->s->cfg.n_tiers = 3;
+    for (int t = 0; t < 3; t++)
+        w->s->cfg.tiers[t].weight = WEIGHT[t];
+    baton_price_init(&w->b);
+    w->small->n_prompt = 100;
+    w->large->n_prompt = 5000;
+    for (int i = 0; i < 1000; i++)
+        baton_price_arrive(w->s, i % 10 == 0 ? w->large : w->small, 1e6, 1e6);
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+
+    mem_free(w->small);
+    mem_free(w->large);
+    mem_free(w->s);
+    mem_free(w);
+    return 0;
+}
+
+/* So many of each hundred of either size are kept, for so long. */
+static void outcomes(struct world *w, int small, int large, int seconds)
+{
+    for (int t = 0; t < seconds; t++) {
+        w->s->now += SCHED_SECOND;
+        for (int i = 0; i < 100; i++) {
+            baton_floor(w->s, w->small, i < small);
+            baton_floor(w->s, w->large, i < large);
+        }
+    }
+}
+
+static void test_sizes_are_worth_the_same_while_none_lags(void **state)
+{
+    struct world *w = *state;
+
+    outcomes(w, 80, 80, 100);
+    assert_true(baton_value(w->s, w->large, 4, 2) == 16);
+    assert_true(baton_value(w->s, w->small, 4, 2) == 16);
+    outcomes(w, 50, 90, 100);
+    assert_true(baton_value(w->s, w->large, 4, 2) == 16);
+}
+
+static void test_large_prompts_that_lag_are_worth_more_in_loose_tiers_above_all(void **state)
+{
+    struct world *w = *state;
+    double gold, bronze;
+
+    outcomes(w, 95, 65, 100);
+    gold = baton_value(w->s, w->large, WEIGHT[GOLD], 2) / (WEIGHT[GOLD] * WEIGHT[GOLD]);
+    bronze = baton_value(w->s, w->large, WEIGHT[BRONZE], 2);
+    assert_true(bronze > 1.4);
+    assert_true(gold > 1 && gold < 1.05);
+    assert_true(baton_value(w->s, w->small, WEIGHT[BRONZE], 2) == 1);
+    /* However much they lag, they stay below the next tier. */
+    outcomes(w, 100, 0, 1000);
+    assert_true(baton_value(w->s, w->large, WEIGHT[BRONZE], 2) < 4);
+}
+
+static void test_a_lag_that_is_over_is_forgotten(void **state)
+{
+    struct world *w = *state;
+
+    outcomes(w, 95, 65, 100);
+    outcomes(w, 90, 95, 1000);
+    assert_true(baton_value(w->s, w->large, WEIGHT[BRONZE], 2) == 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_sizes_are_worth_the_same_while_none_lags, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(
+            test_large_prompts_that_lag_are_worth_more_in_loose_tiers_above_all, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_lag_that_is_over_is_forgotten, setup, teardown),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
