@@ -37,7 +37,8 @@ static const char style[] =
     ".machine{max-width:none}.command{margin:6px 0;padding:8px "
     "10px;background:var(--card);border:1px solid "
     "var(--line);border-radius:6px;"
-    "overflow-wrap:anywhere}code{font:13px/1.4 ui-monospace,'DejaVu Sans Mono',monospace}\n"
+    "overflow-x:auto}.command span{white-space:nowrap}code{font:13px/1.4 ui-monospace,'DejaVu Sans "
+    "Mono',monospace}\n"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:"
     "tabular-nums;background:var(--card)}th,td{padding:5px 9px;text-align:right;white-space:nowrap;"
     "border-bottom:1px solid var(--grid)}tr:not(:nth-child(2))>th:first-child,tbody "
@@ -85,6 +86,25 @@ static const char style_charts[] =
     "stroke-dasharray:6 3}\n"
     "@media print{details{break-inside:avoid}.keys{position:static}}\n";
 
+/* Each in one piece, or browsers would break lines behind the first dash of an option. */
+static void put_words(struct html_out *o, const char *text)
+{
+    char word[256];
+
+    while (*text != '\0') {
+        size_t len = strcspn(text, " ");
+
+        snprintf(word, sizeof(word), "%.*s", (int)len, text);
+        html_put(o, "<span>");
+        html_text(o, word);
+        html_put(o, len < sizeof(word) ? "</span>" : "...</span>");
+        text += len;
+        if (*text == ' ')
+            html_put(o, " ");
+        text += *text == ' ';
+    }
+}
+
 static void head(struct html_out *o, const struct bench_page *p, size_t n)
 {
     html_put(o, "<h1>");
@@ -95,7 +115,7 @@ static void head(struct html_out *o, const struct bench_page *p, size_t n)
              n, n == 1 ? "" : "s");
     if (p->command != NULL) {
         html_put(o, "<p class=\"command\"><code>");
-        html_text(o, p->command);
+        put_words(o, p->command);
         html_put(o, "</code></p>\n");
     }
     if (p->machine != NULL) {
@@ -121,8 +141,9 @@ static void page(struct html_out *o, const struct bench_page *p,
     head(o, p, n);
     html_glance(o, runs, n);
     html_pairs(o, runs, n);
-    html_bars(o, runs, n);
+    html_bars(o, runs, n, false);
     html_curves(o, runs, n);
+    html_bars(o, runs, n, true);
     html_tables(o, runs, n);
     html_time_lines(o, runs, n);
     html_put(o, "<script type=\"application/json\" id=\"baton-runs\">");

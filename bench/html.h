@@ -86,7 +86,8 @@ double html_mean(const struct bench_run *const *runs, size_t n, const struct ben
 /* Sections of the page; runs come sorted. */
 void html_glance(struct html_out *o, const struct bench_run *const *runs,
                  size_t n); /* html_glance.c */
-void html_bars(struct html_out *o, const struct bench_run *const *runs, size_t n);
+/* Nothing unless there are `many` loads, or not: many come folded, behind the curves. */
+void html_bars(struct html_out *o, const struct bench_run *const *runs, size_t n, bool many);
 void html_curves(struct html_out *o, const struct bench_run *const *runs,
                  size_t n); /* html_curves.c */
 void html_tables(struct html_out *o, const struct bench_run *const *runs,

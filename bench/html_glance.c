@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { COLUMNS_MAX = 10, SERIES_MAX = 64 };
+enum { COLUMNS_MAX = 10, SERIES_MAX = 64, LOADS_OPEN = 4 };
 static const double TIER90 = 0.9, GOLD99 = 0.99;
 
 /* ---- at a glance ---- */
@@ -199,13 +199,17 @@ void html_glance(struct html_out *o, const struct bench_run *const *runs, size_t
 
     if (n < 2)
         return;
-    html_put(
-        o,
-        "<section><h2>At a glance</h2>\n<p class=\"hint\">Baton first, then what knows the future "
-        "(no policy to run: a limit), then by kept weight. Large: of all requests; small: the "
-        "tier that kept least. <span class=\"g2\">&#9679; every tier keeps 90 %</span> <span "
-        "class=\"g1\">&#9680; the first tier keeps 99 %, another less than 90 %</span> <span "
-        "class=\"g0\">&#9675; neither</span></p>\n");
+    html_put(o, "<section><h2>At a glance</h2>\n<p class=\"hint\">Baton first, then what knows the "
+                "future (no "
+                "policy to run: a limit), then by kept weight.");
+    find_loads(&g, runs[0]->trace);
+    if (g.n_loads <= COLUMNS_MAX)
+        html_put(o, " Large: of all requests; small: the tier that kept least. <span "
+                    "class=\"g2\">&#9679; every "
+                    "tier keeps 90 %</span> <span class=\"g1\">&#9680; the first tier keeps 99 %, "
+                    "another less "
+                    "than 90 %</span> <span class=\"g0\">&#9675; neither</span>");
+    html_put(o, "</p>\n");
     for (size_t i = 0; i < n; i++) {
         if (!first_of_trace(runs, i))
             continue;
@@ -227,6 +231,7 @@ struct bars {
     const struct bench_run *const *runs;
     size_t n;
     bool with_source;
+    bool folded; /* many loads: each in a fold of its own */
     double most; /* weight per second of this load */
 };
 
@@ -336,13 +341,13 @@ static void bars_of_load(struct bars *b, const struct bench_run *load)
         if (html_same_load(load, b->runs[k]))
             b->most = fmax(b->most, bench_run_goodput(b->runs[k]));
     }
-    html_put(b->o, "<h3>");
+    html_put(b->o, b->folded ? "<details><summary>" : "<h3>");
     html_text(b->o, load->trace);
     html_put(b->o, ", ");
     put_rate(b->o, load);
+    html_put(b->o, b->folded ? " requests/s</summary>" : " requests/s</h3>");
     html_put(b->o,
-             " requests/s</h3><div class=\"wide\"><table class=\"bars\"><thead><tr><th>Run</th>"
-             "<th>all kept</th>");
+             "<div class=\"wide\"><table class=\"bars\"><thead><tr><th>Run</th><th>all kept</th>");
     for (uint32_t t = 0; t < load->n_tiers; t++) {
         html_put(b->o, "<th>");
         html_text(b->o, load->tier[t].name);
@@ -357,33 +362,42 @@ static void bars_of_load(struct bars *b, const struct bench_run *load)
         if (html_same_load(load, b->runs[k]) && !is_repeat(b->runs, k))
             bar_row(b, b->runs[k], load);
     }
-    html_put(b->o, "</tbody></table></div>\n");
+    html_put(b->o, b->folded ? "</tbody></table></div></details>\n" : "</tbody></table></div>\n");
 }
 
-void html_bars(struct html_out *o, const struct bench_run *const *runs, size_t n)
+/* Nobody before it has the load of run i, and somebody after it has. */
+static bool opens_load(const struct bench_run *const *runs, size_t n, size_t i)
+{
+    size_t same = 0;
+
+    for (size_t k = 0; k < n; k++) {
+        if (!html_same_load(runs[i], runs[k]))
+            continue;
+        if (k < i)
+            return false;
+        same++;
+    }
+    return same >= 2;
+}
+
+void html_bars(struct html_out *o, const struct bench_run *const *runs, size_t n, bool many)
 {
     struct bars b = {.o = o, .runs = runs, .n = n, .with_source = html_mixed_sources(runs, n)};
-    bool headed = false;
+    size_t loads = 0;
 
+    for (size_t i = 0; i < n; i++)
+        loads += opens_load(runs, n, i);
+    b.folded = loads > LOADS_OPEN;
+    if (loads == 0 || b.folded != many)
+        return;
+    html_put(
+        o,
+        "<section><h2>Side by side</h2>\n<p class=\"hint\">Kept: shares of requests; red: a tier "
+        "below "
+        "90 %. Weight: the tiers' weights of kept requests. Broken: begun, then not kept.</p>\n");
     for (size_t i = 0; i < n; i++) {
-        size_t same = 0;
-        bool seen = false;
-
-        for (size_t k = 0; k < n; k++) {
-            same += html_same_load(runs[i], runs[k]);
-            seen = seen || (k < i && html_same_load(runs[i], runs[k]));
-        }
-        if (seen || same < 2)
-            continue;
-        if (!headed)
-            html_put(o, "<section><h2>Side by side</h2>\n<p class=\"hint\">Kept: shares of "
-                        "requests; red: a "
-                        "tier below 90 %. Weight: the tiers' weights of kept requests. Broken: "
-                        "begun, then not "
-                        "kept.</p>\n");
-        headed = true;
-        bars_of_load(&b, runs[i]);
+        if (opens_load(runs, n, i))
+            bars_of_load(&b, runs[i]);
     }
-    if (headed)
-        html_put(o, "</section>\n");
+    html_put(o, "</section>\n");
 }
