@@ -132,24 +132,29 @@ static double ask_guard(const struct baton_ask *a)
     return guard > next ? guard : next;
 }
 
-static void ask_tier(struct baton_ask *a, uint32_t tier)
+/* What a decode worker is asked about. */
+static void ask_terms(struct baton_ask *a, uint32_t tier)
 {
     a->tier = tier;
     a->deadline = sched_deadline_at(a->s, a->r, tier);
     a->tbt = (double)sched_tbt_at(a->s, a->r, tier);
+    baton_inflow(a->s, tier, NULL, &a->inflow, &a->stay);
+}
+
+static void ask_tier(struct baton_ask *a, uint32_t tier)
+{
+    ask_terms(a, tier);
     a->key = baton_key(a->s, a->r, tier, a->deadline);
     a->late = a->deadline - (uint64_t)ask_guard(a);
     if (a->r->isolated_ns == 0 && sched_isolated_ns(a->s, a->r) == 0)
         a->late = SCHED_NEVER; /* nothing is known: nothing can be promised or denied */
     a->weight = baton_weight(a->s, a->r, tier);
-    baton_inflow(a->s, tier, NULL, &a->inflow, &a->stay);
 }
 
 static void ask_init(struct baton_ask *a, struct sched *s, struct sched_request *r)
 {
     *a = (struct baton_ask){.s = s, .r = r, .need = sched_request_need(r)};
     a->out = baton_left(s, r, (double)r->delivered, 0.5);
-    a->n_p = sched_candidates(s, SCHED_ROLE_PREFILL, r, a->p);
     if (a->need.decode)
         a->n_d = sched_candidates(s, SCHED_ROLE_DECODE, r, a->d);
 }
@@ -580,6 +585,7 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
 
     *out = (struct sched_offer){.tier = r->tier};
     ask_init(&a, s, r);
+    a.n_p = sched_candidates(s, SCHED_ROLE_PREFILL, r, a.p);
     if (first) {
         r->baton.counted = true;
         baton_price_arrive(s, r, (double)r->isolated_ns,
@@ -623,7 +629,9 @@ static struct sched_worker *baton_redecide(struct sched *s, struct sched_request
     if (sched_request_need(r).decode == false || r->home == NULL || r->probe)
         return NULL;
     ask_init(&a, s, r);
-    ask_tier(&a, r->tier);
+    ask_terms(&a, r->tier);
+    if (a.n_d > 0) /* as when it was placed: one load is brought up to now with it counted */
+        (void)baton_load_step(s, a.d[0]);
     baton_load_drop(r); /* it must not count against itself */
     choose_decode(&a, r->home, (double)s->now + r->item.work, &best);
     baton_load_add(s, best.w != NULL ? best.w : r->mate, r);

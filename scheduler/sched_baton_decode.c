@@ -367,29 +367,46 @@ static void load_sum(struct load_sums *to, const struct load_sums *from, double 
     to->n += share * from->n;
 }
 
-static double load_kv_at(const double kv[BATON_HORIZONS], double ahead)
+/* The first horizon at or behind `ahead`, 1 at least; the last one: ahead may be behind it. */
+static int load_next(double ahead)
 {
     int h = 1;
 
-    if (ahead <= 0)
-        return kv[0];
     while (h < BATON_HORIZONS - 1 && load_horizon[h] < ahead)
         h++;
+    return h;
+}
+
+/* Between two horizons, of which h is the later. */
+static double load_between(double before, double after, int h, double ahead)
+{
+    if (ahead <= 0)
+        return before;
     if (ahead >= load_horizon[h])
-        return kv[h];
-    return kv[h - 1] + (kv[h] - kv[h - 1]) * (ahead - load_horizon[h - 1]) /
-                           (load_horizon[h] - load_horizon[h - 1]);
+        return after;
+    return before + (after - before) * (ahead - load_horizon[h - 1]) /
+                        (load_horizon[h] - load_horizon[h - 1]);
+}
+
+static double load_kv_at(const double kv[BATON_HORIZONS], double ahead)
+{
+    int h = load_next(ahead);
+
+    return load_between(kv[h - 1], kv[h], h, ahead);
 }
 
 /* Tokens held by all tiers, of which `upto` has those up to `tier`. */
 static double load_all_at(const struct baton_load *l, const struct load_sums *upto, uint32_t tier,
                           uint32_t n_tiers, double ahead)
 {
-    struct load_sums all = *upto;
+    int h = load_next(ahead);
+    double before = upto->kv[h - 1], after = upto->kv[h];
 
-    for (uint32_t t = tier + 1; t < n_tiers; t++)
-        load_sum(&all, &l->tier[t], 1);
-    return load_kv_at(all.kv, ahead);
+    for (uint32_t t = tier + 1; t < n_tiers; t++) {
+        before += l->tier[t].kv[h - 1];
+        after += l->tier[t].kv[h];
+    }
+    return load_between(before, after, h, ahead);
 }
 
 static bool load_never_full(const struct load_sums *v, const struct load_ask *a)
@@ -469,24 +486,33 @@ static double load_wait_in_time(const struct sched *s, const struct baton_load *
                                 const struct baton_need *need, const struct load_ask *blocks,
                                 double *used)
 {
-    struct load_sums v = {.n = 0}, own = {.n = 0};
     struct load_ask q = *blocks;
-    double tight = load_tightest(s, l, need->tbt), share[SCHED_TIERS_MAX], all, wait = 0;
+    double tight = load_tightest(s, l, need->tbt), share[SCHED_TIERS_MAX], all, n = 0, wait = 0;
+    double before = 0, after = 0;
+    int h = load_next(q.ahead);
 
     for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
         share[t] = load_tier_tbt(s, t) > tight ? tight / load_tier_tbt(s, t) : 1;
-        if (t <= need->tier)
-            load_sum(&v, &l->tier[t], share[t]);
+        if (t > need->tier)
+            continue;
+        before += share[t] * l->tier[t].kv[h - 1];
+        after += share[t] * l->tier[t].kv[h];
+        n += share[t] * l->tier[t].n;
     }
-    load_sum(&own, &l->tier[need->tier], share[need->tier]);
     q.need *= tight / need->tbt;
-    q.room = baton_c.time_share * load_span(l, tight, v.n);
+    q.room = baton_c.time_share * load_span(l, tight, n);
     if (q.room >= blocks->room)
         return 0; /* blocks run out first: none of them counts more here than there */
-    baton_inflow(s, need->tier, share, &q.inflow, &q.stay);
-    all = load_kv_at(v.kv, q.ahead) + q.need;
-    if (all > 0.5 * q.room)
+    all = load_between(before, after, h, q.ahead) + q.need;
+    if (all > 0.5 * q.room) {
+        struct load_sums v = {.n = 0}, own = {.n = 0};
+
+        for (uint32_t t = 0; t <= need->tier; t++)
+            load_sum(&v, &l->tier[t], share[t]);
+        load_sum(&own, &l->tier[need->tier], share[need->tier]);
+        baton_inflow(s, need->tier, share, &q.inflow, &q.stay);
         wait = load_wait(&v, &own, &q);
+    }
     for (uint32_t t = need->tier + 1; t < s->cfg.n_tiers; t++)
         all += share[t] * load_kv_at(l->tier[t].kv, q.ahead);
     all /= q.room > 1 ? q.room : 1;

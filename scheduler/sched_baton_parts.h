@@ -49,15 +49,22 @@ extern const struct baton_constants baton_c;
 
 /* ---- sched_baton_price.c ------------------------------------------------------------------------ */
 
+/* What is left at `now` of what was there at `from`: one event asks for it of many workers. */
+struct baton_kept {
+    uint64_t from, now;
+    double share; /* 0: not worked out yet */
+};
+
 struct baton_tier {
-    double margin;      /* m_q: decode waits are taken for this much longer */
-    double held_rate;   /* held ones that got in, 1/s, decayed */
-    uint32_t held;      /* now */
-    double credit;      /* ns of prefill time that are its own */
-    uint64_t admit_ns;  /* last admission */
-    double inflow;      /* tokens of KV admitted, all workers, decayed over inflow_s */
-    double stay;        /* the same times the ns that they will stay */
-    uint64_t inflow_at; /* ns */
+    double margin;          /* m_q: decode waits are taken for this much longer */
+    double held_rate;       /* held ones that got in, 1/s, decayed */
+    uint32_t held;          /* now */
+    double credit;          /* ns of prefill time that are its own */
+    uint64_t admit_ns;      /* last admission */
+    double inflow;          /* tokens of KV admitted, all workers, decayed over inflow_s */
+    double stay;            /* the same times the ns that they will stay */
+    uint64_t inflow_at;     /* ns */
+    struct baton_kept kept; /* of the inflow */
 };
 
 /* A stage is asked again by running what would be refused; sched_baton_probe.c. */
@@ -75,6 +82,7 @@ struct sched_baton {
     /* prices */
     double mean_value, mean_work[2]; /* of arrivals; decayed sums of one and the same weight */
     uint64_t began_at;               /* the first arrival */
+    struct baton_kept unseen;        /* of the inflow, had it been there from the start */
     double offered[2];               /* work that arrived, ns by side, decayed over rate_s */
     uint64_t offered_at;
     double backlog, crowd; /* as bills show them, decayed over price_s */

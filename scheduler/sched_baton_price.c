@@ -184,9 +184,16 @@ bool baton_price_ok(const struct sched *s, const struct sched_request *r, double
     return value >= cost * b->mean_value * price_pressure(s);
 }
 
+static double inflow_kept(struct baton_kept *k, uint64_t from, uint64_t now)
+{
+    if (k->from != from || k->now != now || k->share <= 0)
+        *k = (struct baton_kept){from, now, decayed(1, from, now, baton_c.inflow_s)};
+    return k->share;
+}
+
 static void inflow_to_now(const struct sched *s, struct baton_tier *t)
 {
-    double keep = decayed(1, t->inflow_at, s->now, baton_c.inflow_s);
+    double keep = inflow_kept(&t->kept, t->inflow_at, s->now);
 
     t->inflow *= keep;
     t->stay *= keep;
@@ -196,18 +203,18 @@ static void inflow_to_now(const struct sched *s, struct baton_tier *t)
 void baton_inflow(const struct sched *s, uint32_t tier, const double *share, double *kv,
                   double *stay)
 {
-    const struct sched_baton *b = baton_of(s);
+    struct sched_baton *b = baton_of(s);
     double in = 0, token_ns = 0, seen;
 
     for (uint32_t t = 0; t < tier; t++) {
-        double keep = decayed(1, b->tier[t].inflow_at, s->now, baton_c.inflow_s);
+        double keep = inflow_kept(&b->tier[t].kept, b->tier[t].inflow_at, s->now);
 
         keep *= share != NULL ? share[t] : 1;
         in += keep * b->tier[t].inflow;
         token_ns += keep * b->tier[t].stay;
     }
     *stay = in > 0 ? token_ns / in : 1;
-    seen = 1 - decayed(1, b->began_at, s->now, baton_c.inflow_s); /* less than all at the start */
+    seen = 1 - inflow_kept(&b->unseen, b->began_at, s->now); /* less than all at the start */
     token_ns /= seen > baton_c.inflow_seen ? seen : baton_c.inflow_seen;
     *kv = token_ns / (baton_c.inflow_s * 1e9 * ((double)s->pool[SCHED_ROLE_DECODE].n + 1e-9));
 }

@@ -89,10 +89,10 @@ static double hinge(const struct sched_law *l, double n)
     return n < l->knee ? l->c[3] * (l->knee - n) : 0;
 }
 
-/* n tokens behind past ones, in chunks. */
+/* n tokens behind past ones, in chunks.  Counts fit an integer, which is rounded without a call. */
 static double chunks_ns(const struct sched_law *l, double n, double past, double chunk)
 {
-    double full = floor(n / chunk), rest = n - full * chunk;
+    double full = (double)(uint64_t)(n / chunk), rest = n - full * chunk;
     double ns = l->c[1] * n + l->c[2] * n * (n + 2 * past) + full * (l->c[0] + hinge(l, chunk));
 
     return rest > 0 ? ns + l->c[0] + hinge(l, rest) : ns;
