@@ -10,6 +10,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "tests/unit/cpu_time.h"
 
 static uint64_t rng_state = 1;
 
@@ -144,13 +145,13 @@ static void eating_and_filling_a_nearly_full_buffer_stays_cheap(void **state)
     assert_int_equal(buf_reserve(&b, LEN), ERR_OK);
     memset(buf_bytes(&b), 'x', LEN);
     buf_added(&b, LEN);
-    t0 = clock_now_ns();
+    t0 = cpu_time_ns();
     for (int i = 0; i < OPS; i++) {
         buf_consume(&b, 3);
         assert_int_equal(buf_append(&b, "abc", 3), ERR_OK);
     }
     /* Moving a MiB each time would take ten seconds and more. */
-    assert_true(clock_now_ns() - t0 < 3 * CLOCK_NS_PER_S);
+    assert_true(cpu_time_ns() - t0 < 3 * CLOCK_NS_PER_S);
     assert_int_equal(b.len, LEN);
     assert_true(b.cap <= 4 << 20);
     buf_free(&b);

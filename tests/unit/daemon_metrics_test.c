@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "daemon/metrics.h"
 #include "daemon/metrics_series.h"
+#include "tests/unit/cpu_time.h"
 
 /* ---- a scraper: exact about the text format, as Prometheus is ------------------------------------ */
 
@@ -657,16 +658,16 @@ static void counting_is_cheap_enough_for_every_token(void **state)
     enum { TOKENS = 1000000 };
     struct daemon_series *s = open_series();
     struct buf text = BUF_INIT;
-    uint64_t start = clock_now_ns(), spent;
+    uint64_t start = cpu_time_ns(), spent;
 
     (void)state;
     for (uint32_t i = 0; i < TOKENS; i++)
         daemon_series_next_tokens(s, i % 3, 1, (uint64_t)i * 37 % 50000000);
-    spent = clock_now_ns() - start;
-    start = clock_now_ns();
+    spent = cpu_time_ns() - start;
+    start = cpu_time_ns();
     assert_int_equal(daemon_series_render(s, &text), ERR_OK);
     print_message("%.1f ns a token; a scrape of %zu bytes takes %.0f us\n", (double)spent / TOKENS,
-                  text.len, (double)(clock_now_ns() - start) / 1e3);
+                  text.len, (double)(cpu_time_ns() - start) / 1e3);
     assert_true(spent / TOKENS < 5000);
     buf_free(&text);
     daemon_series_destroy(s);

@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "engine/engine_philox.h"
 #include "engine/engine_sample.h"
+#include "tests/unit/cpu_time.h"
 
 enum { VOCAB_MAX = 262144 };
 #ifdef BATON_SANITIZED
@@ -723,9 +724,9 @@ static void sampling_stays_cheap_on_a_large_vocabulary(void **state)
             uint64_t t0;
 
             memcpy(logits, input, n * sizeof(float));
-            t0 = clock_now_ns();
+            t0 = cpu_time_ns();
             engine_sample(logits, n, &cases[c], NULL, i, scratch, &out);
-            spent += clock_now_ns() - t0;
+            spent += cpu_time_ns() - t0;
         }
         print_message("%s, vocabulary %u: %.1f us\n", names[c], n, (double)spent / 20e3);
         assert_true(spent / 20 < 100 * CLOCK_NS_PER_MS);

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "scheduler/sched_length.h"
+#include "tests/unit/cpu_time.h"
 
 static uint64_t state;
 
@@ -520,7 +521,7 @@ static void a_forecast_costs_well_under_two_microseconds(void **arg)
         teach(l, &of, (uint32_t)(1 + exp(5 + 0.8 * normal())));
     }
     for (int round = 0; round < 3; round++) { /* the machine may be busy: the best of three */
-        uint64_t start = clock_now_ns(), took;
+        uint64_t start = cpu_time_ns(), took;
 
         for (uint32_t i = 0; i < N; i++) {
             struct sched_length_of of = {
@@ -529,7 +530,7 @@ static void a_forecast_costs_well_under_two_microseconds(void **arg)
             sched_length_forecast(l, &of, &c);
             sum += c.high;
         }
-        took = (clock_now_ns() - start) / N;
+        took = (cpu_time_ns() - start) / N;
         best = took < best ? took : best;
     }
     print_message("forecast: %u ns\n", (unsigned)best);

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "scheduler/sched_predict.h"
+#include "tests/unit/cpu_time.h"
 
 static const struct sched_law PREFILL = {{2668e3, 20510, 0.38491, 12220}, 448};
 static const struct sched_law DECODE = {{7141e3, 8880, 43.198, 4780}, 128};
@@ -679,12 +680,12 @@ static void an_observation_costs_well_under_a_microsecond(void **arg)
     for (int i = 0; i < 256; i++)
         s[i] = chunk();
     for (int round = 0; round < 3; round++) { /* the machine may be busy: the best of three */
-        uint64_t start = clock_now_ns(), took;
+        uint64_t start = cpu_time_ns(), took;
 
         for (int i = 0; i < N; i++)
             sched_predict_observe(&t.p, &t.bias[0], &t.score, &s[i % 256],
                                   truth(&s[i % 256]) * (0.9 + 0.01 * (i % 20)));
-        took = (clock_now_ns() - start) / N;
+        took = (cpu_time_ns() - start) / N;
         best = took < best ? took : best;
     }
     print_message("observe: %u ns\n", (unsigned)best);
