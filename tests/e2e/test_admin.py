@@ -74,6 +74,29 @@ def test_admin_needs_an_admin_key(tmp_path, key_file):
         assert admin(s, "/admin/state", "boss")[0] == 200
 
 
+def test_a_long_answer_is_judged_token_by_token_and_a_refusal_counts_as_a_miss(tmp_path, key_file):
+    """The last of 60 tokens comes long after the target of the first, and is in time all the same."""
+    (tmp_path / "profile.yaml").write_text("decode_base_ms: 20\n")
+    config = tmp_path / "baton.yaml"
+    config.write_text("tiers:\n  - {name: even, ttft_ms: 600, tbt_ms: 400, on_miss: wait}\n"
+                      "tenants:\n  - {name: small, tokens_per_s: 1, burst_s: 1}\n"
+                      f"keys:\n  - {{name: small, tenant: small, sha256: {hashlib.sha256(b'small').hexdigest()}}}\n"
+                      f"  - {{name: big, tenant: big, sha256: {hashlib.sha256(b'big').hexdigest()}}}\n")
+    file = tmp_path / "records.jsonl"
+    with serve(*SIM, "--sim-profile", tmp_path / "profile.yaml", "--config", config,
+               "--admin-key-file", key_file, "--records", file) as s:
+        r = client(s, "big").completions.create(model="sim", prompt=[300], max_tokens=60,
+                                                extra_body={"ignore_eos": True})
+        assert r.usage.completion_tokens == 60
+        record = records_of(file, 1)[0]
+        assert record["actual"]["total_ms"] > 600 and record["outcome"] == "kept", record
+        status, _ = s.post("/v1/completions", {"model": "sim", "prompt": [300], "max_tokens": 60},
+                           headers={"Authorization": "Bearer small"})
+        assert status == 429
+        even = admin(s, "/admin/state")[1]["tiers"][0]
+        assert (even["kept"], even["broken"], sum(even["refused"].values()), even["attainment"]) == (1, 0, 1, 0.5)
+
+
 def test_an_admin_key_that_others_can_read_is_refused(key_file):
     key_file.chmod(0o644)
     out = tool("serve", *SIM, "--port", 0, "--admin-key-file", key_file)
