@@ -259,10 +259,10 @@ static enum err put_worker(const struct daemon_frontend *f, const struct daemon_
     if (err == ERR_OK)
         err = buf_printf(out, ",\"role\":\"%s\",\"state\":\"%s\",\"blocks\":%u",
                          w->role == SCHED_ROLE_PREFILL ? "prefill" : "decode",
-                         !w->joined            ? "loading"
-                         : known && v.flipping ? "flipping"
-                         : known && v.draining ? "draining"
-                                               : "ready",
+                         !w->joined ? "loading"
+                         : known && v.draining
+                             ? v.flipping && v.requests == 0 ? "flipping" : "draining"
+                             : "ready",
                          w->n_blocks);
     if (err == ERR_OK && known)
         err = buf_printf(out,

@@ -502,6 +502,13 @@ enum err status_parse_metrics(const char *text, size_t len, struct status *out)
 
 /* ---- both ---- */
 
+/* Workers stay where they are on a screen that is drawn anew, whatever leaves and comes back. */
+static int by_name(const void *a, const void *b)
+{
+    return strverscmp(((const struct status_worker *)a)->name,
+                      ((const struct status_worker *)b)->name);
+}
+
 static enum err ask(const char *url, const char *path, const char *key, bool state, int *http,
                     struct status *out, struct err_msg *msg)
 {
@@ -511,9 +518,10 @@ static enum err ask(const char *url, const char *path, const char *key, bool sta
     if (err == ERR_OK && *http == 200) {
         err = state ? status_parse_state(buf_bytes(&body), body.len, out)
                     : status_parse_metrics(buf_bytes(&body), body.len, out);
-        if (err != ERR_OK) {
+        if (err != ERR_OK)
             err_set(msg, err, "%.200s%s: the answer is not that of a Baton server", url, path);
-        }
+        else if (out->n_workers > 0)
+            qsort(out->workers, out->n_workers, sizeof(out->workers[0]), by_name);
     }
     buf_free(&body);
     return err;

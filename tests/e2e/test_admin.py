@@ -198,6 +198,7 @@ def test_status_shows_a_server_with_and_without_the_key(key_file):
             assert out.returncode == 0, out.stderr
             for word in ("gold", "silver", "bronze", "prefill-0", "decode-0", "500 ms", "ATTAINED", "100.0%"):
                 assert word in out.stdout, out.stdout
+            assert out.stdout.index("decode-0") < out.stdout.index("prefill-0")
         state = json.loads(tool("status", s.url, "--json", "--key-file", key_file).stdout)
         gold = state["tiers"][0]
         assert gold["name"] == "gold" and gold["kept"] == 1 and gold["attainment"] == 1

@@ -28,6 +28,18 @@ def test_a_long_path_with_spaces_reaches_the_workers_whole(tmp_path):
         assert client(s).completions.create(model="sim", prompt=[300], max_tokens=2).usage.completion_tokens == 2
 
 
+def test_the_context_in_the_model_list_is_the_one_requests_are_held_to(tmp_path):
+    (tmp_path / "profile.yaml").write_text("max_context: 131072\n")  # of the workers; the model itself has less
+    with serve(*sim(), "--sim-profile", tmp_path / "profile.yaml") as s:
+        said = json.loads(s.get("/v1/models")[1])["data"][0]["max_model_len"]
+        ask = {"model": "sim", "prompt": [300] * (said - 1)}
+        assert s.post("/v1/completions", {**ask, "max_tokens": 1})[0] == 200
+        status, body = s.post("/v1/completions", {**ask, "max_tokens": 2})
+        error = json.loads(body)["error"]
+        assert status == 400 and error["code"] == "context_length_exceeded"
+        assert f"maximum context length is {said} tokens" in error["message"]
+
+
 def test_a_timeout_that_no_worker_can_meet_is_refused():
     out = subprocess.run([BATON, "serve", DEMO, "--backend", "sim", "--port", "0", "--heartbeat-ms", "5000"],
                          capture_output=True, text=True, timeout=20)
