@@ -379,7 +379,12 @@ def test_what_was_measured_before_an_interrupt_is_written_and_marked(sim, tmp_pa
                             "--output-tokens", "16", "--max-lag-ms", "500", "--json", "--report", files["r.html"],
                             "--out-run", files["run.json"], "--out-summary", files["s.json"], "--out-requests",
                             files["r.jsonl"]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(6 if "," in rates else 2.5)  # a sweep: inside its second run
+    end = time.monotonic() + 30 * PATIENCE
+    while time.monotonic() < end:  # in a sweep: until it is well inside its second run
+        seen = files["r.jsonl"].read_text() if files["r.jsonl"].exists() else ""
+        if seen.count('"index":8,') > rates.count(",") // 2:
+            break
+        time.sleep(0.05)
     run.send_signal(how)
     out, err = run.communicate(timeout=20 * PATIENCE)
     assert run.returncode == code, out + err
