@@ -104,6 +104,7 @@ struct baton_plan {
     struct baton_prefill p, second;
     struct baton_decode d;
     struct baton_victims victims;
+    struct baton_bill bill; /* if it is in time */
     double score, second_score;
     bool have, in_time; /* a prefill worker; it and all others are in time, victims gone */
     bool have_second;
@@ -340,7 +341,7 @@ static double loosest(const struct sched *s)
 static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_reason *why)
 {
     struct baton_prefill v[SCHED_CANDIDATES_MAX];
-    struct baton_bill bill;
+    struct baton_bill *bill = &plan->bill;
     uint32_t n;
     double cost, full;
     bool ok;
@@ -366,18 +367,18 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
     cost = plan->d.w == NULL
                ? 0
                : baton_decode_cost(a->s, plan->d.w, (double)a->need.prefill_tokens, a->out);
-    bill = (struct baton_bill){.prefill = plan->p.work,
-                               .decode = cost,
-                               .backlog = sched_edf_work(&plan->p.w->edf) / loosest(a->s),
-                               .room = plan->d.used};
-    baton_price_look(a->s, &bill);
-    ok = a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->weight, &bill);
+    *bill = (struct baton_bill){.prefill = plan->p.work,
+                                .decode = cost,
+                                .backlog = sched_edf_work(&plan->p.w->edf) / loosest(a->s),
+                                .room = plan->d.used};
+    baton_price_look(a->s, bill);
+    ok = a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->weight, bill);
     baton_price_hurt(a->s, a->r, !ok);
     if (ok)
         return true;
     full = a->s->cfg.tiers[a->tier].weight;
-    *why = full > a->weight && baton_price_ok(a->s, a->r, full, &bill) ? SCHED_REASON_SHARE
-                                                                       : SCHED_REASON_PRICE;
+    *why = full > a->weight && baton_price_ok(a->s, a->r, full, bill) ? SCHED_REASON_SHARE
+                                                                      : SCHED_REASON_PRICE;
     return false;
 }
 
@@ -461,11 +462,12 @@ static void fill_refusal(const struct baton_ask *a, const struct baton_plan *pla
     out->verdict = SCHED_REFUSE;
     out->tier = a->tier;
     out->reason = a->r->evicted > 0 ? SCHED_REASON_DISPLACED : why;
-    if (why == SCHED_REASON_TBT) {
-        out->refusal.resource = plan->d.lacks;
+    if (why == SCHED_REASON_TBT ||
+        (why == SCHED_REASON_PRICE && baton_price_of(a->s, &plan->bill))) {
+        out->refusal.resource = why == SCHED_REASON_PRICE ? plan->d.scarce : plan->d.lacks;
         out->refusal.predicted_ns = at_least_0(plan->d.step + plan->d.wait / a->out);
         out->refusal.target_ns = at_least_0(a->tbt);
-        until = plan->d.wait - plan->d.limit;
+        until = why == SCHED_REASON_PRICE ? 1e9 : plan->d.wait - plan->d.limit;
     } else if (why == SCHED_REASON_SHARE) {
         out->refusal.resource = SCHED_RES_TENANT;
         until = 1e9;

@@ -484,7 +484,7 @@ static double load_tightest(const struct sched *s, const struct baton_load *l, d
 /* The same for the room in time. */
 static double load_wait_in_time(const struct sched *s, const struct baton_load *l,
                                 const struct baton_need *need, const struct load_ask *blocks,
-                                double *used)
+                                struct baton_decode *out)
 {
     struct load_ask q = *blocks;
     double tight = load_tightest(s, l, need->tbt), share[SCHED_TIERS_MAX], all, n = 0, wait = 0;
@@ -516,7 +516,10 @@ static double load_wait_in_time(const struct sched *s, const struct baton_load *
     for (uint32_t t = need->tier + 1; t < s->cfg.n_tiers; t++)
         all += share[t] * load_kv_at(l->tier[t].kv, q.ahead);
     all /= q.room > 1 ? q.room : 1;
-    *used = all > *used ? all : *used;
+    if (all > out->used) {
+        out->used = all;
+        out->scarce = SCHED_RES_DECODE_TIME;
+    }
     return wait;
 }
 
@@ -542,8 +545,8 @@ static void load_answer(struct sched *s, const struct baton_load *l, const struc
     if (q.ahead > 0 && q.inflow > 0)
         out->used += q.inflow * (1 - exp(-q.ahead / q.stay)) / (l->room + 1);
     out->wait = load_wait(&v, &l->tier[need->tier], &q);
-    out->lacks = SCHED_RES_DECODE_ROOM;
-    in_time = load_wait_in_time(s, l, need, &q, &out->used);
+    out->lacks = out->scarce = SCHED_RES_DECODE_ROOM;
+    in_time = load_wait_in_time(s, l, need, &q, out);
     if (in_time > out->wait) {
         out->wait = in_time;
         out->lacks = SCHED_RES_DECODE_TIME;
@@ -583,7 +586,8 @@ void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_
     const struct sched_baton *b = s->policy_state;
     struct baton_load *l = w->baton.load;
 
-    *out = (struct baton_decode){.w = w, .ok = true, .lacks = SCHED_RES_NONE};
+    *out = (struct baton_decode){
+        .w = w, .ok = true, .lacks = SCHED_RES_NONE, .scarce = SCHED_RES_DECODE_ROOM};
     if (l == NULL)
         return;
     load_refresh(s, w, l);

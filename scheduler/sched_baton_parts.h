@@ -121,6 +121,8 @@ void baton_price_hurt(struct sched *s, const struct sched_request *r, bool refus
 /* Is it worth that? */
 bool baton_price_ok(const struct sched *s, const struct sched_request *r, double weight,
                     const struct baton_bill *bill);
+/* What most of the bill is for: 0 prompts, 1 decode. */
+int baton_price_of(const struct sched *s, const struct baton_bill *bill);
 void baton_price_bound(struct sched *s, struct sched_request *r, bool undo);
 /* A promise was kept or broken in a stage. */
 void baton_margin_decode(struct sched *s, uint32_t tier, bool broken);
@@ -167,7 +169,7 @@ struct baton_decode {
     double limit;      /* longest wait that keeps the promise */
     double used;       /* share of its room at `ready`, all tiers */
     bool ok;
-    enum sched_resource lacks;
+    enum sched_resource lacks, scarce; /* why not ok; what fills up first in any case */
 };
 
 MUST_USE enum err baton_load_create(struct sched_worker *w);

@@ -170,18 +170,32 @@ static double price_pressure(const struct sched *s)
     return most * price_shown(b);
 }
 
+/* What the pools' time costs, in requests of mean work. */
+static void price_parts(const struct sched_baton *b, const struct baton_bill *bill, double cost[2])
+{
+    cost[0] = b->mean_work[0] > 0
+                  ? baton_c.price_prefill * b->backlog * bill->prefill / b->mean_work[0]
+                  : 0;
+    cost[1] =
+        b->mean_work[1] > 0 ? baton_c.price_decode * b->crowd * bill->decode / b->mean_work[1] : 0;
+}
+
+int baton_price_of(const struct sched *s, const struct baton_bill *bill)
+{
+    double cost[2];
+
+    price_parts(baton_of(s), bill, cost);
+    return cost[1] > cost[0];
+}
+
 bool baton_price_ok(const struct sched *s, const struct sched_request *r, double weight,
                     const struct baton_bill *bill)
 {
     const struct sched_baton *b = baton_of(s);
-    double value = baton_value(s, r, weight, baton_c.value_power);
-    double cost = 0;
+    double value = baton_value(s, r, weight, baton_c.value_power), cost[2];
 
-    if (b->mean_work[0] > 0)
-        cost += baton_c.price_prefill * b->backlog * bill->prefill / b->mean_work[0];
-    if (b->mean_work[1] > 0)
-        cost += baton_c.price_decode * b->crowd * bill->decode / b->mean_work[1];
-    return value >= cost * b->mean_value * price_pressure(s);
+    price_parts(b, bill, cost);
+    return value >= (cost[0] + cost[1]) * b->mean_value * price_pressure(s);
 }
 
 static double inflow_kept(struct baton_kept *k, uint64_t from, uint64_t now)

@@ -207,6 +207,21 @@ def test_the_load_of_the_others_is_the_same_whoever_surges(tmp_path):
         (r["arrived_s"], r["tier"], r["prompt"]) for r in usual)
 
 
+@pytest.mark.parametrize("factor", [1.2, 1.5])
+@pytest.mark.parametrize("workers", [(4,), (1, 2, 3, 4, 5)])
+def test_gold_recovers_when_workers_turn_slower(tmp_path, workers, factor):
+    """One decode worker, or all: half a minute later gold is kept as before."""
+    records = tmp_path / "records.jsonl"
+    slow = [word for w in workers for word in ("--slow", f"{w}@30x{factor}")]
+    got = results("--trace", "synthetic", "--arrivals", "gamma:2", "--rate", "110", "--duration", "90", "--warmup", "0",
+                  "--no-bound", "--records", records, *slow)
+    assert got["baton.gamma.x1.recovery.gold"] <= 30
+    gold = [row for row in map(json.loads, records.read_text().splitlines()) if row["tier"] == "gold"]
+    for at in range(50, 90, 10):
+        kept = [row["kept"] for row in gold if at <= row["arrived_s"] < at + 10]
+        assert len(kept) > 100 and sum(kept) >= 0.97 * len(kept)
+
+
 @pytest.mark.parametrize("known", [(), ("--cold",)])
 @pytest.mark.parametrize("rate", [40, 80])
 def test_promises_hold_in_an_overload_from_the_first_second(tmp_path, rate, known):

@@ -296,6 +296,84 @@ static void a_tier_that_got_nothing_for_its_bound_gets_in(void **state)
     rig_close(&r);
 }
 
+/* ---- prices ---- */
+
+/* Twice as many prompts as can be computed, none of them hurt: a queue of 16 s for a promise of 20. */
+static void crowd_prefill(struct rig *r)
+{
+    struct sched_config cfg;
+
+    plain_config(&cfg);
+    cfg.tiers[BRONZE].ttft_ns = 20000 * RIG_MS;
+    open_with(r, &cfg, 10);
+    for (uint64_t id = 100; id < 180; id++) {
+        rig_arrive(r, id, BRONZE, 200, 1);
+        assert_null(refusal(r, id));
+        r->now += 100 * RIG_MS;
+    }
+}
+
+static void a_full_queue_has_no_price_before_somebody_was_turned_away(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    crowd_prefill(&r);
+    rig_arrive(&r, 1, BRONZE, 1500, 1); /* costs as much as seven others, and is in time */
+    assert_null(refusal(&r, 1));
+    rig_close(&r);
+}
+
+static void after_that_a_price_refuses_what_costs_more_than_it_is_worth(void **state)
+{
+    const struct sched_action *no;
+    struct rig r;
+
+    (void)state;
+    crowd_prefill(&r);
+    rig_arrive(&r, 1, GOLD, 800, 1); /* 0.8 s of work within 0.5 s */
+    assert_non_null(refusal(&r, 1));
+    rig_arrive(&r, 2, BRONZE, 1500, 1);
+    no = refusal(&r, 2);
+    assert_non_null(no);
+    assert_int_equal(no->reason, SCHED_REASON_PRICE);
+    assert_int_equal(no->refusal.resource, SCHED_RES_PREFILL_TIME);
+    assert_int_equal(no->refusal.target_ns, 20000 * RIG_MS);
+    rig_arrive(&r, 3, BRONZE, 200, 1); /* worth its price */
+    assert_null(refusal(&r, 3));
+    rig_close(&r);
+}
+
+/* Answers that need more KV than there is, prompts that cost next to nothing. */
+static void a_price_for_decode_names_the_room_and_arms_itself(void **state)
+{
+    const struct sched_action *no = NULL;
+    struct sched_class c = {.name = "room", .frozen = true, .kv_bytes_per_token = 1};
+    struct sched_config cfg;
+    struct err_msg msg;
+    uint32_t k = 0;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    c.prefill.c[1] = 1e3;
+    c.decode.c[0] = 10e6;
+    rig_open(&r, &cfg);
+    assert_int_equal(sched_add_class(r.s, &c, &msg, &k), ERR_OK);
+    rig_join_can(&r, P, SCHED_ROLE_PREFILL, k, true);
+    rig_join_can(&r, D, SCHED_ROLE_DECODE, k, false);
+    for (uint64_t id = 100; id < 400 && no == NULL; id++) {
+        rig_arrive(&r, id, id % 2 == 0 ? BRONZE : SILVER, id % 4 == 0 ? 4000 : 500, 1000);
+        no = refusal(&r, id);
+        r.now += 50 * RIG_MS;
+    }
+    assert_non_null(no);
+    assert_int_equal(no->reason, SCHED_REASON_PRICE);
+    assert_int_equal(no->refusal.resource, SCHED_RES_DECODE_ROOM);
+    assert_int_equal(no->refusal.target_ns, 200 * RIG_MS);
+    rig_close(&r);
+}
+
 /* ---- margins ---- */
 
 static void finish_late(struct rig *r, uint64_t id, bool late)
@@ -490,6 +568,9 @@ int main(void)
         cmocka_unit_test(the_decode_worker_with_more_room_is_chosen),
         cmocka_unit_test(who_was_admitted_is_served_after_its_worker_died),
         cmocka_unit_test(a_tier_that_got_nothing_for_its_bound_gets_in),
+        cmocka_unit_test(a_full_queue_has_no_price_before_somebody_was_turned_away),
+        cmocka_unit_test(after_that_a_price_refuses_what_costs_more_than_it_is_worth),
+        cmocka_unit_test(a_price_for_decode_names_the_room_and_arms_itself),
         cmocka_unit_test(the_percentile_of_a_tier_sets_its_margin),
         cmocka_unit_test(a_belief_that_refuses_everything_is_asked_again_and_heals),
         cmocka_unit_test(probes_that_find_the_belief_right_become_rare),
