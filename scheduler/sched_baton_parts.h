@@ -17,6 +17,7 @@
 enum {
     BATON_HORIZONS = 8,
     BATON_EVICT_MAX = 8,    /* requests that one arrival may push out of one queue */
+    BATON_COLD_STEPS = 8,   /* with prompts, after which their times are known */
     BATON_COLD_PROMPTS = 2, /* on a prefill worker of which nothing is known */
     BATON_COLD_STREAMS = 4, /* on such a decode worker */
     BATON_TRY_MAX = 3       /* queues in which eviction is tried */

@@ -2,7 +2,7 @@
  *
  * A class of workers without a profile is learned from its first requests.  What was seen of small batches says
  * little about large ones, so a decode worker takes no more than twice the context that its class was seen with,
- * and a prefill worker two prompts before the first is done; the rest waits, which takes a second or two.
+ * and a prefill worker two prompts before eight steps were seen; the rest waits, which takes a second or two.
  *
  * What is refused is not run, and what is not run teaches nothing: a belief that is too slow (the class file of
  * another machine, a worker that has recovered) would refuse for ever.  So a request that times alone would
@@ -103,7 +103,7 @@ bool baton_cold(const struct sched *s, const struct sched_worker *p, const struc
     uint32_t n;
 
     if (p->shape->role == SCHED_ROLE_PREFILL && cold_class(&p->klass->prefill.seed, p) && !mute &&
-        p->klass->prefill.n == 0 && sched_edf_count(&p->edf) >= BATON_COLD_PROMPTS)
+        p->klass->prefill.n < BATON_COLD_STEPS && sched_edf_count(&p->edf) >= BATON_COLD_PROMPTS)
         return true;
     if (d == NULL || !cold_class(&d->klass->decode.seed, d) || (mute && d->klass->decode.n == 0))
         return false;
