@@ -590,9 +590,10 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
     a.n_p = sched_candidates(s, SCHED_ROLE_PREFILL, r, a.p);
     if (first) {
         r->baton.counted = true;
-        baton_price_arrive(s, r, (double)r->isolated_ns,
-                           a.n_d > 0 ? baton_decode_cost(s, a.d[0], (double)r->n_prompt, a.out)
-                                     : 0);
+        baton_price_arrive(
+            s, r, (double)r->isolated_ns,
+            a.n_d > 0 ? baton_decode_cost(s, a.d[0], (double)r->n_prompt, (double)r->cast.mean)
+                      : 0);
     }
     ask_tier(&a, r->tier);
     if (r->admitted) {

@@ -152,39 +152,36 @@ static double price_shown(const struct sched_baton *b)
     return share > 1 || b->crowd > baton_c.hurt_crowd ? 1 : share;
 }
 
-/* 0 while what arrives is less than the pools can do, 1 when it is clearly more: a queue that will empty by
- * itself turns nobody away. */
-static double price_pressure(const struct sched *s)
+/* 0 while less arrives than this pool can do, 1 when it is clearly more: a queue that will empty by itself turns
+ * nobody away, even if the other pool has too much. */
+static double price_pressure(const struct sched *s, int side)
 {
     const struct sched_baton *b = baton_of(s);
-    double most = 0;
+    double n = (double)s->pool[side + 1].n * baton_c.rate_s * 1e9;
+    double rho = n > 0 ? b->offered[side] / n : 1;
 
-    for (int side = 0; side < 2; side++) {
-        double n = (double)s->pool[side + 1].n * baton_c.rate_s * 1e9;
-        double rho = n > 0 ? b->offered[side] / n : 1;
-
-        most = rho > most ? rho : most;
-    }
-    most = (most - baton_c.load_free) / (baton_c.load_full - baton_c.load_free);
-    most = most < 0 ? 0 : most > 1 ? 1 : most;
-    return most * price_shown(b);
+    rho = (rho - baton_c.load_free) / (baton_c.load_full - baton_c.load_free);
+    return rho < 0 ? 0 : rho > 1 ? 1 : rho;
 }
 
-/* What the pools' time costs, in requests of mean work. */
-static void price_parts(const struct sched_baton *b, const struct baton_bill *bill, double cost[2])
+/* What each pool's time costs, in requests of mean work. */
+static void price_parts(const struct sched *s, const struct baton_bill *bill, double cost[2])
 {
-    cost[0] = b->mean_work[0] > 0
-                  ? baton_c.price_prefill * b->backlog * bill->prefill / b->mean_work[0]
-                  : 0;
-    cost[1] =
-        b->mean_work[1] > 0 ? baton_c.price_decode * b->crowd * bill->decode / b->mean_work[1] : 0;
+    const struct sched_baton *b = baton_of(s);
+    double price[2] = {baton_c.price_prefill * b->backlog, baton_c.price_decode * b->crowd};
+    double work[2] = {bill->prefill, bill->decode};
+
+    for (int side = 0; side < 2; side++)
+        cost[side] = b->mean_work[side] > 0
+                         ? price[side] * price_pressure(s, side) * work[side] / b->mean_work[side]
+                         : 0;
 }
 
 int baton_price_of(const struct sched *s, const struct baton_bill *bill)
 {
     double cost[2];
 
-    price_parts(baton_of(s), bill, cost);
+    price_parts(s, bill, cost);
     return cost[1] > cost[0];
 }
 
@@ -194,8 +191,8 @@ bool baton_price_ok(const struct sched *s, const struct sched_request *r, double
     const struct sched_baton *b = baton_of(s);
     double value = baton_value(s, r, weight, baton_c.value_power), cost[2];
 
-    price_parts(b, bill, cost);
-    return value >= (cost[0] + cost[1]) * b->mean_value * price_pressure(s);
+    price_parts(s, bill, cost);
+    return value >= (cost[0] + cost[1]) * b->mean_value * price_shown(b);
 }
 
 static double inflow_kept(struct baton_kept *k, uint64_t from, uint64_t now)

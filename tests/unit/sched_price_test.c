@@ -101,6 +101,47 @@ static void test_a_lag_that_is_over_is_forgotten(void **state)
     assert_true(baton_value(w->s, w->large, WEIGHT[BRONZE], 2) == 1);
 }
 
+/* Work arrives at `load` of what one worker of each side can do, for ten minutes; then a bronze request asks that
+ * needs ten times the mean, with both pools as full as can be. */
+static bool worth_it(struct world *w, double prefill_load, double decode_load)
+{
+    struct baton_bill full = {
+        .prefill = 1e8 * prefill_load, .decode = 1e8 * decode_load, .backlog = 1, .room = 1.3};
+
+    w->s->pool[SCHED_ROLE_PREFILL].n = w->s->pool[SCHED_ROLE_DECODE].n = 1;
+    w->small->tier = BRONZE;
+    w->small->arrived_ns = 0;
+    for (int i = 0; i < 60000; i++) {
+        w->s->now += SCHED_SECOND / 100;
+        baton_price_arrive(w->s, w->small, 1e7 * prefill_load, 1e7 * decode_load);
+        baton_price_look(w->s, &full);
+        w->small->arrived_ns = w->s->now;
+        baton_price_hurt(w->s, w->small, true);
+    }
+    return baton_price_ok(w->s, w->small, WEIGHT[BRONZE], &full);
+}
+
+static void test_a_pool_has_no_price_while_less_arrives_than_it_can_do(void **state)
+{
+    assert_true(worth_it(*state, 0.8, 0.8));
+}
+
+static void test_either_pool_has_a_price_when_too_much_arrives_for_it(void **state)
+{
+    assert_false(worth_it(*state, 1.3, 0.5));
+    assert_false(worth_it(*state, 0.5, 1.3));
+}
+
+/* Waves that fill the KV room for a moment, while prompts are what is short: they cost nothing. */
+static void test_one_pool_in_need_puts_no_price_on_the_other(void **state)
+{
+    struct world *w = *state;
+    struct baton_bill bill = {.prefill = 0, .decode = 5e7, .backlog = 1, .room = 1.3};
+
+    assert_false(worth_it(w, 1.3, 0.5));
+    assert_true(baton_price_ok(w->s, w->small, WEIGHT[BRONZE], &bill));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -108,6 +149,12 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(
             test_large_prompts_that_lag_are_worth_more_in_loose_tiers_above_all, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_pool_has_no_price_while_less_arrives_than_it_can_do,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(test_either_pool_has_a_price_when_too_much_arrives_for_it,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_pool_in_need_puts_no_price_on_the_other, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_a_lag_that_is_over_is_forgotten, setup, teardown),
     };
 
