@@ -57,7 +57,7 @@
     X(scale_command,   TEXT, "", 0, 0, "program", S, "Scheduling", "run as PROGRAM WANT_PREFILL WANT_DECODE HAVE_PREFILL HAVE_DECODE when the planner wants other counts") \
     X(max_queued,      U32,  "4096", 1, 10000000, "requests", S, "Scheduling", "requests waiting for a worker; more get 429") \
     X(max_queued_tokens, U32, "16777216", 1, 4294967295, "tokens", S, "Scheduling", "their prompt tokens; more get 429") \
-    X(prefill_window_tokens, U32, "2048", 1, 16777216, "tokens", S, "Scheduling", "prompt tokens sent to a prefill worker ahead of its work") \
+    X(prefill_window_tokens, U32, "2048", 1, 16777216, "tokens", S, "Scheduling", "prompt tokens sent to a prefill worker ahead of its work; two steps at least") \
     X(queue_timeout_s, U32,  "120", 1, 86400, "s", S, "Scheduling", "longest wait for a worker, then 503") \
     X(request_timeout_s, U32, "600", 1, 86400, "s", S, "Scheduling", "longest time of one request, then 504") \
     X(handover_timeout_s, U32, "10", 1, 3600, "s", S, "Scheduling", "longest time of one KV hand-over, then it is tried anew") \

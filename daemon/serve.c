@@ -314,6 +314,15 @@ static uint64_t random_seed(void)
     return seed;
 }
 
+/* The step that runs and a whole one behind it: a worker starts its next step before we hear of the last one's end,
+ * and what is not there by then has to wait for the one after, alone in a step of its own. */
+static uint32_t prefill_window(const struct daemon_config *c)
+{
+    uint32_t two_steps = 2 * c->max_step_tokens;
+
+    return c->prefill_window_tokens > two_steps ? c->prefill_window_tokens : two_steps;
+}
+
 static void sched_options(const struct daemon_config *c, struct sched_config *out)
 {
     sched_config_defaults(out);
@@ -330,7 +339,7 @@ static void sched_options(const struct daemon_config *c, struct sched_config *ou
     out->n_tiers = c->n_tiers;
     out->max_queued = c->max_queued;
     out->max_queued_tokens = c->max_queued_tokens;
-    out->prefill_window_tokens = c->prefill_window_tokens;
+    out->prefill_window_tokens = prefill_window(c);
     out->queue_timeout_ns = c->queue_timeout_s * CLOCK_NS_PER_S;
     out->request_timeout_ns = c->request_timeout_s * CLOCK_NS_PER_S;
     out->handover_timeout_ns = c->handover_timeout_s * CLOCK_NS_PER_S;
