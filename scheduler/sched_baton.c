@@ -62,8 +62,8 @@ const struct baton_constants baton_c = {
 
     .floor_gain = 20, /* of a large prompt's lift, per share by which their attainment lags */
     .floor_max =
-        0.5,        /* [sim] of that lift: more costs over 3 points of goodput per 10 of the lag */
-    .floor_s = 300, /* decay of attainment by size */
+        0.5, /* [sim] of that lift; six times that: gap 47 to 31, goodput 2 points less (long prompts at 27/s) */
+    .floor_s = 300,     /* decay of attainment by size */
     .floor_least = 10,  /* requests of either size before they are compared */
     .size_decay = 0.98, /* of the length histogram, per 64 requests */
     .credit_s = 2,      /* a tier's reserved share can be saved up for so long */
