@@ -288,6 +288,20 @@ static uint32_t try_all(const struct baton_ask *a, struct baton_prefill *v, stru
     return n;
 }
 
+/* In place of whatever was found; nobody makes way in a queue that it does not join. */
+static void plan_local(struct baton_plan *plan, const struct baton_prefill *p,
+                       const struct baton_decode *d)
+{
+    plan->have_second = plan->have;
+    plan->second = plan->p;
+    plan->second_score = plan->score;
+    plan->p = *p;
+    plan->d = *d;
+    plan->score = p->finish;
+    plan->have = plan->in_time = true;
+    plan->victims.n = 0;
+}
+
 static void try_locals(const struct baton_ask *a, struct baton_plan *plan)
 {
     for (uint32_t i = 0; a->s->cfg.local_prefill && i < a->n_d; i++) {
@@ -299,9 +313,7 @@ static void try_locals(const struct baton_ask *a, struct baton_plan *plan)
         ask_decode(a, p.w, p.finish, p.w, &d);
         if (!d.ok || (plan->in_time && plan->d.ok && plan->score <= p.finish + baton_c.local_gain))
             continue;
-        plan_offer(plan, &p, p.finish);
-        plan->d = d;
-        plan->in_time = true;
+        plan_local(plan, &p, &d);
     }
 }
 
@@ -344,7 +356,6 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
     struct baton_bill *bill = &plan->bill;
     uint32_t n;
     double cost, full;
-    bool ok;
 
     *plan = (struct baton_plan){.have = false};
     a->entitled = false;
@@ -360,10 +371,8 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
     }
     try_locals(a, plan);
     *why = !plan->in_time ? SCHED_REASON_TTFT : !plan->d.ok ? SCHED_REASON_TBT : SCHED_REASON_NONE;
-    if (!plan->have || *why != SCHED_REASON_NONE) {
-        baton_price_hurt(a->s, a->r, true);
+    if (!plan->have || *why != SCHED_REASON_NONE)
         return false;
-    }
     cost = plan->d.w == NULL
                ? 0
                : baton_decode_cost(a->s, plan->d.w, (double)a->need.prefill_tokens, a->out);
@@ -372,9 +381,7 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
                                 .backlog = sched_edf_work(&plan->p.w->edf) / loosest(a->s),
                                 .room = plan->d.used};
     baton_price_look(a->s, bill);
-    ok = a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->weight, bill);
-    baton_price_hurt(a->s, a->r, !ok);
-    if (ok)
+    if (a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->weight, bill))
         return true;
     full = a->s->cfg.tiers[a->tier].weight;
     *why = full > a->weight && baton_price_ok(a->s, a->r, full, bill) ? SCHED_REASON_SHARE
@@ -483,6 +490,18 @@ static void fill_refusal(const struct baton_ask *a, const struct baton_plan *pla
     out->retry_after_ns = (uint64_t)until;
 }
 
+/* Among those that wait at the tier it was asked about: a downgrade may have led there. */
+static void count_held(const struct baton_ask *a)
+{
+    struct sched_baton_request *r = &a->r->baton;
+
+    if (r->was_held)
+        return;
+    r->was_held = true;
+    r->held_tier = (uint8_t)a->tier;
+    baton_of(a->s)->tier[a->tier].held++;
+}
+
 /* Wait for room?  Not where those that wait already are more than will get in by then. */
 static bool may_hold(const struct baton_ask *a, const struct baton_plan *plan,
                      struct sched_offer *out)
@@ -502,10 +521,7 @@ static bool may_hold(const struct baton_ask *a, const struct baton_plan *plan,
         return false;
     out->verdict = SCHED_HOLD;
     out->hold_until_ns = at_least_0(start);
-    if (!a->r->baton.was_held) {
-        a->r->baton.was_held = true;
-        t->held++;
-    }
+    count_held(a);
     return true;
 }
 
@@ -513,17 +529,12 @@ static bool may_hold(const struct baton_ask *a, const struct baton_plan *plan,
 static bool hold_cold(const struct baton_ask *a, const struct baton_plan *plan,
                       struct sched_offer *out)
 {
-    struct baton_tier *t = &baton_of(a->s)->tier[a->tier];
-
     if (!baton_cold(a->s, plan->p.w, plan->d.w, (double)a->need.prefill_tokens) ||
         a->deadline <= sched_after(a->s->now, SCHED_MS))
         return false;
     out->verdict = SCHED_HOLD;
     out->hold_until_ns = a->deadline;
-    if (!a->r->baton.was_held) {
-        a->r->baton.was_held = true;
-        t->held++;
-    }
+    count_held(a);
     return true;
 }
 
@@ -583,7 +594,7 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
     struct baton_ask a;
     struct baton_plan plan = {.have = false};
     enum sched_reason why = SCHED_REASON_TTFT;
-    bool first = !r->baton.counted;
+    bool first = !r->baton.counted, found = false;
 
     *out = (struct sched_offer){.tier = r->tier};
     ask_init(&a, s, r);
@@ -600,22 +611,19 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
         place_again(&a, out);
         return;
     }
-    for (uint32_t tier = r->tier; tier < s->cfg.n_tiers; tier++) {
-        bool found;
-
+    for (uint32_t tier = r->tier; !found && tier < s->cfg.n_tiers; tier++) {
         if (tier != a.tier)
             ask_tier(&a, tier);
         found = find_plan(&a, &plan, &why);
-        if (found) {
-            if (!hold_cold(&a, &plan, out))
-                fill_bind(&a, &plan, true, out);
-            return;
-        }
         if (s->cfg.tiers[tier].on_miss != SCHED_MISS_DOWNGRADE)
             break;
     }
-    if (may_probe(&a, &plan, why)) {
-        fill_bind(&a, &plan, false, out);
+    if (first)
+        baton_price_hurt(s, !found);
+    if (found && hold_cold(&a, &plan, out))
+        return;
+    if (found || may_probe(&a, &plan, why)) {
+        fill_bind(&a, &plan, found, out);
         return;
     }
     out->reason = why;
@@ -645,9 +653,8 @@ static struct sched_worker *baton_redecide(struct sched *s, struct sched_request
 
 static void held_no_more(struct sched *s, struct sched_request *r, bool got_in)
 {
-    struct baton_tier *t = &baton_of(s)->tier[r->tier_asked];
+    struct baton_tier *t = &baton_of(s)->tier[r->baton.held_tier];
 
-    (void)got_in;
     if (!r->baton.was_held)
         return;
     r->baton.was_held = false;

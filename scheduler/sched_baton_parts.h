@@ -16,6 +16,7 @@
 
 enum {
     BATON_HORIZONS = 8,
+    BATON_SIZES = 96,       /* quarter octaves of prompt length: up to 2^24 tokens */
     BATON_EVICT_MAX = 8,    /* requests that one arrival may push out of one queue */
     BATON_COLD_STEPS = 8,   /* with prompts, after which their times are known */
     BATON_COLD_PROMPTS = 2, /* on a prefill worker of which nothing is known */
@@ -91,7 +92,7 @@ struct sched_baton {
     double asked, hurt; /* new requests, and those of them that were turned away; decayed */
     uint64_t hurt_at;
     /* sizes */
-    double hist[64]; /* decayed counts of prompt lengths by quarter octave */
+    double hist[BATON_SIZES]; /* decayed counts of prompt lengths by quarter octave */
     uint32_t hist_new;
     uint32_t large;           /* length where the largest tenth of prompts begins */
     double kept[2], ended[2]; /* of all others, of that tenth; decayed over floor_s */
@@ -117,8 +118,8 @@ struct baton_bill {
 };
 /* What the pools look like to one that asks. */
 void baton_price_look(struct sched *s, const struct baton_bill *bill);
-/* A new request could be promised its targets, or could not, for whatever reason. */
-void baton_price_hurt(struct sched *s, const struct sched_request *r, bool refused);
+/* Once for each new request: it could be promised its targets, or could not, for whatever reason. */
+void baton_price_hurt(struct sched *s, bool refused);
 /* Is it worth that? */
 bool baton_price_ok(const struct sched *s, const struct sched_request *r, double weight,
                     const struct baton_bill *bill);

@@ -6,8 +6,8 @@
  * Margins: conformal; each broken promise widens one by step * (1 - target), each kept one narrows it by
  * step * target, so that the share of broken ones settles at the target whatever the predictor does.  The target
  * is what the tier's percentile leaves.
- * Prices: online dual of "most weight within the time of both pools"; a price rises while more work is
- * admitted than the pool can do and falls otherwise. */
+ * Prices: the dual of "most weight within the time of both pools", read off the queues: a price grows with the work
+ * in front of a pool, and counts only while more arrives than the pools can do. */
 #include "scheduler/sched_baton_parts.h"
 
 #include <math.h>
@@ -32,9 +32,9 @@ static double decayed(double v, uint64_t from, uint64_t now, double seconds)
 
 static uint32_t size_bin(uint32_t n_prompt)
 {
-    double bin = 4 * log2((double)n_prompt + 1) / 1.0;
+    double bin = 4 * log2((double)n_prompt + 1);
 
-    return bin < 63 ? (uint32_t)bin : 63;
+    return bin < BATON_SIZES - 1 ? (uint32_t)bin : BATON_SIZES - 1;
 }
 
 static void size_learn(struct sched_baton *b, uint32_t n_prompt)
@@ -46,11 +46,11 @@ static void size_learn(struct sched_baton *b, uint32_t n_prompt)
     if (++b->hist_new < 64)
         return;
     b->hist_new = 0;
-    for (i = 0; i < 64; i++) {
+    for (i = 0; i < BATON_SIZES; i++) {
         b->hist[i] *= baton_c.size_decay;
         sum += b->hist[i];
     }
-    for (i = 0; i < 63 && seen + b->hist[i] < 0.9 * sum; i++)
+    for (i = 0; i < BATON_SIZES - 1 && seen + b->hist[i] < 0.9 * sum; i++)
         seen += b->hist[i];
     b->large = (uint32_t)exp2((i + 1) / 4.0);
 }
@@ -130,13 +130,11 @@ void baton_price_look(struct sched *s, const struct baton_bill *bill)
     b->looked_at = s->now;
 }
 
-void baton_price_hurt(struct sched *s, const struct sched_request *r, bool refused)
+void baton_price_hurt(struct sched *s, bool refused)
 {
     struct sched_baton *b = baton_of(s);
     double keep = decayed(1, b->hurt_at, s->now, baton_c.hurt_s);
 
-    if (r->arrived_ns != s->now || r->evicted > 0)
-        return;
     b->hurt = b->hurt * keep + (refused ? 1 : 0);
     b->asked = b->asked * keep + 1;
     b->hurt_at = s->now;
@@ -224,7 +222,7 @@ void baton_inflow(const struct sched *s, uint32_t tier, const double *share, dou
         in += keep * b->tier[t].inflow;
         token_ns += keep * b->tier[t].stay;
     }
-    *stay = in > 0 ? token_ns / in : 1;
+    *stay = in > 0 && token_ns > 0 ? token_ns / in : 1;      /* none: no step time is known yet */
     seen = 1 - inflow_kept(&b->unseen, b->began_at, s->now); /* less than all at the start */
     token_ns /= seen > baton_c.inflow_seen ? seen : baton_c.inflow_seen;
     *kv = token_ns / (baton_c.inflow_s * 1e9 * ((double)s->pool[SCHED_ROLE_DECODE].n + 1e-9));

@@ -296,6 +296,70 @@ static void a_tier_that_got_nothing_for_its_bound_gets_in(void **state)
     rig_close(&r);
 }
 
+/* Those that a downgrade made wait at a looser tier, and that went, are in nobody's way there. */
+static void who_waited_at_another_tier_and_went_is_counted_no_more(void **state)
+{
+    struct sched_config cfg;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.tiers[GOLD].on_miss = SCHED_MISS_DOWNGRADE;
+    cfg.tiers[SILVER].on_miss = SCHED_MISS_WAIT;
+    open_with(&r, &cfg, 10);
+    rig_arrive(&r, 1, SILVER, 1700, 10); /* runs, and has no time to spare */
+    for (uint64_t id = 10; id < 20; id++) {
+        rig_arrive(&r, id, GOLD, 600, 10);
+        rig_cancel(&r, id);
+    }
+    rig_arrive(&r, 2, SILVER, 600, 10);
+    assert_null(refusal(&r, 2));
+    assert_int_equal(rig_state(&r, 2), SCHED_STATE_QUEUED);
+    rig_close(&r);
+}
+
+/* Silver prompts in front, bronze behind them, no time to spare, and one more silver one. */
+static void crowd(struct rig *r, bool local)
+{
+    struct sched_config cfg;
+    uint32_t k;
+
+    plain_config(&cfg);
+    rig_open(r, &cfg);
+    k = add_class(r, 10);
+    rig_join_can(r, P, SCHED_ROLE_PREFILL, k, true);
+    rig_join_can(r, D, SCHED_ROLE_DECODE, k, local);
+    rig_arrive(r, 1, SILVER, 1200, 10);
+    for (uint64_t id = 100; id < 130; id++)
+        rig_arrive(r, id, BRONZE, 305, 10);
+    rig_arrive(r, 1000, SILVER, 290, 10);
+}
+
+/* One that is pushed out too often is left alone; that must not be used up by prompts that go elsewhere. */
+static void who_goes_to_a_decode_worker_pushes_nobody_out_of_a_queue(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    crowd(&r, false);
+    assert_null(refusal(&r, 1000));
+    assert_int_equal(rig_count(&r, SCHED_ACT_REJECT), 1); /* without that way one has to go */
+    rig_close(&r);
+    crowd(&r, true);
+    for (uint64_t id = 1000; id < 1300; id++) {
+        if (id > 1000)
+            rig_arrive(&r, id, SILVER, 290, 10);
+        assert_int_equal(rig_find(&r, SCHED_ACT_PREFILL)->worker, D);
+        rig_prefilled(&r, id, 1, D, true);
+        rig_finish(&r, id);
+        rig_released(&r, id, 1, D, ERR_OK);
+        rig_arrive(&r, id + 1000, BRONZE, 305, 10); /* margins shrink: still no time to spare */
+    }
+    rig_arrive(&r, 99, GOLD, 310, 1);
+    assert_null(refusal(&r, 99));
+    rig_close(&r);
+}
+
 /* ---- prices ---- */
 
 /* Twice as many prompts as can be computed, none of them hurt: a queue of 16 s for a promise of 20. */
@@ -371,6 +435,26 @@ static void a_price_for_decode_names_the_room_and_arms_itself(void **state)
     assert_int_equal(no->reason, SCHED_REASON_PRICE);
     assert_int_equal(no->refusal.resource, SCHED_RES_DECODE_ROOM);
     assert_int_equal(no->refusal.target_ns, 200 * RIG_MS);
+    rig_close(&r);
+}
+
+/* On a live server a request is older than the event that tells of it. */
+static void who_is_turned_away_is_seen_however_late_it_is_told(void **state)
+{
+    struct sched_event e = {.kind = SCHED_EV_ARRIVE, .request = 1};
+    struct rig r;
+
+    (void)state;
+    crowd_prefill(&r);
+    e.u.arrive.tier = GOLD;
+    e.u.arrive.n_prompt = 800;
+    e.u.arrive.max_new = 1;
+    e.u.arrive.arrived_ns = r.now - RIG_MS;
+    rig_apply(&r, &e);
+    assert_non_null(refusal(&r, 1));
+    rig_arrive(&r, 2, BRONZE, 1500, 1);
+    assert_non_null(refusal(&r, 2));
+    assert_int_equal(refusal(&r, 2)->reason, SCHED_REASON_PRICE);
     rig_close(&r);
 }
 
@@ -571,6 +655,9 @@ int main(void)
         cmocka_unit_test(a_full_queue_has_no_price_before_somebody_was_turned_away),
         cmocka_unit_test(after_that_a_price_refuses_what_costs_more_than_it_is_worth),
         cmocka_unit_test(a_price_for_decode_names_the_room_and_arms_itself),
+        cmocka_unit_test(who_is_turned_away_is_seen_however_late_it_is_told),
+        cmocka_unit_test(who_goes_to_a_decode_worker_pushes_nobody_out_of_a_queue),
+        cmocka_unit_test(who_waited_at_another_tier_and_went_is_counted_no_more),
         cmocka_unit_test(the_percentile_of_a_tier_sets_its_margin),
         cmocka_unit_test(a_belief_that_refuses_everything_is_asked_again_and_heals),
         cmocka_unit_test(probes_that_find_the_belief_right_become_rare),

@@ -110,13 +110,11 @@ static bool worth_it(struct world *w, double prefill_load, double decode_load)
 
     w->s->pool[SCHED_ROLE_PREFILL].n = w->s->pool[SCHED_ROLE_DECODE].n = 1;
     w->small->tier = BRONZE;
-    w->small->arrived_ns = 0;
     for (int i = 0; i < 60000; i++) {
         w->s->now += SCHED_SECOND / 100;
         baton_price_arrive(w->s, w->small, 1e7 * prefill_load, 1e7 * decode_load);
         baton_price_look(w->s, &full);
-        w->small->arrived_ns = w->s->now;
-        baton_price_hurt(w->s, w->small, true);
+        baton_price_hurt(w->s, true);
     }
     return baton_price_ok(w->s, w->small, WEIGHT[BRONZE], &full);
 }
@@ -142,6 +140,33 @@ static void test_one_pool_in_need_puts_no_price_on_the_other(void **state)
     assert_true(baton_price_ok(w->s, w->small, WEIGHT[BRONZE], &bill));
 }
 
+static void test_where_all_prompts_are_long_the_longest_tenth_counts_as_large(void **state)
+{
+    struct world *w = *state;
+
+    w->small->n_prompt = 70000;
+    w->large->n_prompt = 300000;
+    for (int i = 0; i < 20000; i++)
+        baton_price_arrive(w->s, i % 10 == 0 ? w->large : w->small, 1e6, 1e6);
+    assert_true(w->large->baton.large);
+    assert_false(w->small->baton.large);
+}
+
+/* A step whose time nobody knows yet is no reason to divide by it. */
+static void test_inflow_is_a_number_before_any_step_time_is_known(void **state)
+{
+    struct world *w = *state;
+    double kv, stay;
+
+    w->small->tier = GOLD;
+    w->small->baton.out = 100;
+    w->small->baton.step_ns = 0;
+    baton_price_bound(w->s, w->small, false);
+    baton_inflow(w->s, BRONZE, NULL, &kv, &stay);
+    assert_true(stay > 0);
+    assert_true(kv / stay >= 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -156,6 +181,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_one_pool_in_need_puts_no_price_on_the_other, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_lag_that_is_over_is_forgotten, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            test_where_all_prompts_are_long_the_longest_tenth_counts_as_large, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_inflow_is_a_number_before_any_step_time_is_known,
+                                        setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
