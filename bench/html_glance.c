@@ -274,7 +274,7 @@ static void share_bar(const struct bars *b, const struct bench_run *r, html_figu
 static double broken(const struct bench_run *r, uint32_t tier)
 {
     (void)tier;
-    return r->all.n > 0 ? (double)r->all.broken / (double)r->all.n : NAN;
+    return r->all.n > 0 ? bench_broken_share(r->all.kept, r->all.broken) : NAN;
 }
 
 static double large(const struct bench_run *r, uint32_t tier)

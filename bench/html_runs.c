@@ -49,7 +49,7 @@ static void tier_row(struct html_out *o, const struct bench_run *r,
     cell(o, of(t->refused, t->n), HTML_SHARE);
     cell(o, of(t->failed, t->n), HTML_SHARE);
     cell(o, of(t->timeout, t->n), HTML_SHARE);
-    cell(o, of(t->broken, t->n), HTML_SHARE);
+    cell(o, of(t->broken, t->kept + t->broken), HTML_SHARE);
     quantiles(o, &t->ttft);
     quantiles(o, &t->tbt);
     cell(o, t->gap.n > 0 ? bench_hist_quantile(&t->gap, 0.99) : NAN, HTML_SECONDS);
@@ -115,7 +115,7 @@ static void tenant_table(struct html_out *o, const struct bench_run *r)
         html_fmt(o, "</th><td>%llu</td>", (unsigned long long)t->n);
         cell(o, of(t->kept, t->n), HTML_SHARE);
         cell(o, of(t->refused, t->n), HTML_SHARE);
-        cell(o, of(t->broken, t->n), HTML_SHARE);
+        cell(o, of(t->broken, t->kept + t->broken), HTML_SHARE);
         cell(o, bench_tenant_ttft(r, i, BENCH_TIERS_MAX, 0.99), HTML_SECONDS);
         for (uint32_t k = 0; k < r->n_tiers; k++)
             cell(o, bench_tenant_ttft(r, i, k, 0.99), HTML_SECONDS);

@@ -90,7 +90,8 @@ static void print_tier(const struct bench_run *run, const struct bench_tier_figu
     printf("%-12.12s %11s %8llu %6.1f%% %8.4g %7.1f%% %6.1f%% %7.1f%% %6.1f%%", t->name, target,
            (unsigned long long)t->n, 100 * (double)t->kept / n,
            run->window_s > 0 ? (double)t->kept / run->window_s : 0, 100 * (double)t->refused / n,
-           100 * (double)t->failed / n, 100 * (double)t->timeout / n, 100 * (double)t->broken / n);
+           100 * (double)t->failed / n, 100 * (double)t->timeout / n,
+           100 * bench_broken_share(t->kept, t->broken));
     print_quantiles(run->whole ? &t->e2e : &t->ttft);
     if (!run->whole)
         print_quantiles(&t->tbt);

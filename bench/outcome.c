@@ -227,6 +227,11 @@ void bench_run_finish(struct bench_run *r, double window_s)
     split_by_size(r);
 }
 
+double bench_broken_share(uint64_t kept, uint64_t broken)
+{
+    return broken > 0 ? (double)broken / (double)(kept + broken) : 0;
+}
+
 double bench_run_attainment(const struct bench_run *r, uint32_t tier)
 {
     const struct bench_tier_figures *t = tier < r->n_tiers ? &r->tier[tier] : &r->all;
@@ -275,7 +280,8 @@ static void tier_rows(const struct bench_run *r, const struct bench_tier_figures
     row(report, prefix, "goodput", t->name, r->window_s > 0 ? (double)t->kept / r->window_s : 0,
         "req/s", BENCH_HIGHER);
     row(report, prefix, "rejected", t->name, (double)t->refused / n, "1", BENCH_LOWER);
-    row(report, prefix, "broken_promises", t->name, (double)t->broken / n, "1", BENCH_LOWER);
+    row(report, prefix, "broken_promises", t->name, bench_broken_share(t->kept, t->broken), "1",
+        BENCH_LOWER);
     if (r->whole) {
         row(report, prefix, "e2e.p50", t->name, bench_hist_quantile(&t->e2e, 0.5), "s",
             BENCH_LOWER);
@@ -304,7 +310,8 @@ static void tenant_rows(const struct bench_run *r, uint32_t i, const char *prefi
     row(report, head, "goodput", "", r->window_s > 0 ? (double)t->kept / r->window_s : 0, "req/s",
         BENCH_HIGHER);
     row(report, head, "rejected", "", (double)t->refused / n, "1", BENCH_LOWER);
-    row(report, head, "broken_promises", "", (double)t->broken / n, "1", BENCH_LOWER);
+    row(report, head, "broken_promises", "", bench_broken_share(t->kept, t->broken), "1",
+        BENCH_LOWER);
     row(report, head, "ttft.p99", "", bench_tenant_ttft(r, i, BENCH_TIERS_MAX, 0.99), "s",
         BENCH_LOWER);
     for (uint32_t k = 0; k < r->n_tiers; k++)
@@ -327,8 +334,8 @@ void bench_run_rows(const struct bench_run *r, const char *prefix, struct bench_
     row(report, prefix, "goodput.weighted", "", bench_run_goodput(r), "1/s", BENCH_HIGHER);
     if (r->bound_weight > 0)
         row(report, prefix, "bound.share", "", bench_run_bound_share(r), "1", BENCH_HIGHER);
-    row(report, prefix, "broken_promises", "",
-        r->all.n > 0 ? (double)r->all.broken / (double)r->all.n : 0, "1", BENCH_LOWER);
+    row(report, prefix, "broken_promises", "", bench_broken_share(r->all.kept, r->all.broken), "1",
+        BENCH_LOWER);
     row(report, prefix, "attainment.large_prompts", "", r->large_kept, "1", BENCH_HIGHER);
     row(report, prefix, "attainment.other_prompts", "", r->rest_kept, "1", BENCH_HIGHER);
     for (uint32_t i = 0; i < r->n_tenants; i++)

@@ -107,13 +107,15 @@ void bench_run_add(struct bench_run *r, const struct bench_outcome *o);
 /* Makes the figures; window_s is the length of the measuring window.  May be called again after more adds. */
 void bench_run_finish(struct bench_run *r, double window_s);
 bool bench_outcome_kept(const struct bench_outcome *o);
+/* Of those admitted, what share was not kept; 0 if none was admitted. */
+double bench_broken_share(uint64_t kept, uint64_t broken);
 /* kept / n; BENCH_TIERS_MAX: all tiers.  0 without requests: look at n where that matters. */
 double bench_run_attainment(const struct bench_run *r, uint32_t tier);
 double bench_run_goodput(const struct bench_run *r);     /* kept weight per second */
 double bench_run_bound_share(const struct bench_run *r); /* kept weight / bound; 0: none */
 /* Rows <prefix>.attainment.<tier>, .goodput.weighted, .bound.share, .broken_promises, .rejected.<tier>,
  * .ttft.p90.<tier> and so on (.e2e.p90.<tier> instead if the run is whole).  prefix NULL:
- * <policy>.<trace>.x<speedup>. */
+ * <policy>.<trace>.x<speedup>.  Shares are of the measured requests, .broken_promises of those admitted. */
 void bench_run_rows(const struct bench_run *r, const char *prefix, struct bench_report *report);
 void bench_run_free(struct bench_run *r);
 

@@ -147,7 +147,7 @@ void study_print_table(const struct study *s)
             printf(" %7.2f%%", 100 * bench_run_bound_share(r));
         else
             printf(" %8s", "-");
-        printf(" %7.2f%% %7.2f%% %8.0f ms\n", 100 * (double)r->all.broken / n,
+        printf(" %7.2f%% %7.2f%% %8.0f ms\n", 100 * bench_broken_share(r->all.kept, r->all.broken),
                100 * (double)r->all.refused / n,
                1000 * bench_hist_quantile(&r->tier[0].ttft, 0.99));
     }

@@ -230,6 +230,8 @@ static void refused_failed_and_late_count_in_the_denominator_and_canceled_do_not
     assert_int_equal(r->tier[0].canceled, 1);
     assert_int_equal(r->tier[0].refused, 1);
     assert_int_equal(r->tier[0].broken, 2);
+    assert_true(near(bench_broken_share(r->tier[0].kept, r->tier[0].broken), 2.0 / 3, 1e-9));
+    assert_true(near(bench_broken_share(0, 0), 0, 0)); /* nobody was admitted */
     assert_true(near(bench_run_attainment(r, 0), 0.25, 0));
     assert_true(near(bench_run_attainment(r, BENCH_TIERS_MAX), 0.25, 0));
     assert_int_equal(r->tokens_out, 11);
