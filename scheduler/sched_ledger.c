@@ -451,25 +451,61 @@ static uint32_t holders(const struct sched *s, const struct sched_request *r,
     return n;
 }
 
+/* How much there is to do on w, so that workers of different shapes compare. */
+static double fullness(const struct sched_worker *w)
+{
+    return w->shape->role == SCHED_ROLE_PREFILL ? w->load : w->load / w->shape->n_blocks;
+}
+
+/* Into v[from .. n), least full first; where there is no place left the fullest goes. */
+static uint32_t put_in_order(struct sched_worker **v, uint32_t from, uint32_t n, uint32_t most,
+                             struct sched_worker *w)
+{
+    uint32_t at;
+
+    if (n == most && fullness(w) >= fullness(v[n - 1]))
+        return n;
+    n += n < most;
+    for (at = n - 1; at > from && fullness(v[at - 1]) > fullness(w); at--)
+        v[at] = v[at - 1];
+    v[at] = w;
+    return n;
+}
+
+static bool may_serve(const struct sched_shape *h, enum sched_role role,
+                      const struct sched_need *need)
+{
+    return h->role == role && h->open > 0 && shape_fits(h, need);
+}
+
+/* Of each shape so many that every shape has its share.  Where machines differ so much that there are more shapes than
+ * candidates, the least loaded of each is looked at, and the least full of those are taken. */
 static uint32_t gather(const struct sched *s, enum sched_role role, const struct sched_request *r,
                        uint32_t avoid, struct sched_worker **v)
 {
     struct sched_need need = sched_request_need(r);
-    uint32_t n = role == SCHED_ROLE_PREFILL ? holders(s, r, &need, avoid, v) : 0;
-    uint32_t most = n + SCHED_CANDIDATES;
+    uint32_t held = role == SCHED_ROLE_PREFILL ? holders(s, r, &need, avoid, v) : 0, n = held;
+    uint32_t most = n + SCHED_CANDIDATES, kinds = 0, each;
 
-    for (const struct sched_shape *h = s->shapes; h != NULL && n < most; h = h->next) {
+    for (const struct sched_shape *h = s->shapes; h != NULL; h = h->next)
+        kinds += may_serve(h, role, &need);
+    each = SCHED_CANDIDATES / (kinds > 0 ? kinds : 1);
+    each = each > SCHED_PER_SHAPE ? SCHED_PER_SHAPE : each > 0 ? each : 1;
+    for (const struct sched_shape *h = s->shapes; h != NULL; h = h->next) {
         uint32_t of_shape = 0;
 
-        if (h->role != role || h->open == 0 || !shape_fits(h, &need))
+        if (!may_serve(h, role, &need))
             continue;
-        for (struct sched_node *at = sched_tree_first(&h->index);
-             at != NULL && of_shape < SCHED_PER_SHAPE && n < most; at = sched_tree_next(at)) {
+        for (struct sched_node *at = sched_tree_first(&h->index); at != NULL && of_shape < each;
+             at = sched_tree_next(at)) {
             struct sched_worker *w = SCHED_OWNER(at, struct sched_worker, node);
 
             if (w->id == avoid || among(v, n, w))
                 continue;
-            v[n++] = w;
+            if (kinds > SCHED_CANDIDATES)
+                n = put_in_order(v, held, n, most, w);
+            else
+                v[n++] = w;
             of_shape++;
         }
     }

@@ -211,6 +211,29 @@ static void short_context_workers_are_passed_over(void **state)
     rig_close(&r);
 }
 
+/* Machines differ in memory, so in blocks: each is then a shape of its own. */
+static void however_workers_differ_each_of_them_gets_work(void **state)
+{
+    enum { KINDS = 30, EACH = 3, FIRST_DECODE = 1000 };
+    struct rig r;
+
+    (void)state;
+    rig_open(&r, NULL);
+    for (uint32_t k = 0; k < KINDS; k++) {
+        for (uint32_t i = 0; i < EACH; i++) {
+            rig_join(&r, 1 + k * EACH + i, SCHED_ROLE_PREFILL, 1000 + k, 8);
+            rig_join(&r, FIRST_DECODE + k * EACH + i, SCHED_ROLE_DECODE, 1000 + k, 8);
+        }
+    }
+    for (uint64_t id = 1; id <= KINDS * EACH; id++)
+        rig_arrive(&r, id, 0, 512, 16);
+    for (uint32_t k = 0; k < KINDS * EACH; k++) {
+        assert_int_equal(rig_worker(&r, 1 + k).requests, 1);
+        assert_int_equal(rig_worker(&r, FIRST_DECODE + k).requests, 1);
+    }
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -223,6 +246,7 @@ int main(void)
         cmocka_unit_test(draining_worker_keeps_what_it_has_and_gets_nothing_new),
         cmocka_unit_test(requests_of_a_worker_are_listed_before_it_leaves),
         cmocka_unit_test(short_context_workers_are_passed_over),
+        cmocka_unit_test(however_workers_differ_each_of_them_gets_work),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
