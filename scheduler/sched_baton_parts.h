@@ -62,7 +62,7 @@ struct baton_tier {
     double held_rate;       /* held ones that got in, 1/s, decayed */
     uint32_t held;          /* now */
     double credit;          /* ns of prefill time that are its own */
-    uint64_t admit_ns;      /* last admission */
+    uint64_t short_ns;      /* since when some ask in vain; 0: the last one got in */
     double inflow;          /* tokens of KV admitted, all workers, decayed over inflow_s */
     double stay;            /* the same times the ns that they will stay */
     uint64_t inflow_at;     /* ns */

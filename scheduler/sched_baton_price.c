@@ -240,7 +240,7 @@ void baton_price_bound(struct sched *s, struct sched_request *r, bool undo)
     t->inflow = t->inflow > 0 ? t->inflow : 0;
     t->stay = t->stay > 0 ? t->stay : 0;
     if (!undo)
-        t->admit_ns = s->now;
+        t->short_ns = 0;
     if (!undo || r->baton.starving)
         t->credit -= sign * (double)r->baton.prefill_ns;
     if (t->credit < 0)
@@ -272,10 +272,10 @@ bool baton_entitled(struct sched *s, const struct sched_request *r, double prefi
     uint64_t bound = s->cfg.tiers[r->tier].starvation_ns;
 
     credit_fill(s);
-    if (t->admit_ns == 0)
-        t->admit_ns = s->now; /* it asks for the first time */
+    if (t->short_ns == 0)
+        t->short_ns = s->now > 0 ? s->now : 1;
     return (t->credit > 0 && t->credit >= prefill) ||
-           s->now - t->admit_ns > (bound > 0 ? bound : 10 * SCHED_SECOND);
+           s->now > sched_after(t->short_ns, bound > 0 ? bound : 10 * SCHED_SECOND);
 }
 
 /* ---- margins ---- */

@@ -296,6 +296,28 @@ static void a_tier_that_got_nothing_for_its_bound_gets_in(void **state)
     rig_close(&r);
 }
 
+/* Nobody of its tier asked for longer than the bound: that is no starving. */
+static void a_tier_that_did_not_ask_has_not_starved(void **state)
+{
+    struct sched_config cfg;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.tiers[BRONZE].ttft_ns = 500 * RIG_MS;
+    cfg.tiers[BRONZE].starvation_ns = 2000 * RIG_MS;
+    open_with(&r, &cfg, 10);
+    rig_arrive(&r, 1, BRONZE, 100, 1);
+    rig_prefilled(&r, 1, 1, P, true);
+    r.now += 60000 * RIG_MS;
+    rig_arrive(&r, 2, GOLD, 200, 1); /* runs */
+    rig_arrive(&r, 3, GOLD, 200, 1); /* waits, and has no time to spare */
+    rig_arrive(&r, 4, BRONZE, 100, 1);
+    assert_non_null(refusal(&r, 4));
+    assert_null(refusal(&r, 3));
+    rig_close(&r);
+}
+
 /* Those that a downgrade made wait at a looser tier, and that went, are in nobody's way there. */
 static void who_waited_at_another_tier_and_went_is_counted_no_more(void **state)
 {
@@ -652,6 +674,7 @@ int main(void)
         cmocka_unit_test(the_decode_worker_with_more_room_is_chosen),
         cmocka_unit_test(who_was_admitted_is_served_after_its_worker_died),
         cmocka_unit_test(a_tier_that_got_nothing_for_its_bound_gets_in),
+        cmocka_unit_test(a_tier_that_did_not_ask_has_not_starved),
         cmocka_unit_test(a_full_queue_has_no_price_before_somebody_was_turned_away),
         cmocka_unit_test(after_that_a_price_refuses_what_costs_more_than_it_is_worth),
         cmocka_unit_test(a_price_for_decode_names_the_room_and_arms_itself),
