@@ -131,12 +131,15 @@ void sim_worker_fault(struct sim *m, const struct bench_sim_fault *f, bool begin
 {
     struct sim_worker *w = &m->worker[f->worker];
 
-    if (f->factor > 0)
+    if (f->factor > 0) {
         w->factor = begins ? w->factor * f->factor : w->factor / f->factor;
-    else if (begins && w->alive)
+    } else if (begins && w->alive) {
         sim_worker_leave(m, w);
-    else if (!begins && !w->alive)
-        sim_worker_join(m, w);
+    } else if (!w->alive) {
+        w->gen++; /* where it was about to change its role, it will not come back from that */
+        if (!begins)
+            sim_worker_join(m, w);
+    }
 }
 /* What the scheduler is told of a law: a factor. */
 static double law_told(const struct bench_sim_setup *o)

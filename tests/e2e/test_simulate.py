@@ -74,6 +74,21 @@ def test_far_beyond_capacity_promises_are_kept_where_kv_has_more_room_than_steps
         assert got["goodput.weighted"] >= 0.95 * at_capacity["goodput.weighted"], rate
 
 
+def test_a_worker_may_die_while_it_changes_its_role(tmp_path):
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("".join(line for line in CLUSTER.read_text().splitlines(True) if not line.startswith("flip_s:"))
+                       + "flip_s: 10\n")
+    run = ["--trace", "synthetic", "--arrivals", "gamma:2", "--rate", "90", "--duration", "30", "--warmup", "1",
+           "--prefill", "4", "--decode", "1", "--elastic", "--no-bound", "--check", "--json", "--quiet"]
+    whole = simulate(*run, cluster=cluster)
+    assert json.loads(whole.stdout)["results"], whole.stderr
+    assert next(r["value"] for r in json.loads(whole.stdout)["results"] if r["name"].endswith(".flips")) >= 1
+    for until in ("-17", ""):  # it comes back, or does not; the change is under way at 16 s
+        for worker in range(1, 5):
+            out = simulate(*run, "--kill", f"{worker}@16{until}", cluster=cluster)
+            assert out.returncode == 0, out.stderr
+
+
 def test_results_have_the_documented_names():
     got = results("--trace", "synthetic", "--rate", "40", "--duration", "30", "--warmup", "5", "--timing")
     head = "baton.poisson.x1"
