@@ -96,7 +96,7 @@ static void add_recovery(struct study *s, const struct pooled *p)
             n += r->bins[(size_t)k * 2 * r->n_tiers];
             kept += r->bins[(size_t)k * 2 * r->n_tiers + r->n_tiers];
         }
-        if (kept >= 0.98 * n)
+        if (n > 0 && kept >= 0.98 * n)
             found = i * r->bin_s - at;
     }
     row(s, r, "recovery", r->tier[0].name, found >= 0 ? found : r->n_bins * r->bin_s - at, "s",

@@ -144,9 +144,12 @@ static void ask_terms(struct baton_ask *a, uint32_t tier)
 
 static void ask_tier(struct baton_ask *a, uint32_t tier)
 {
+    double guard;
+
     ask_terms(a, tier);
     a->key = baton_key(a->s, a->r, tier, a->deadline);
-    a->late = a->deadline - (uint64_t)ask_guard(a);
+    guard = ask_guard(a);
+    a->late = guard < (double)a->deadline ? a->deadline - (uint64_t)guard : 0;
     if (a->r->isolated_ns == 0 && sched_isolated_ns(a->s, a->r) == 0)
         a->late = SCHED_NEVER; /* nothing is known: nothing can be promised or denied */
     a->weight = baton_weight(a->s, a->r, tier);

@@ -89,6 +89,12 @@ def test_a_worker_may_die_while_it_changes_its_role(tmp_path):
             assert out.returncode == 0, out.stderr
 
 
+def test_a_tier_without_arrivals_has_not_recovered():
+    got = results("--trace", "synthetic", "--arrivals", "constant", "--rate", "0.02", "--duration", "400", "--warmup",
+                  "0", "--seed", "2", "--slow", "1@100x1.5", "--no-bound")
+    assert got["baton.constant.x1.recovery.gold"] > 0  # a window of 30 s with nobody in it shows nothing
+
+
 def test_results_have_the_documented_names():
     got = results("--trace", "synthetic", "--rate", "40", "--duration", "30", "--warmup", "5", "--timing")
     head = "baton.poisson.x1"

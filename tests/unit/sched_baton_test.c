@@ -108,6 +108,21 @@ static void what_cannot_be_in_time_is_refused_at_once_and_says_why(void **state)
     rig_close(&r);
 }
 
+/* A second after the clock began, with decode steps of 5 s: the time to leave for them lies before it. */
+static void steps_longer_than_the_clock_is_old_leave_no_time(void **state)
+{
+    struct sched_config cfg;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    open_with(&r, &cfg, 5000);
+    rig_arrive(&r, 1, GOLD, 100, 10);
+    assert_non_null(refusal(&r, 1));
+    assert_int_equal(refusal(&r, 1)->reason, SCHED_REASON_TTFT);
+    rig_close(&r);
+}
+
 static void no_more_is_promised_than_can_be_kept(void **state)
 {
     struct rig r;
@@ -664,6 +679,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_idle_pool_serves_at_once),
         cmocka_unit_test(what_cannot_be_in_time_is_refused_at_once_and_says_why),
+        cmocka_unit_test(steps_longer_than_the_clock_is_old_leave_no_time),
         cmocka_unit_test(no_more_is_promised_than_can_be_kept),
         cmocka_unit_test(a_tighter_promise_overtakes_what_has_time),
         cmocka_unit_test(what_is_worth_less_makes_way_and_is_told),
