@@ -111,7 +111,7 @@ static const char help_run[] =
     "(without keys, folders and host names).\n"
     "\n"
     "Results in --json: bench.TRACE.xSPEEDUP.attainment.TIER, .goodput.TIER, .goodput.weighted, "
-    ".rejected.TIER,\n"
+    ".rejected.TIER, .refusal.p50|p99 (time to the refusal),\n"
     ".broken_promises, .ttft.p50|p90|p99.TIER, .tbt.p90|p99.TIER (.e2e.p50|p90|p99.TIER with "
     "--no-stream), .lag.p99,\n"
     ".throughput.output;\n"

@@ -291,9 +291,11 @@ static void on_end(struct load_call *call, enum err err, const char *why)
 
     if (q->status == 200 && q->runner->o->no_stream && err == ERR_OK)
         read_whole(q);
-    if (q->status == 429 || q->status == 503)
+    if (q->status == 429 || q->status == 503) {
         fate = BENCH_REFUSED;
-    else if (q->status == 200 && !q->failed && (q->saw_end || q->saw_finish) && q->last_ns > 0)
+        q->last_ns = clock_now_ns(); /* when the client may go elsewhere */
+    }
+    if (q->status == 200 && !q->failed && (q->saw_end || q->saw_finish) && q->last_ns > 0)
         fate = BENCH_DONE; /* a connection that breaks behind the end is no failure */
     if (fate != BENCH_DONE && q->status != 200 && q->status != 0)
         explain_status(q);

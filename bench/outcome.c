@@ -183,6 +183,8 @@ void bench_run_add(struct bench_run *r, const struct bench_outcome *o)
     add_to_bin(r, tier, o->intended_s, kept);
     if (o->ttft_s > 0)
         bench_hist_add(&t->ttft, o->ttft_s);
+    if (o->fate == BENCH_REFUSED)
+        bench_hist_add(&r->refusal, o->e2e_s);
     if (o->fate != BENCH_DONE)
         return;
     r->tokens_in += o->n_prompt;
@@ -336,6 +338,12 @@ void bench_run_rows(const struct bench_run *r, const char *prefix, struct bench_
         row(report, prefix, "bound.share", "", bench_run_bound_share(r), "1", BENCH_HIGHER);
     row(report, prefix, "broken_promises", "", bench_broken_share(r->all.kept, r->all.broken), "1",
         BENCH_LOWER);
+    if (r->refusal.n > 0) {
+        row(report, prefix, "refusal.p50", "", bench_hist_quantile(&r->refusal, 0.5), "s",
+            BENCH_LOWER);
+        row(report, prefix, "refusal.p99", "", bench_hist_quantile(&r->refusal, 0.99), "s",
+            BENCH_LOWER);
+    }
     row(report, prefix, "attainment.large_prompts", "", r->large_kept, "1", BENCH_HIGHER);
     row(report, prefix, "attainment.other_prompts", "", r->rest_kept, "1", BENCH_HIGHER);
     for (uint32_t i = 0; i < r->n_tenants; i++)

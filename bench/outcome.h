@@ -82,6 +82,7 @@ struct bench_run {
     double large_kept,
         rest_kept;              /* attainment of the largest tenth of prompts, and of the others */
     struct bench_hist lag;      /* sent - intended */
+    struct bench_hist refusal;  /* intended to the answer, of the refused */
     struct bench_hist decision; /* scheduler time per arrival, s; the caller adds */
     /* per bin_s of intended time and tier: arrivals, then kept (2 * n_tiers columns).  A bin is 1 s until
      * BENCH_BINS_MAX of them are full, then twice as long, and so on. */
@@ -114,7 +115,8 @@ double bench_run_attainment(const struct bench_run *r, uint32_t tier);
 double bench_run_goodput(const struct bench_run *r);     /* kept weight per second */
 double bench_run_bound_share(const struct bench_run *r); /* kept weight / bound; 0: none */
 /* Rows <prefix>.attainment.<tier>, .goodput.weighted, .bound.share, .broken_promises, .rejected.<tier>,
- * .ttft.p90.<tier> and so on (.e2e.p90.<tier> instead if the run is whole).  prefix NULL:
+ * .ttft.p90.<tier> and so on (.e2e.p90.<tier> instead if the run is whole),
+ * and .refusal.p50|p99 if any was refused.  prefix NULL:
  * <policy>.<trace>.x<speedup>.  Shares are of the measured requests, .broken_promises of those admitted. */
 void bench_run_rows(const struct bench_run *r, const char *prefix, struct bench_report *report);
 void bench_run_free(struct bench_run *r);

@@ -244,6 +244,8 @@ def test_refusals_are_misses_are_not_retried_and_their_retry_after_is_kept(tmp_p
     assert rows["bench.constant.x1.broken_promises"] == 0
     assert server.posts == len(lines) > 10
     assert all(r["fate"] == "refused" and r["retry_after_s"] == 7 and r["error"] == "too busy" for r in lines)
+    assert all(0 < r["e2e_s"] < 5 for r in lines)
+    assert 0 < rows["bench.constant.x1.refusal.p50"] <= rows["bench.constant.x1.refusal.p99"] <= max(r["e2e_s"] for r in lines) * 1.01
 
 
 def test_a_chunk_with_the_role_alone_is_no_first_token(tmp_path):
