@@ -44,6 +44,10 @@ const struct baton_constants baton_c = {
     .stretch_min = 1.02,
     .stretch_max = 1.5,
     .stretch_step = 0.01,
+    .pad_start = 1, /* of a step that a first token waits for prompts beside its own */
+    .pad_max = 2,   /* the step that runs, and all of its own */
+    .pad_step = 0.25,
+    .pad_share = 0.1, /* of the time to first token, that it may take at most */
 
     .rate_s = 10,         /* decay of arriving work */
     .load_free = 0.95,    /* [sim] arriving work per capacity below which nothing has a price */
@@ -229,7 +233,7 @@ static bool try_local(const struct baton_ask *a, struct sched_worker *w, struct 
     share = w->decoding == 0 ? 1 : 1 - step / (baton_c.local_tbt * tbt);
     if (share < 0.1)
         return false;
-    *out = (struct baton_prefill){.w = w, .local = true};
+    *out = (struct baton_prefill){.w = w, .late_ns = a->late, .local = true};
     out->work = sched_work_ns(a->s, a->r, w, &out->cached) / share;
     out->begin = sched_worker_start(a->s, w);
     c.work = out->work;
@@ -273,7 +277,7 @@ static uint32_t try_all(const struct baton_ask *a, struct baton_prefill *v, stru
     double least = INFINITY;
 
     for (uint32_t i = 0; i < a->n_p; i++) {
-        baton_prefill_try(a->s, a->r, a->p[i], a->key, a->late, &v[n]);
+        baton_prefill_try(a->s, a->r, a->p[i], a->tier, a->key, a->late, &v[n]);
         least = v[n].work < least ? v[n].work : least;
         n++;
     }
@@ -328,7 +332,7 @@ static void try_evict(const struct baton_ask *a, const struct baton_prefill *v, 
     for (uint32_t i = 0; i < n && i < BATON_TRY_MAX; i++) {
         struct baton_victims victims;
 
-        if (!baton_prefill_evict(a->s, a->r, &v[i], a->key, a->late, worth, &victims))
+        if (!baton_prefill_evict(a->s, a->r, &v[i], a->key, worth, &victims))
             continue;
         worth = victims.cost;
         plan->victims = victims;
@@ -444,7 +448,7 @@ static void fill_bind(const struct baton_ask *a, const struct baton_plan *plan, 
     out->key = a->key;
     out->work_ns = plan->p.work;
     out->density = plan->p.work / baton_value(a->s, r, a->weight, baton_c.density_power);
-    out->late_ns = promised ? a->late : SCHED_NEVER;
+    out->late_ns = promised ? plan->p.late_ns : SCHED_NEVER;
     if (a->entitled || r->admitted || r->probe || r->evicted >= SCHED_EVICTED_MAX)
         out->density = 0;
     out->chosen = (struct sched_pick){plan->p.w->id, plan->d.w != NULL ? plan->d.w->id : 0,
@@ -570,7 +574,7 @@ static bool may_probe(struct baton_ask *a, struct baton_plan *plan, enum sched_r
     for (uint32_t i = 0; stage == SCHED_STAGE_PREFILL && i < a->n_p; i++) {
         if (!baton_probe_due(a->s, a->p[i], stage))
             continue;
-        baton_prefill_try(a->s, a->r, a->p[i], a->key, a->late, &p);
+        baton_prefill_try(a->s, a->r, a->p[i], a->tier, a->key, a->late, &p);
         choose_decode(a, p.w, p.finish, &plan->d);
         plan->p = p;
         plan->victims.n = 0;

@@ -35,6 +35,7 @@ struct baton_constants {
     /* margins */
     double margin_step, margin_max, broken_part;
     double stretch_start, stretch_min, stretch_max, stretch_step;
+    double pad_start, pad_max, pad_step, pad_share;
     /* prices */
     double rate_s, load_free, load_full, inflow_s, inflow_seen, mean_step, price_s, value_power,
         price_prefill, price_decode, room_free, local_gain, hurt_share, hurt_s, hurt_crowd;
@@ -59,6 +60,7 @@ struct baton_kept {
 
 struct baton_tier {
     double margin;          /* m_q: decode waits are taken for this much longer */
+    double pad;             /* steps of prompts that a first token is taken to come later */
     double held_rate;       /* held ones that got in, 1/s, decayed */
     uint32_t held;          /* now */
     double credit;          /* ns of prefill time that are its own */
@@ -79,7 +81,7 @@ struct baton_probe {
 
 struct sched_baton {
     struct baton_tier tier[SCHED_TIERS_MAX];
-    /* margin on prefill queues, steered by late first tokens */
+    /* margin on prefill queues, in parts of their work, steered by late first tokens */
     double stretch;
     /* prices */
     double mean_value, mean_work[2]; /* of arrivals; decayed sums of one and the same weight */
@@ -129,6 +131,8 @@ void baton_price_bound(struct sched *s, struct sched_request *r, bool undo);
 /* A promise was kept or broken in a stage. */
 void baton_margin_decode(struct sched *s, uint32_t tier, bool broken);
 void baton_margin_prefill(struct sched *s, uint32_t tier, bool broken);
+/* ns that a first token of w may come later than its own prompt is done: at the end of a step with others'. */
+double baton_margin_shared(const struct sched *s, uint32_t tier, const struct sched_worker *w);
 void baton_floor(struct sched *s, const struct sched_request *r, bool kept);
 /* weight to a power, as a measure of what r is worth; more for large prompts while they lag behind. */
 double baton_value(const struct sched *s, const struct sched_request *r, double weight,
@@ -200,6 +204,7 @@ double baton_left(const struct sched *s, const struct sched_request *r, double s
 struct baton_prefill {
     struct sched_worker *w;
     double work, begin, finish;
+    uint64_t late_ns; /* when it must be done, by the work in that queue */
     uint32_t cached;
     bool self, others; /* in time; all behind it too */
     bool local;        /* w is a decode worker that would compute it between its steps */
@@ -211,13 +216,14 @@ struct baton_victims {
     double cost; /* weight */
 };
 
+/* late_ns: when it must be done, if alone in its steps. */
 void baton_prefill_try(struct sched *s, const struct sched_request *r, struct sched_worker *w,
-                       uint64_t key, uint64_t late_ns, struct baton_prefill *out);
+                       uint32_t tier, uint64_t key, uint64_t late_ns, struct baton_prefill *out);
 /* Who would have to leave w's queue so that r is in time and nobody else late; all is as before when it
  * returns.  false: it cannot be, or it would cost more than `worth`. */
 bool baton_prefill_evict(struct sched *s, const struct sched_request *r,
-                         const struct baton_prefill *at, uint64_t key, uint64_t late_ns,
-                         double worth, struct baton_victims *out);
+                         const struct baton_prefill *at, uint64_t key, double worth,
+                         struct baton_victims *out);
 /* The queue of w as it is: evict or give up on those that will be late. */
 void baton_prefill_mend(struct sched *s, struct sched_worker *w);
 

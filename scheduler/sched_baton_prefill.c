@@ -27,7 +27,7 @@ static void queue_stretch(const struct sched *s, struct sched_worker *w)
 }
 
 void baton_prefill_try(struct sched *s, const struct sched_request *r, struct sched_worker *w,
-                       uint64_t key, uint64_t late_ns, struct baton_prefill *out)
+                       uint32_t tier, uint64_t key, uint64_t late_ns, struct baton_prefill *out)
 {
     struct sched_edf_answer a;
     struct sched_edf_item c;
@@ -36,7 +36,9 @@ void baton_prefill_try(struct sched *s, const struct sched_request *r, struct sc
     queue_stretch(s, w);
     out->work = sched_work_ns(s, r, w, &out->cached);
     out->begin = sched_worker_start(s, w);
-    c = queue_item(r, key, late_ns, out->work);
+    out->late_ns =
+        late_ns == SCHED_NEVER ? late_ns : late_ns - (uint64_t)baton_margin_shared(s, tier, w);
+    c = queue_item(r, key, out->late_ns, out->work);
     a = sched_edf_try(&w->edf, &c, out->begin);
     out->finish = a.finish;
     out->self = a.self;
@@ -61,10 +63,10 @@ struct queue_trial {
 };
 
 bool baton_prefill_evict(struct sched *s, const struct sched_request *r,
-                         const struct baton_prefill *at, uint64_t key, uint64_t late_ns,
-                         double worth, struct baton_victims *out)
+                         const struct baton_prefill *at, uint64_t key, double worth,
+                         struct baton_victims *out)
 {
-    struct sched_edf_item c = queue_item(r, key, late_ns, at->work), *late;
+    struct sched_edf_item c = queue_item(r, key, at->late_ns, at->work), *late;
     struct sched_edf *q = &at->w->edf;
     struct queue_trial t[BATON_EVICT_MAX];
     bool ok = true;

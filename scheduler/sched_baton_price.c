@@ -12,6 +12,8 @@
 
 #include <math.h>
 
+#include "scheduler/sched_num.h"
+
 static struct sched_baton *baton_of(const struct sched *s)
 {
     return s->policy_state;
@@ -21,6 +23,8 @@ void baton_price_init(struct sched_baton *b)
 {
     b->large = UINT32_MAX;
     b->stretch = baton_c.stretch_start;
+    for (int t = 0; t < SCHED_TIERS_MAX; t++)
+        b->tier[t].pad = baton_c.pad_start;
 }
 
 static double decayed(double v, uint64_t from, uint64_t now, double seconds)
@@ -297,13 +301,26 @@ void baton_margin_decode(struct sched *s, uint32_t tier, bool broken)
     s->tier_stats[tier].margin = *m;
 }
 
-/* One for all tiers, since they share the queues: each pushes by how far it is from its own target. */
+/* Two margins: one grows with the work in the queue, for all tiers, since they share it: each pushes by how far it is
+ * from its own target.  The other is what a first token waits for the other prompts of its step, however short its own
+ * is: near its deadline little work is left before it, and a part of little is no margin. */
 void baton_margin_prefill(struct sched *s, uint32_t tier, bool broken)
 {
     struct sched_baton *b = baton_of(s);
+    double off = (broken ? 1 : 0) - margin_target(s, tier), *pad = &b->tier[tier].pad;
 
-    b->stretch += baton_c.stretch_step * ((broken ? 1 : 0) - margin_target(s, tier));
-    b->stretch = b->stretch < baton_c.stretch_min   ? baton_c.stretch_min
-                 : b->stretch > baton_c.stretch_max ? baton_c.stretch_max
-                                                    : b->stretch;
+    b->stretch = num_min(num_max(b->stretch + baton_c.stretch_step * off, baton_c.stretch_min),
+                         baton_c.stretch_max);
+    *pad = num_min(num_max(*pad + baton_c.pad_step * off, 0), baton_c.pad_max);
+}
+
+/* An idle worker has nothing that could share its steps.  Where a step takes as long as the tier's time to first token,
+ * a margin of it would refuse everybody. */
+double baton_margin_shared(const struct sched *s, uint32_t tier, const struct sched_worker *w)
+{
+    double beside = sched_edf_work(&w->edf), pad = baton_of(s)->tier[tier].pad;
+    double most = baton_c.pad_share * (double)s->cfg.tiers[tier].ttft_ns;
+
+    pad *= beside > 0 ? sched_prefill_ns(s, w, w->max_step_tokens, 0) : 0;
+    return num_min(pad, num_min(beside, most));
 }
