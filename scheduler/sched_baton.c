@@ -665,7 +665,7 @@ static void held_no_more(struct sched *s, struct sched_request *r, bool got_in)
     if (!r->baton.was_held)
         return;
     r->baton.was_held = false;
-    if (t->held > 0)
+    if (t->held > 0 && (got_in || !SCHED_PLANTED(29)))
         t->held--;
     if (got_in)
         t->held_rate += 1 / baton_c.held_s;
@@ -805,7 +805,7 @@ static void baton_destroy(struct sched *s)
 #define BATON_HOOKS                                                                     \
     .preempts = true, .steals = true, .create = baton_create, .destroy = baton_destroy, \
     .place = baton_place, .redecide = baton_redecide, .request = baton_request,         \
-    .worker = baton_worker, .tick = baton_tick
+    .worker = baton_worker, .tick = baton_tick, .check = baton_check
 
 const struct sched_policy sched_policy_baton = {
     .name = "baton",

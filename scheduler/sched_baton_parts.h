@@ -5,6 +5,7 @@
  *   sched_baton_prefill.c  can a prefill worker have it in time, and who would have to make way
  *   sched_baton_decode.c   the load model of a decode worker: how long would it wait for room, how long is a step
  *   sched_baton_probe.c    asks again what was believed too long
+ *   sched_baton_check.c    for tests: are its counts and sums what they should be
  *   sched_baton_price.c    weights, floors, margins and prices: all that learns from outcomes
  *
  * Thread: the scheduler's.  Units: ns as double unless said otherwise, tokens. */
@@ -155,6 +156,10 @@ bool baton_cold(const struct sched *s, const struct sched_worker *p, const struc
                 double tokens);
 void baton_probe_end(struct sched *s, const struct sched_request *r); /* if it is one */
 
+/* ---- sched_baton_check.c ------------------------------------------------------------------------ */
+
+MUST_USE enum err baton_check(const struct sched *s, struct err_msg *msg);
+
 /* ---- sched_baton_decode.c ----------------------------------------------------------------------- */
 
 /* One request that a decode worker is asked about. */
@@ -193,6 +198,8 @@ double baton_load_use(struct sched *s, struct sched_worker *w);
 double baton_load_total(const struct sched_worker *w, uint32_t *n);
 /* Present step time. */
 double baton_load_step(struct sched *s, struct sched_worker *w);
+/* *n: those counted there. */
+MUST_USE enum err baton_load_check(const struct sched_worker *w, uint32_t *n, struct err_msg *msg);
 /* Decode worker time that n tokens of output after n_prompt cost, its share of KV room included. */
 double baton_decode_cost(const struct sched *s, const struct sched_worker *w, double n_prompt,
                          double out);

@@ -247,7 +247,7 @@ void baton_price_bound(struct sched *s, struct sched_request *r, bool undo)
         t->short_ns = 0;
     if (!undo || r->baton.starving)
         t->credit -= sign * (double)r->baton.prefill_ns;
-    if (t->credit < 0)
+    if (t->credit < 0 && !SCHED_PLANTED(31))
         t->credit = 0;
 }
 

@@ -321,5 +321,7 @@ enum err sched_check(const struct sched *s, struct err_msg *msg)
     if (err == ERR_OK && s->policy->tick != NULL && s->stats.requests > 0 &&
         s->next_tick == SCHED_NEVER)
         FAIL(msg, "requests live and the policy is not woken");
+    if (err == ERR_OK && s->policy->check != NULL)
+        err = s->policy->check(s, msg);
     return err;
 }

@@ -76,6 +76,8 @@ struct sched_policy {
     void (*worker)(struct sched *s, struct sched_worker *w,
                    enum sched_event_kind e); /* JOIN, LEAVE, DRAIN, REPORT, STEP */
     void (*tick)(struct sched *s);           /* every 100 ms while anything is live */
+    /* For sched_check: ERR_BAD_STATE, and what is wrong, if what it counts is not so. */
+    enum err (*check)(const struct sched *s, struct err_msg *msg);
 };
 
 extern const struct sched_policy sched_policy_baton, sched_policy_baton_clairvoyant;

@@ -39,6 +39,9 @@ static const char *const planted[] = {
     "the decode worker of a long prompt is never asked for room",
     "a claim that was never told to its worker outlives its attempt",
     "a worker that computes its own prompt is lost: nobody notices",
+    "a request that was kept aside and left is counted among those that wait",
+    "the load of a decode worker keeps what left it",
+    "a tier's reserved share is overdrawn",
 };
 
 extern int sched_mutant;

@@ -14,7 +14,7 @@ baton_unit_test(NAME sched_sim_test SOURCES ${UNIT}/sched_sim_test.c ${SIM_SOURC
 add_executable(sched_mutants ${SIM}/sched_mutant_main.c ${SIM_SOURCES} ${SCHED_SOURCES})
 target_link_libraries(sched_mutants PRIVATE base m)
 target_compile_definitions(sched_mutants PRIVATE SCHED_MUTANTS NDEBUG)
-foreach(n RANGE 0 28)
+foreach(n RANGE 0 31)
   add_test(NAME sched_mutant_${n} COMMAND sched_mutants ${n})
   set_tests_properties(sched_mutant_${n} PROPERTIES LABELS unit TIMEOUT ${BATON_TEST_TIMEOUT}
     ENVIRONMENT "${BATON_TEST_ENV}")
