@@ -302,7 +302,7 @@ struct decode_run *decode_plan_prompt(struct decode_plan *p, const struct sched_
                                left, least_slack(p, now), p->block_tokens);
     turn = sched_batch_turn(&p->fit.prefill, &p->fit.decode, first->done, left, p->block_tokens,
                             &every_ns);
-    if (*chunk == 0 && now - p->prompt_ns >= every_ns)
+    if (*chunk == 0 && now >= p->prompt_ns + every_ns)
         *chunk = turn;
     return first;
 }

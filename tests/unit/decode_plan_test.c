@@ -140,6 +140,24 @@ static void prompt_goes_on_beside_a_stream_that_is_late(void **state)
     assert_in_range(chunk, 2 * FAKE_BLOCK_TOKENS, 15); /* 2 ms for the step, 3 ms for 15 tokens */
 }
 
+/* A prompt gets its blocks while a step is planned: later than that plan began. */
+static void prompt_that_only_just_came_waits_for_its_turn(void **state)
+{
+    struct sched_step beside = {.b = 1, .ctx = 4};
+    uint32_t chunk = 1;
+
+    (void)state;
+    now = clock_now_ns() - CLOCK_NS_PER_MS;
+    stream(0, 0, 2); /* no longer than its own step takes */
+    prompt(1, 64);
+    assert_ptr_equal(decode_plan_prompt(&plan, &beside, now, &chunk), &runs[1]);
+    assert_int_equal(chunk, 0);
+    now += 10 * CLOCK_NS_PER_S;
+    stream(2, 0, 2);
+    assert_ptr_equal(decode_plan_prompt(&plan, &beside, now, &chunk), &runs[1]);
+    assert_true(chunk > 0);
+}
+
 #define PLAN_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -149,6 +167,7 @@ int main(void)
         PLAN_TEST(stream_within_its_mean_hurries_nobody),
         PLAN_TEST(full_batch_leaves_a_slot_to_a_prompt),
         PLAN_TEST(prompt_goes_on_beside_a_stream_that_is_late),
+        PLAN_TEST(prompt_that_only_just_came_waits_for_its_turn),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
