@@ -42,6 +42,7 @@ struct baton_load {
     uint64_t at;                  /* horizons count from here */
     double step;                  /* present step time */
     double room;                  /* tokens of KV in its blocks */
+    double slots;                 /* sequences in one step, at most */
     double pace[SCHED_TIERS_MAX]; /* ns per token of a stream of the tier */
     struct sched_law law;
     struct load_sums tier[SCHED_TIERS_MAX];
@@ -213,14 +214,41 @@ static double load_now(const struct baton_load *l, uint32_t n_tiers)
     return sum;
 }
 
-/* Tokens of KV that b sequences may have for steps of `tbt`; INFINITY: context costs no time, or nothing is known. */
+/* How long it takes until each of b sequences with kv tokens has one more: they take turns where a step has not slots for
+ * all of them. */
+static double load_turn(const struct baton_load *l, double b, double kv)
+{
+    double part = l->slots > 0 && b > l->slots ? l->slots / b : 1;
+
+    return sched_law_decode(&l->law, part * b, part * kv) / part;
+}
+
+/* Tokens of KV that steps have slots for: so many sequences of the mean KV there.  That more of them could take turns and
+ * still be in time is not counted: they end no sooner, and short answers have no time for turns. */
+static double load_span_slots(const struct baton_load *l)
+{
+    double n = 0, full = 0;
+
+    for (uint32_t t = 0; t < SCHED_TIERS_MAX; t++) {
+        n += l->tier[t].n;
+        full += l->tier[t].full;
+    }
+    return l->slots > 0 && n >= 0.5 * l->slots ? l->slots * full / n : INFINITY;
+}
+
+/* Tokens of KV that b sequences may have for steps of `tbt`; INFINITY: context costs no time and there are slots for all
+ * of them, or nothing is known. */
 static double load_span(const struct baton_load *l, double tbt, double b)
 {
-    double left = baton_c.tbt_share * tbt - sched_law_decode(&l->law, b, 0);
+    double left = baton_c.tbt_share * tbt - sched_law_decode(&l->law, b, 0), slots, span;
 
-    if (!sched_law_known(&l->law) || l->law.c[2] <= 0)
+    if (!sched_law_known(&l->law))
         return INFINITY;
-    return left > 0 ? left / l->law.c[2] : 0;
+    slots = load_span_slots(l);
+    if (l->law.c[2] <= 0)
+        return slots;
+    span = left > 0 ? left / l->law.c[2] : 0;
+    return span < slots ? span : slots;
 }
 
 static double load_tier_tbt(const struct sched *s, uint32_t tier)
@@ -263,8 +291,7 @@ static void load_pace(const struct sched *s, const struct sched_worker *w, struc
     held = held < l->room ? held : l->room;
     span = tbt > 0 ? load_span(l, tbt, b) : INFINITY;
     if (sched_law_known(&l->law))
-        l->step = held <= span ? sched_law_decode(&l->law, (double)w->decoding, held)
-                               : baton_c.tbt_share * tbt;
+        l->step = held <= span ? load_turn(l, (double)w->decoding, held) : baton_c.tbt_share * tbt;
     for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
         double kv = l->tier[t].kv[0], slow = 2 * load_tier_tbt(s, t);
 
@@ -288,6 +315,7 @@ static void load_refresh(struct sched *s, struct sched_worker *w, struct baton_l
         return;
     n = n < l->n ? n : l->n;
     l->room = (double)w->shape->n_blocks * (double)w->shape->block_tokens;
+    l->slots = (double)w->shape->max_batch;
     l->law = sched_decode_law(s, w);
     load_pace(s, w, l);
     l->room = load_room_together(s, w, l);
@@ -455,7 +483,7 @@ static double load_step_with(const struct baton_load *l, const struct load_sums 
     double mean = v->n > 0 ? v->full / v->n : need, batch = mean > 1 ? kv / mean : 0;
     double held = kv + need < l->room ? kv + need : l->room;
 
-    return sched_law_known(&l->law) ? sched_law_decode(&l->law, batch + 1, held) : l->step;
+    return sched_law_known(&l->law) ? load_turn(l, batch + 1, held) : l->step;
 }
 
 /* Until there is room, and how long it would be without it afterwards. */

@@ -95,6 +95,24 @@ def test_a_tier_without_arrivals_has_not_recovered():
     assert got["baton.constant.x1.recovery.gold"] > 0  # a window of 30 s with nobody in it shows nothing
 
 
+@pytest.mark.parametrize("slots", [32, 64])
+def test_promises_are_kept_where_steps_have_fewer_slots_than_kv_has_room_for(slots, tmp_path):
+    """What bounds a decode worker here is max_batch: capacity is about 45 and 70 req/s."""
+    cluster = tmp_path / "slots.yaml"
+    cluster.write_text(CLUSTER.read_text().replace("max_batch: 512", f"max_batch: {slots}"))
+    out = simulate("--trace", "synthetic", "--in", "1155:0.99", "--out", "211:0.86", "--rate", "60,180", "--duration", 60,
+                   "--policy", "baton,mooncake-early-reject", "--no-bound", "--json", "--quiet", cluster=cluster)
+    assert out.returncode == 0, out.stderr
+    got = {r["name"]: r["value"] for r in json.loads(out.stdout)["results"]}
+    for rate in (60, 180):
+        def of(policy, what):
+            return got[f"{policy}.poisson-r{rate}.x1.{what}"]
+
+        assert of("baton", "broken_promises") <= 0.03, rate
+        assert of("baton", "attainment.gold") >= 0.85, rate
+        assert of("baton", "goodput.weighted") >= 0.98 * of("mooncake-early-reject", "goodput.weighted"), rate
+
+
 def test_results_have_the_documented_names():
     got = results("--trace", "synthetic", "--rate", "40", "--duration", "30", "--warmup", "5", "--timing")
     head = "baton.poisson.x1"
