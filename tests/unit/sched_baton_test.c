@@ -221,6 +221,52 @@ static void tier_rule_downgrade_serves_at_the_next_looser_tier(void **state)
     rig_close(&r);
 }
 
+/* What the workers of an idle pair are told that it was promised. */
+static struct sched_terms terms_of(uint32_t n_prompt, uint64_t ttft_ms, uint64_t tbt_ms)
+{
+    struct sched_event e = {.kind = SCHED_EV_ARRIVE, .request = 1};
+    struct sched_config cfg;
+    struct sched_terms terms;
+    struct rig r;
+
+    plain_config(&cfg);
+    cfg.tiers[GOLD].on_miss = SCHED_MISS_DOWNGRADE;
+    cfg.tiers[GOLD].ttft_ns = 500 * RIG_MS;
+    cfg.tiers[GOLD].tbt_ns = 50 * RIG_MS;
+    cfg.tiers[SILVER].ttft_ns = 2000 * RIG_MS;
+    cfg.tiers[SILVER].tbt_ns = 100 * RIG_MS;
+    open_with(&r, &cfg, 10);
+    e.u.arrive.tier = GOLD;
+    e.u.arrive.n_prompt = n_prompt;
+    e.u.arrive.max_new = 10;
+    e.u.arrive.arrived_ns = r.now;
+    e.u.arrive.ttft_ns = ttft_ms * RIG_MS;
+    e.u.arrive.tbt_ns = tbt_ms * RIG_MS;
+    rig_apply(&r, &e);
+    assert_non_null(rig_find(&r, SCHED_ACT_PREFILL));
+    terms = rig_find(&r, SCHED_ACT_PREFILL)->terms;
+    terms.deadline_ns -= r.now;
+    rig_close(&r);
+    return terms;
+}
+
+static void own_targets_of_a_request_loosen_those_of_its_tier_and_never_tighten_them(void **state)
+{
+    struct sched_terms t;
+
+    (void)state;
+    t = terms_of(100, 1, 1);
+    assert_int_equal(t.deadline_ns, 500 * RIG_MS);
+    assert_int_equal(t.tbt_ns, 50 * RIG_MS);
+    t = terms_of(100, 1500, 200);
+    assert_int_equal(t.deadline_ns, 1500 * RIG_MS);
+    assert_int_equal(t.tbt_ns, 200 * RIG_MS);
+    t = terms_of(800, 700, 70); /* served at silver: looser than gold's is not enough there */
+    assert_int_equal(t.tier, SILVER);
+    assert_int_equal(t.deadline_ns, 2000 * RIG_MS);
+    assert_int_equal(t.tbt_ns, 100 * RIG_MS);
+}
+
 static void tier_rule_wait_holds_until_it_is_hopeless(void **state)
 {
     struct sched_config cfg;
@@ -721,6 +767,7 @@ int main(void)
         cmocka_unit_test(what_was_dispatched_never_makes_way),
         cmocka_unit_test(a_promise_on_decode_counts_the_step_time),
         cmocka_unit_test(tier_rule_downgrade_serves_at_the_next_looser_tier),
+        cmocka_unit_test(own_targets_of_a_request_loosen_those_of_its_tier_and_never_tighten_them),
         cmocka_unit_test(tier_rule_wait_holds_until_it_is_hopeless),
         cmocka_unit_test(the_decode_worker_with_more_room_is_chosen),
         cmocka_unit_test(who_was_admitted_is_served_after_its_worker_died),
