@@ -64,6 +64,14 @@ const struct baton_constants baton_c = {
     .hurt_s = 30,         /* decay of that share */
     .hurt_crowd = 1,      /* [sim] crowd that shows it before anybody is */
 
+    .share_s = 5, /* [sim] decay of what tenants ask for and get */
+    .share_full =
+        1.05, /* of the pools' time that those above their shares may fill up to, at the start */
+    .share_least = 0.9, /* [sim] */
+    .share_most = 1.2,  /* [sim] predicted work is about that much more than it takes */
+    .share_step = 0.02,
+    .share_hurt = 0.01, /* of requests within their shares that may be turned away meanwhile */
+
     .floor_gain = 20, /* of a large prompt's lift, per share by which their attainment lags */
     .floor_max =
         0.5, /* [sim] of that lift; six times that: gap 47 to 31, goodput 2 points less (long prompts at 27/s) */
@@ -388,6 +396,10 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
                                 .backlog = sched_edf_work(&plan->p.w->edf) / loosest(a->s),
                                 .room = plan->d.used};
     baton_price_look(a->s, bill);
+    if (!plan_idle(plan) && !baton_share_ok(a->s, a->r, a->tier, bill)) {
+        *why = SCHED_REASON_SHARE;
+        return false;
+    }
     if (a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->weight, bill))
         return true;
     full = a->s->cfg.tiers[a->tier].weight;
@@ -607,11 +619,12 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
     ask_init(&a, s, r);
     a.n_p = sched_candidates(s, SCHED_ROLE_PREFILL, r, a.p);
     if (first) {
+        double decode =
+            a.n_d > 0 ? baton_decode_cost(s, a.d[0], (double)r->n_prompt, (double)r->cast.mean) : 0;
+
         r->baton.counted = true;
-        baton_price_arrive(
-            s, r, (double)r->isolated_ns,
-            a.n_d > 0 ? baton_decode_cost(s, a.d[0], (double)r->n_prompt, (double)r->cast.mean)
-                      : 0);
+        baton_share_arrive(s, r, (double)r->isolated_ns, decode);
+        baton_price_arrive(s, r, (double)r->isolated_ns, decode);
     }
     ask_tier(&a, r->tier);
     if (r->admitted) {
@@ -625,8 +638,10 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
         if (s->cfg.tiers[tier].on_miss != SCHED_MISS_DOWNGRADE)
             break;
     }
-    if (first)
+    if (first) {
         baton_price_hurt(s, !found);
+        baton_share_hurt(s, r, !found);
+    }
     if (found && hold_cold(&a, &plan, out))
         return;
     if (found || may_probe(&a, &plan, why)) {
@@ -635,7 +650,7 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
     }
     out->reason = why;
     fill_refusal(&a, &plan, why, out);
-    if (s->cfg.tiers[a.tier].on_miss == SCHED_MISS_WAIT)
+    if (s->cfg.tiers[a.tier].on_miss == SCHED_MISS_WAIT && why != SCHED_REASON_SHARE)
         may_hold(&a, &plan, out);
 }
 
@@ -680,6 +695,7 @@ static void fact_bound(struct sched *s, struct sched_request *r)
     if (d != NULL)
         baton_load_add(s, d, r);
     baton_price_bound(s, r, false);
+    baton_share_bound(s, r, false);
     held_no_more(s, r, true);
 }
 
@@ -734,6 +750,7 @@ static void baton_request(struct sched *s, struct sched_request *r, enum sched_f
     case SCHED_FACT_UNBOUND:
         baton_load_drop(r);
         baton_price_bound(s, r, true);
+        baton_share_bound(s, r, true);
         break;
     case SCHED_FACT_DISPATCHED:
         fact_dispatched(s, r);

@@ -6,6 +6,7 @@
  *   sched_baton_decode.c   the load model of a decode worker: how long would it wait for room, how long is a step
  *   sched_baton_probe.c    asks again what was believed too long
  *   sched_baton_check.c    for tests: are its counts and sums what they should be
+ *   sched_baton_share.c    what tenants above their fair shares leave to the others
  *   sched_baton_price.c    weights, floors, margins and prices: all that learns from outcomes
  *
  * Thread: the scheduler's.  Units: ns as double unless said otherwise, tokens. */
@@ -40,6 +41,8 @@ struct baton_constants {
     /* prices */
     double rate_s, load_free, load_full, inflow_s, inflow_seen, mean_step, price_s, value_power,
         price_prefill, price_decode, room_free, local_gain, hurt_share, hurt_s, hurt_crowd;
+    /* shares of tenants */
+    double share_s, share_full, share_least, share_most, share_step, share_hurt;
     /* floors */
     double floor_gain, floor_max, floor_s, floor_least, size_decay, credit_s;
     /* held ones */
@@ -80,6 +83,12 @@ struct baton_probe {
     uint64_t next_ns; /* not before */
 };
 
+/* Work, ns by side, decayed over share_s. */
+struct baton_share {
+    double work[2];
+    uint64_t at;
+};
+
 struct sched_baton {
     struct baton_tier tier[SCHED_TIERS_MAX];
     /* margin on prefill queues, in parts of their work, steered by late first tokens */
@@ -94,6 +103,9 @@ struct sched_baton {
     uint64_t looked_at;
     double asked, hurt; /* new requests, and those of them that were turned away; decayed */
     uint64_t hurt_at;
+    /* tenants: what those within their shares ask for; what the others do, and what they got of it */
+    struct baton_share within[SCHED_TIERS_MAX], over_asked[SCHED_TIERS_MAX], over[SCHED_TIERS_MAX];
+    double share_full;
     /* sizes */
     double hist[BATON_SIZES]; /* decayed counts of prompt lengths by quarter octave */
     uint32_t hist_new;
@@ -126,6 +138,8 @@ void baton_price_hurt(struct sched *s, bool refused);
 /* Is it worth that? */
 bool baton_price_ok(const struct sched *s, const struct sched_request *r, double weight,
                     const struct baton_bill *bill);
+/* More arrives than this pool (0 prompts, 1 decode) can do, and somebody was turned away. */
+bool baton_price_scarce(const struct sched *s, int side);
 /* What most of the bill is for: 0 prompts, 1 decode. */
 int baton_price_of(const struct sched *s, const struct baton_bill *bill);
 void baton_price_bound(struct sched *s, struct sched_request *r, bool undo);
@@ -143,6 +157,17 @@ double baton_value(const struct sched *s, const struct sched_request *r, double 
  * all. */
 void baton_inflow(const struct sched *s, uint32_t tier, const double *share, double *kv,
                   double *stay);
+
+/* ---- sched_baton_share.c ------------------------------------------------------------------------ */
+
+/* A new request and its work, ns by pool. */
+void baton_share_arrive(struct sched *s, struct sched_request *r, double prefill, double decode);
+void baton_share_bound(struct sched *s, const struct sched_request *r, bool undo);
+/* A new request could be promised its targets, or could not. */
+void baton_share_hurt(struct sched *s, const struct sched_request *r, bool refused);
+/* false: its tenant asks for more than its fair share of the tier, has had it, and tenants that do not need the room. */
+bool baton_share_ok(const struct sched *s, const struct sched_request *r, uint32_t tier,
+                    const struct baton_bill *bill);
 
 /* ---- sched_baton_probe.c ------------------------------------------------------------------------ */
 

@@ -25,6 +25,7 @@ void baton_price_init(struct sched_baton *b)
     b->stretch = baton_c.stretch_start;
     for (int t = 0; t < SCHED_TIERS_MAX; t++)
         b->tier[t].pad = baton_c.pad_start;
+    b->share_full = baton_c.share_full;
 }
 
 static double decayed(double v, uint64_t from, uint64_t now, double seconds)
@@ -164,6 +165,11 @@ static double price_pressure(const struct sched *s, int side)
 
     rho = (rho - baton_c.load_free) / (baton_c.load_full - baton_c.load_free);
     return rho < 0 ? 0 : rho > 1 ? 1 : rho;
+}
+
+bool baton_price_scarce(const struct sched *s, int side)
+{
+    return price_pressure(s, side) > 0 && price_shown(baton_of(s)) > 0;
 }
 
 /* What each pool's time costs, in requests of mean work. */

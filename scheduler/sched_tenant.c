@@ -16,10 +16,15 @@ static const double TENANT_TOLERANCE = 0.01; /* above the fair share: chance, no
 enum { TENANT_LOOK = 64 }; /* so many are asked for the least service when one comes back */
 
 struct tenant_row;
+struct tenant_claim {
+    double sum; /* at at_ns */
+    uint64_t at_ns;
+};
 struct tenant_use {
     struct tenant_row *prev, *next; /* of the tier, by last_ns */
     double service;                 /* at last_ns */
     uint64_t last_ns;
+    struct tenant_claim claim[SCHED_TENANT_CLAIMS];
     bool active; /* in the list */
 };
 struct tenant_row {
@@ -36,6 +41,7 @@ struct tenant_tier {
     double weights; /* of those in the list */
     double service; /* of all, at last_ns */
     uint64_t last_ns;
+    struct tenant_claim claim[SCHED_TENANT_CLAIMS]; /* of all */
 };
 struct sched_tenants {
     struct map rows;
@@ -150,7 +156,9 @@ static void tenant_expire(struct sched_tenants *t, uint64_t now_ns)
             tier->service =
                 fmax(tier->service - tenant_decayed(use->service, use->last_ns, now_ns), 0);
             tier->weights = tier->first ? fmax(tier->weights - tenant_weight(row), 0) : 0;
-            *use = (struct tenant_use){.active = false};
+            use->prev = use->next = NULL;
+            use->service = 0;
+            use->active = false;
             row->active--;
             tenant_forget_idle(t, row);
         }
@@ -197,23 +205,67 @@ static void tenant_serve(struct sched_tenants *t, struct tenant_row *row, uint32
     tenant_append(tier, q, row);
 }
 
+/* Of one that has `share` and should have `fair`. */
+static double tenant_factor(double share, double fair)
+{
+    double factor;
+
+    if (!(share > fair * (1 + TENANT_TOLERANCE)))
+        return 1;
+    factor = share < 1 ? fair / (1 - fair) * (1 - share) / share : 0;
+    return fmax(factor, TENANT_FACTOR_MIN);
+}
+
 double sched_tenants_share(const struct sched_tenants *t, uint32_t id, uint32_t tier,
                            uint64_t now_ns)
 {
     const struct tenant_row *row = tenant_find(t, id);
     const struct tenant_tier *all;
-    double fair, share, factor;
 
     if (!row || tier >= SCHED_TIERS_MAX || !row->use[tier].active)
         return 1;
     all = &t->tier[tier];
-    fair = tenant_weight(row) / fmax(all->weights, tenant_weight(row));
-    share = tenant_decayed(row->use[tier].service, row->use[tier].last_ns, now_ns) /
-            tenant_decayed(all->service, all->last_ns, now_ns);
-    if (!(share > fair * (1 + TENANT_TOLERANCE)))
+    return tenant_factor(tenant_decayed(row->use[tier].service, row->use[tier].last_ns, now_ns) /
+                             tenant_decayed(all->service, all->last_ns, now_ns),
+                         tenant_weight(row) / fmax(all->weights, tenant_weight(row)));
+}
+
+/* ---- what is asked for, and granted ---- */
+
+static void claim_add(struct tenant_claim *c, uint64_t now_ns, double cost)
+{
+    c->sum = fmax(tenant_decayed(c->sum, c->at_ns, now_ns) + cost, 0);
+    c->at_ns = now_ns > c->at_ns ? now_ns : c->at_ns;
+}
+
+void sched_tenants_claim(struct sched_tenants *t, uint32_t id, uint32_t tier, uint64_t now_ns,
+                         enum sched_tenant_claim what, double cost)
+{
+    struct tenant_row *row = tenant_find(t, id);
+
+    if (!row || tier >= SCHED_TIERS_MAX || !isfinite(cost))
+        return;
+    claim_add(&row->use[tier].claim[what], now_ns, cost);
+    claim_add(&t->tier[tier].claim[what], now_ns, cost);
+}
+
+double sched_tenants_claimed(const struct sched_tenants *t, uint32_t id, uint32_t tier,
+                             uint64_t now_ns, enum sched_tenant_claim what)
+{
+    const struct tenant_row *row = tenant_find(t, id);
+    const struct tenant_claim *own, *all;
+    double weights;
+
+    if (!row || tier >= SCHED_TIERS_MAX)
         return 1;
-    factor = share < 1 ? fair / (1 - fair) * (1 - share) / share : 0;
-    return fmax(factor, TENANT_FACTOR_MIN);
+    own = &row->use[tier].claim[what];
+    all = &t->tier[tier].claim[what];
+    if (!(own->sum > 0) || !(all->sum > 0))
+        return 1;
+    weights = t->tier[tier].weights + (row->use[tier].active ? 0 : tenant_weight(row));
+    return tenant_factor(tenant_decayed(own->sum, own->at_ns, now_ns) /
+                             tenant_decayed(all->sum, all->at_ns, now_ns),
+                         tenant_weight(row) / fmax(weights, tenant_weight(row)));
 }
 
 /* ---- quota ---- */

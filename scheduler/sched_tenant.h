@@ -38,6 +38,15 @@ void sched_tenants_end(struct sched_tenants *t, uint32_t id, uint32_t tier, uint
  * received least for its weight, not with credit for the time it was away. */
 double sched_tenants_share(const struct sched_tenants *t, uint32_t id, uint32_t tier,
                            uint64_t now_ns);
+/* Service of the last 10 s as it is expected before a request ends: what was asked for in the tier, whatever came of it,
+ * and what was granted of it. */
+enum sched_tenant_claim { SCHED_TENANT_ASKED, SCHED_TENANT_GRANTED, SCHED_TENANT_CLAIMS };
+/* One more request of `cost` tokens; below 0: one that is taken back. */
+void sched_tenants_claim(struct sched_tenants *t, uint32_t id, uint32_t tier, uint64_t now_ns,
+                         enum sched_tenant_claim what, double cost);
+/* As sched_tenants_share, by these claims: 1: no more of what all have than its fair share. */
+double sched_tenants_claimed(const struct sched_tenants *t, uint32_t id, uint32_t tier,
+                             uint64_t now_ns, enum sched_tenant_claim what);
 uint32_t sched_tenants_live(const struct sched_tenants *t, uint32_t id);
 uint32_t sched_tenants_rows(const struct sched_tenants *t); /* that are remembered now */
 

@@ -224,6 +224,15 @@ def test_a_tenant_at_ten_times_its_quota_does_not_slow_another_down():
         assert 0 < surge[f"{head}.b.ttft.p99.{tier}"] <= 1.2 * usual[f"{head}.b.ttft.p99.{tier}"]
 
 
+@pytest.mark.parametrize("times", [2, 10])
+def test_a_tenant_within_its_fair_share_is_served_while_another_surges_without_any_quota(times):
+    both = ("--tenants", "a:1:50,b:1:50")
+    surge = tenants_of(*both, "--surge", f"a:{times}")
+    head = "baton.poisson.x1.tenant"
+    assert surge[f"{head}.b.attainment"] > 0.94 and surge[f"{head}.b.broken_promises"] < 0.01
+    assert surge[f"{head}.a.attainment"] > 1.2 / times  # the pools stay full: it gets what is left
+
+
 def test_the_load_of_the_others_is_the_same_whoever_surges(tmp_path):
     def records(*args):
         path = tmp_path / "r.jsonl"

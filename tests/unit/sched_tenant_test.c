@@ -399,6 +399,36 @@ static void test_tenants_that_are_gone_are_forgotten_and_those_with_a_row_are_no
     sched_tenants_free(t);
 }
 
+static void test_what_is_asked_for_counts_though_nothing_is_served(void **state)
+{
+    (void)state;
+    struct sched_tenants *t = table();
+    uint64_t now = S;
+
+    serve(t, 1, 0, now, 100);
+    serve(t, 2, 0, now, 100);
+    assert_true(take(t, 1, now, 1) && take(t, 2, now, 1));
+    sched_tenants_claim(t, 1, 0, now, SCHED_TENANT_ASKED, 900);
+    sched_tenants_claim(t, 2, 0, now, SCHED_TENANT_ASKED, 100);
+    assert_true(fabs(sched_tenants_claimed(t, 1, 0, now, SCHED_TENANT_ASKED) - 1.0 / 9) < 1e-6);
+    assert_true(sched_tenants_claimed(t, 2, 0, now, SCHED_TENANT_ASKED) >= 1);
+    /* Asking takes nothing from what is granted or was served, nor from other tiers. */
+    assert_true(sched_tenants_claimed(t, 1, 0, now, SCHED_TENANT_GRANTED) >= 1);
+    assert_true(sched_tenants_claimed(t, 1, 1, now, SCHED_TENANT_ASKED) >= 1);
+    assert_true(sched_tenants_share(t, 1, 0, now) >= 1);
+    /* What is taken back does not count. */
+    sched_tenants_claim(t, 1, 0, now, SCHED_TENANT_GRANTED, 900);
+    sched_tenants_claim(t, 2, 0, now, SCHED_TENANT_GRANTED, 100);
+    assert_true(sched_tenants_claimed(t, 1, 0, now, SCHED_TENANT_GRANTED) < 0.2);
+    sched_tenants_claim(t, 1, 0, now, SCHED_TENANT_GRANTED, -850);
+    assert_true(sched_tenants_claimed(t, 1, 0, now, SCHED_TENANT_GRANTED) >= 1);
+    /* It is forgotten as service is: others that go on asking are soon all that counts. */
+    now += 50 * S;
+    sched_tenants_claim(t, 2, 0, now, SCHED_TENANT_ASKED, 100);
+    assert_true(sched_tenants_claimed(t, 1, 0, now, SCHED_TENANT_ASKED) >= 1);
+    sched_tenants_free(t);
+}
+
 static void test_running_out_of_memory_changes_nothing(void **state)
 {
     (void)state;
@@ -433,6 +463,7 @@ int main(void)
         cmocka_unit_test(test_a_new_weight_counts_at_once),
         cmocka_unit_test(test_one_that_comes_back_has_no_credit_for_its_absence),
         cmocka_unit_test(test_tenants_that_are_gone_are_forgotten_and_those_with_a_row_are_not),
+        cmocka_unit_test(test_what_is_asked_for_counts_though_nothing_is_served),
         cmocka_unit_test(test_running_out_of_memory_changes_nothing),
     };
 
