@@ -276,6 +276,7 @@ struct sched {
         uint64_t n;
         double low, median, high; /* quantiles */
         double scale, missed;     /* mean distance from the median; share outside */
+        double recent;            /* the same of the last 20 or so */
     } ttft[SCHED_TIERS_MAX];      /* by tier served */
     double front_ns;              /* from the worker's first token to the client's, smoothed */
     /* What the client saw of the request that ends now: from sched_record_judge to sched_record_end. */
@@ -283,6 +284,7 @@ struct sched {
         uint64_t ttft, step;
         int64_t late_ns;
     } seen;
+    double recent; /* the same of the last 20 or so */
 };
 
 #endif

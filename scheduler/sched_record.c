@@ -11,7 +11,8 @@
 enum { RECORDS_DEFAULT = 1024 };
 static const double TTFT_SD = 0.6; /* of its log, before anything is known */
 /* Small: as many as wait at a time were forecast alike before any of them teaches. */
-static const double TTFT_GAIN = 0.01, TTFT_FINEST = 1e-3, TTFT_IDLE = 0.03;
+static const double TTFT_GAIN = 0.01, TTFT_FINEST = 1e-3, TTFT_IDLE = 0.03, TTFT_RECENT = 0.05,
+                    TTFT_ALARM = 0.25;
 static const double FRONT_GAIN = 0.02;
 
 enum err sched_record_init(struct sched *s)
@@ -133,8 +134,11 @@ void sched_record_first(struct sched *s, const struct sched_request *r)
     gain = fmax(TTFT_GAIN, 1 / ((double)t->n + 10));
     t->scale += gain * (fabs(e - t->median) - t->scale);
     t->missed += gain * ((e < t->low || e > t->high) - t->missed);
+    t->recent += TTFT_RECENT * ((e < t->low || e > t->high) - t->recent);
     gain = fmax(TTFT_GAIN, 10 / ((double)t->n + 10)) * fmax(t->scale, TTFT_FINEST);
-    if (t->missed < TTFT_IDLE)
+    if (t->recent > TTFT_ALARM)
+        gain *= 7 * t->recent / TTFT_ALARM; /* the load has changed: all that wait are off alike */
+    else if (t->missed < TTFT_IDLE)
         gain *= 5; /* far too wide */
     t->low += gain * (e < t->low ? -0.95 : 0.05);
     t->median += gain * (e < t->median ? -0.5 : 0.5);

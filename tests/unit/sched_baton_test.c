@@ -622,6 +622,41 @@ static void late_first_tokens_leave_time_for_what_shares_their_step(void **state
     assert_true(prompt_fits(true, true, 1590));
 }
 
+/* ---- intervals ---- */
+
+/* The upper end of the interval, in ms, for a first token that came after `ms`. */
+static double first_token_after(struct rig *r, uint64_t id, uint64_t ms)
+{
+    struct sched_record rec;
+
+    rig_arrive(r, id, BRONZE, 10, 1);
+    assert_null(refusal(r, id));
+    r->now += ms * RIG_MS;
+    rig_prefilled(r, id, rig_epoch(r, id), P, true);
+    rig_released(r, id, rig_epoch(r, id), P, ERR_OK);
+    rig_finish(r, id);
+    assert_int_equal(sched_record_get(r->s, sched_record_next(r->s) - 1, &rec), ERR_OK);
+    assert_int_equal(rec.request, id);
+    return (double)rec.high.ttft / RIG_MS;
+}
+
+/* The load jumps: first tokens come ten times as late as forecast, with some scatter before. */
+static void the_interval_of_first_tokens_follows_a_jump(void **state)
+{
+    uint64_t id = 1, n = 0;
+    struct rig r;
+
+    (void)state;
+    open_plain(&r);
+    for (; id <= 400; id++)
+        (void)first_token_after(&r, id, 9 + id % 3);
+    assert_true(first_token_after(&r, ++id, 10) < 15);
+    while (first_token_after(&r, ++id, 100) < 100)
+        n++;
+    assert_in_range(n, 1, 40);
+    rig_close(&r);
+}
+
 /* ---- probes ---- */
 
 /* Steps of 7 ms and a token of prompt in 20 us, told as 30 times that. */
@@ -781,6 +816,7 @@ int main(void)
         cmocka_unit_test(who_waited_at_another_tier_and_went_is_counted_no_more),
         cmocka_unit_test(the_percentile_of_a_tier_sets_its_margin),
         cmocka_unit_test(late_first_tokens_leave_time_for_what_shares_their_step),
+        cmocka_unit_test(the_interval_of_first_tokens_follows_a_jump),
         cmocka_unit_test(a_belief_that_refuses_everything_is_asked_again_and_heals),
         cmocka_unit_test(probes_that_find_the_belief_right_become_rare),
         cmocka_unit_test(busy_workers_are_not_probed),
