@@ -118,6 +118,28 @@ def test_targets_of_the_request_are_used_and_echoed_but_never_tighter_than_the_t
             assert status == 400 and json.loads(body)["error"]["param"] == "x-slo-ttft-ms", bad
 
 
+def test_a_client_that_leaves_before_its_tiers_target_missed_nothing_whatever_it_asked_for(class_file):
+    """It leaves while it waits behind others, before any worker was told of it: its terms are the front end's."""
+    with serve(*TIMED, "--policy", "distserve", "--class-file", class_file, "--local-prefill=false") as s:
+        busy = [threading.Thread(target=send, args=(s, 50000, 1000 + i), kwargs={"service_tier": "bronze"})
+                for i in range(2)]
+        for t in busy:
+            t.start()
+            time.sleep(0.25)
+        c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=120)
+        c.request("POST", "/v1/completions",
+                  json.dumps({"model": "sim", "prompt": prompt_of(100), "max_tokens": 4, "service_tier": "silver"}),
+                  {"Content-Type": "application/json", "x-slo-ttft-ms": "1"})
+        time.sleep(0.2)
+        c.sock.close()
+        for t in busy:
+            t.join()
+        m = s.settle()
+        mine = {k: v for k, v in m.items() if 'tier="silver"' in k and v}
+        assert any(k.startswith("baton_requests_total") and "canceled" in k for k in mine), mine
+        assert not any(k.startswith("baton_slo_missed_total") for k in mine), mine
+
+
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory, class_file):
     """One worker of each kind; a tier that is refused when late, one that waits, one that goes down."""
