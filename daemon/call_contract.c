@@ -90,8 +90,8 @@ static bool read_target(struct call *call, const char *header, uint64_t tier_ns,
         return false;
     }
     *ns = (uint64_t)(ms * 1e6);
-    if (*ns <
-        tier_ns) /* as the scheduler has it; one that ends before it says so is judged by this */
+    /* The scheduler does the same; a request that ends before it said so is judged by this. */
+    if (*ns < tier_ns)
         *ns = tier_ns;
     return true;
 }
