@@ -562,7 +562,8 @@ void sched_request_refuse(struct sched *s, struct sched_request *r, const struct
     r->reason = why->reason;
     sched_request_lacks(r, &why->refusal);
     r->outcome = SCHED_OUT_REFUSED;
-    sched_length_unasked(s->lengths, &r->cast);
+    if (why->reason == SCHED_REASON_SHARE) /* as one that its quota refuses */
+        sched_length_unasked(s->lengths, &r->cast);
     sched_request_end(s, r, SCHED_TELL_NONE, out);
 }
 
