@@ -35,6 +35,8 @@ const struct baton_constants baton_c = {
         3e8, /* [sim] ns ahead in which its spare time is known: who comes next takes the rest */
     .local_tbt = 0.9, /* of the tightest time between tokens there, for steps with prompt chunks */
     .exposed = 0.2,   /* part of a hand-over that is not hidden behind the prompt */
+    .link_slow =
+        0.5, /* hand-overs may keep a decode worker's link busy for so long, per time that its prompts take */
 
     .margin_step = 0.05, /* [ref] of the conformal margin on decode waits */
     .margin_max = 8,     /* [ref] */
@@ -133,15 +135,62 @@ static uint64_t baton_key(const struct sched *s, const struct sched_request *r, 
     return sched_after(deadline, unit * (uint64_t)p);
 }
 
+/* KV of what is asked about, from one worker to another. */
+struct ask_wire {
+    double token, own; /* ns on the wire: of one token's KV, of all */
+    double alone;      /* ns that computing all of it takes */
+    bool
+        slow; /* hand-overs queue: prefill workers make KV nearly as fast as links to decode workers take it, or faster */
+};
+
+static struct ask_wire ask_wire(const struct baton_ask *a, const struct sched_worker *from,
+                                const struct sched_worker *to)
+{
+    uint32_t n_p = a->s->pool[SCHED_ROLE_PREFILL].n, n_d = a->s->pool[SCHED_ROLE_DECODE].n;
+    double fan = n_d > 0 && n_p > n_d ? (double)n_p / n_d : 1;
+    struct ask_wire w;
+
+    w.token = sched_link_byte_ns(a->s, from, to) * from->klass->c.kv_bytes_per_token;
+    w.own = (double)a->need.prefill_tokens * w.token;
+    w.alone = sched_prefill_ns(a->s, from, (uint32_t)a->need.prefill_tokens, 0);
+    w.slow = w.alone > 0 && w.own * fan > baton_c.link_slow * w.alone;
+    return w;
+}
+
+/* How much later than `ready` the KV would be on w because links are slow: cards take one hand-over at a time, so all
+ * that was promised to w comes first, and on the way out each prefill worker has its part of what is promised to
+ * all. */
+static double ask_link(const struct baton_ask *a, const struct sched_worker *from, double ready,
+                       const struct sched_worker *w)
+{
+    struct ask_wire l = ask_wire(a, from, w);
+    uint32_t n_p = a->s->pool[SCHED_ROLE_PREFILL].n;
+    double ahead = baton_load_coming(w), out, end;
+
+    if (!l.slow)
+        return 0;
+    out = n_p > 0 ? baton_of(a->s)->coming / n_p : 0;
+    ahead = out > ahead ? out : ahead;
+    end = (double)a->s->now + ahead * l.token + l.own;
+    if (end < ready - l.alone + l.own)
+        end = ready - l.alone + l.own;
+    return end > ready ? end - ready : 0;
+}
+
 /* How long before its deadline the first token must be there: the next one leaves with the second step that
  * starts after the hand-over, if that is unlucky, and is due one time between tokens later. */
 static double ask_guard(const struct baton_ask *a)
 {
     double guard = baton_c.guard_ns, next = 0;
 
-    if (a->n_d > 0 && a->n_p > 0)
-        next = 2 * baton_load_step(a->s, a->d[0]) - a->tbt +
-               baton_c.exposed * sched_handover_ns(a->s, a->p[0], a->d[0], a->need.prefill_tokens);
+    if (a->n_d > 0 && a->n_p > 0) {
+        double move = sched_handover_ns(a->s, a->p[0], a->d[0], a->need.prefill_tokens);
+        struct ask_wire l = ask_wire(a, a->p[0], a->d[0]);
+
+        if (l.slow && move > l.alone)
+            move = l.alone; /* the rest is a wait that who computes it where it decodes has not */
+        next = 2 * baton_load_step(a->s, a->d[0]) - a->tbt + baton_c.exposed * move;
+    }
     return guard > next ? guard : next;
 }
 
@@ -185,6 +234,7 @@ static void ask_decode(const struct baton_ask *a, const struct sched_worker *fro
     struct baton_need need = {.r = a->r,
                               .tier = a->tier,
                               .ready = ready + move,
+                              .link = from == w ? 0 : ask_link(a, from, ready + move, w),
                               .deadline = (double)a->deadline,
                               .tbt = a->tbt,
                               .tokens = (double)a->need.prefill_tokens,
@@ -665,7 +715,7 @@ static struct sched_worker *baton_redecide(struct sched *s, struct sched_request
     ask_terms(&a, r->tier);
     if (a.n_d > 0) /* as when it was placed: one load is brought up to now with it counted */
         (void)baton_load_step(s, a.d[0]);
-    baton_load_drop(r); /* it must not count against itself */
+    baton_load_drop(s, r); /* it must not count against itself */
     choose_decode(&a, r->home, (double)s->now + r->item.work, &best);
     baton_load_add(s, best.w != NULL ? best.w : r->mate, r);
     return best.w;
@@ -730,7 +780,7 @@ static void fact_ended(struct sched *s, struct sched_request *r)
 {
     bool in_time = r->first_ns != 0 && r->first_ns <= r->deadline_ns;
 
-    baton_load_drop(r);
+    baton_load_drop(s, r);
     held_no_more(s, r, false);
     if (r->probe)
         baton_probe_end(s, r);
@@ -748,7 +798,7 @@ static void baton_request(struct sched *s, struct sched_request *r, enum sched_f
         fact_bound(s, r);
         break;
     case SCHED_FACT_UNBOUND:
-        baton_load_drop(r);
+        baton_load_drop(s, r);
         baton_price_bound(s, r, true);
         baton_share_bound(s, r, true);
         break;
@@ -759,13 +809,14 @@ static void baton_request(struct sched *s, struct sched_request *r, enum sched_f
         fact_prefilled(s, r);
         break;
     case SCHED_FACT_DECODING:
+        baton_load_came(s, r);
         baton_load_touch(s, r);
         break;
     case SCHED_FACT_LATE:
         fact_late(s, r);
         break;
     case SCHED_FACT_ATTEMPT_OVER:
-        baton_load_drop(r);
+        baton_load_drop(s, r);
         break;
     case SCHED_FACT_ENDED:
         fact_ended(s, r);
@@ -784,7 +835,7 @@ static void baton_worker(struct sched *s, struct sched_worker *w, enum sched_eve
         if (w->shape->role == SCHED_ROLE_DECODE && baton_load_create(w) != ERR_OK)
             w->baton.load = NULL; /* asked as if it were empty; its own wait list bounds it */
     } else if (e == SCHED_EV_WORKER_LEAVE) {
-        baton_load_free(w);
+        baton_load_free(s, w);
     }
 }
 
@@ -814,7 +865,7 @@ static void baton_destroy(struct sched *s)
 {
     for (int role = SCHED_ROLE_PREFILL; role <= SCHED_ROLE_DECODE; role++)
         for (struct sched_worker *w = s->first_worker[role]; w != NULL; w = w->next)
-            baton_load_free(w);
+            baton_load_free(s, w);
     mem_free(s->policy_state);
     s->policy_state = NULL;
 }

@@ -21,6 +21,7 @@ struct sched_baton_request {
     bool starving : 1; /* bound out of its tier's reserved share: not to be evicted */
     bool large : 1;    /* of the largest tenth of prompts, when it arrived */
     bool slow : 1;     /* a decode promise was broken by waiting or slow steps */
+    bool coming : 1;   /* its KV is still to come to `on` */
     uint8_t held_tier; /* was_held: where it is counted */
     uint64_t ready_ns; /* when its KV is expected on the decode worker */
 };

@@ -33,7 +33,7 @@ struct baton_constants {
         drain_share, refresh_ns;
     /* prefill */
     double guard_ns, density_power, evict_gain, recompute, local_use, local_ahead, local_tbt,
-        exposed;
+        exposed, link_slow;
     /* margins */
     double margin_step, margin_max, broken_part;
     double stretch_start, stretch_min, stretch_max, stretch_step;
@@ -115,6 +115,7 @@ struct sched_baton {
     double lift;                 /* of that tenth's value, in values of the least tier */
     uint64_t settled_at;         /* credits are filled up to here */
     struct baton_probe probe[2]; /* of prompts, of decode steps */
+    double coming;               /* tokens of KV that decode workers wait for, all of them */
 };
 
 void baton_price_init(struct sched_baton *b);
@@ -194,8 +195,9 @@ struct baton_need {
     double ready;    /* when its KV would be there, absolute */
     double deadline; /* of the first token, absolute */
     double tbt;
-    double tokens;       /* prompt and what was delivered */
-    double out;          /* tokens still to come, median */
+    double link;   /* ns that its KV is there later than that, for those before it on the link */
+    double tokens; /* prompt and what was delivered */
+    double out;    /* tokens still to come, median */
     double inflow, stay; /* of tighter tiers, by baton_inflow */
 };
 
@@ -209,14 +211,18 @@ struct baton_decode {
 };
 
 MUST_USE enum err baton_load_create(struct sched_worker *w);
-void baton_load_free(struct sched_worker *w);
+void baton_load_free(struct sched *s, struct sched_worker *w);
 /* Count r on w from now on, or no longer. */
 void baton_load_add(struct sched *s, struct sched_worker *w, struct sched_request *r);
-void baton_load_drop(struct sched_request *r);
+void baton_load_drop(struct sched *s, struct sched_request *r);
 /* Its state or place in time has changed. */
 void baton_load_touch(struct sched *s, struct sched_request *r);
 void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_need *need,
                     struct baton_decode *out);
+/* Tokens of KV promised to it that other workers compute and that have not come. */
+double baton_load_coming(const struct sched_worker *w);
+/* The KV of r is there. */
+void baton_load_came(struct sched *s, struct sched_request *r);
 /* Share of its room that is held now. */
 double baton_load_use(struct sched *s, struct sched_worker *w);
 /* Tokens of KV at half their lives, of the n that are there or promised. */

@@ -346,6 +346,12 @@ struct sched_estimate sched_handover_estimate(const struct sched *s, const struc
     return sched_link_time(link_of(s, p, d), (double)tokens * p->klass->c.kv_bytes_per_token);
 }
 
+double sched_link_byte_ns(const struct sched *s, const struct sched_worker *p,
+                          const struct sched_worker *d)
+{
+    return link_of(s, p, d)->ns_per_byte;
+}
+
 static struct sched_link_predict *link_make(struct sched *s, const struct sched_worker *p,
                                             const struct sched_worker *d)
 {

@@ -113,6 +113,20 @@ def test_promises_are_kept_where_steps_have_fewer_slots_than_kv_has_room_for(slo
         assert of("baton", "goodput.weighted") >= 0.98 * of("mooncake-early-reject", "goodput.weighted"), rate
 
 
+def test_promises_are_kept_where_links_are_slower_than_prompts(tmp_path):
+    """10 GbE: a hand-over takes five times as long as its prompt, and all of them do not fit; decode workers have time
+    for prompts."""
+    cluster = tmp_path / "slow.yaml"
+    cluster.write_text(CLUSTER.read_text().replace("link_bytes_per_s: 46e9", "link_bytes_per_s: 1.25e9"))
+    out = simulate("--trace", "synthetic", "--in", "1155:0.99", "--out", "211:0.86", "--rate", 20, "--duration", 120,
+                   "--policy", "baton,always-local", "--no-bound", "--json", "--quiet", cluster=cluster)
+    assert out.returncode == 0, out.stderr
+    got = {r["name"]: r["value"] for r in json.loads(out.stdout)["results"]}
+    best = got["always-local.poisson.x1.goodput.weighted"]
+    assert got["baton.poisson.x1.broken_promises"] <= 0.02
+    assert got["baton.poisson.x1.goodput.weighted"] >= 0.98 * best
+
+
 def test_results_have_the_documented_names():
     got = results("--trace", "synthetic", "--rate", "40", "--duration", "30", "--warmup", "5", "--timing")
     head = "baton.poisson.x1"

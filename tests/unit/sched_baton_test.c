@@ -445,6 +445,43 @@ static void who_goes_to_a_decode_worker_pushes_nobody_out_of_a_queue(void **stat
     rig_close(&r);
 }
 
+/* Hand-overs take ten times as long as their prompts: what is promised comes over one after the other. */
+static void a_slow_link_has_a_queue_that_is_promised_away(void **state)
+{
+    struct sched_class c = {.name = "slow", .frozen = true};
+    struct sched_config cfg;
+    struct err_msg msg;
+    uint64_t last = 1;
+    struct rig r;
+    uint32_t k;
+
+    (void)state;
+    plain_config(&cfg);
+    rig_open(&r, &cfg);
+    c.prefill.c[1] = 1e6;
+    c.decode.c[0] = 10e6;
+    c.kv_bytes_per_token = 1;
+    c.link_bytes_per_s = 100;
+    assert_int_equal(sched_add_class(r.s, &c, &msg, &k), ERR_OK);
+    rig_join_can(&r, P, SCHED_ROLE_PREFILL, k, true);
+    rig_join_can(&r, D, SCHED_ROLE_DECODE, k, false);
+    rig_arrive(&r, last, SILVER, 100, 1000); /* there after 1 s */
+    assert_null(refusal(&r, last));
+    while (refusal(&r, last) == NULL && last < 5)
+        rig_arrive(&r, ++last, SILVER, 100, 1000);
+    assert_in_range(last, 2, 3); /* two of 2 s, or one with a margin */
+    assert_int_equal(refusal(&r, last)->reason, SCHED_REASON_TBT);
+    assert_int_equal(refusal(&r, last)->refusal.resource, SCHED_RES_LINK_TIME);
+    r.now += 100 * RIG_MS;
+    rig_prefilled(&r, 1, 1, P, false);
+    rig_granted(&r, 1, 1, D, true);
+    r.now += 900 * RIG_MS;
+    rig_handover(&r, 1, 1, D, true, ERR_OK);
+    rig_arrive(&r, 9, SILVER, 100, 1000);
+    assert_null(refusal(&r, 9));
+    rig_close(&r);
+}
+
 /* ---- prices ---- */
 
 /* Twice as many prompts as can be computed, none of them hurt: a queue of 16 s for a promise of 20. */
@@ -808,6 +845,7 @@ int main(void)
         cmocka_unit_test(who_was_admitted_is_served_after_its_worker_died),
         cmocka_unit_test(a_tier_that_got_nothing_for_its_bound_gets_in),
         cmocka_unit_test(a_tier_that_did_not_ask_has_not_starved),
+        cmocka_unit_test(a_slow_link_has_a_queue_that_is_promised_away),
         cmocka_unit_test(a_full_queue_has_no_price_before_somebody_was_turned_away),
         cmocka_unit_test(after_that_a_price_refuses_what_costs_more_than_it_is_worth),
         cmocka_unit_test(a_price_for_decode_names_the_room_and_arms_itself),
