@@ -66,6 +66,8 @@ const struct baton_constants baton_c = {
     .hurt_s = 30,         /* decay of that share */
     .hurt_crowd = 1,      /* [sim] crowd that shows it before anybody is */
 
+    .share_odds =
+        0.6, /* [sim] odds of a share over those of what is asked: not above that is no chance */
     .share_s = 5, /* [sim] decay of what tenants ask for and get */
     .share_full =
         1.05, /* of the pools' time that those above their shares may fill up to, at the start */

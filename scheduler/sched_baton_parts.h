@@ -42,7 +42,7 @@ struct baton_constants {
     double rate_s, load_free, load_full, inflow_s, inflow_seen, mean_step, price_s, value_power,
         price_prefill, price_decode, room_free, local_gain, hurt_share, hurt_s, hurt_crowd;
     /* shares of tenants */
-    double share_s, share_full, share_least, share_most, share_step, share_hurt;
+    double share_s, share_odds, share_full, share_least, share_most, share_step, share_hurt;
     /* floors */
     double floor_gain, floor_max, floor_s, floor_least, size_decay, credit_s;
     /* held ones */

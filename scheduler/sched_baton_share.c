@@ -5,7 +5,8 @@
  * tenants within their shares ask for comes off the time of the pools first; one that asks for more and has had more than
  * its share gets what is left, dearer tiers first.  How much time that is, is steered by those within their shares that
  * are turned away all the same: predicted work is not exactly what it takes.  Tiers stay above shares: work of a tier counts against a request only if it weighs more
- * than that request with its weight sunk by what its tenant asks for too much. */
+ * than that request with its weight sunk by what its tenant asks for too much, and tenants that all ask for about the same
+ * do not hold each other back for what chance gives one of them. */
 #include "scheduler/sched_baton_parts.h"
 
 #include <math.h>
@@ -47,7 +48,7 @@ void baton_share_arrive(struct sched *s, struct sched_request *r, double prefill
         return;
     sched_tenants_claim(s->tenants, r->tenant, r->tier, s->now, SCHED_TENANT_ASKED,
                         (double)r->cost);
-    r->baton.over = share_asked(s, r, r->tier) < 1;
+    r->baton.over = share_asked(s, r, r->tier) <= baton_c.share_odds;
     share_add(r->baton.over ? &baton_of(s)->over_asked[r->tier] : &baton_of(s)->within[r->tier],
               s->now, work, 1);
 }
@@ -106,7 +107,8 @@ bool baton_share_ok(const struct sched *s, const struct sched_request *r, uint32
     for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
         double weight = tier_weight(s, t);
 
-        share_sum(s, weight > full ? &b->over_asked[t] : &b->over[t], need);
+        if (t == tier || weight > sunk)
+            share_sum(s, weight > full ? &b->over_asked[t] : &b->over[t], need);
         if (weight > sunk)
             share_sum(s, &b->within[t], need);
     }
