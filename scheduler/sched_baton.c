@@ -416,13 +416,15 @@ static double loosest(const struct sched *s)
     return (double)most;
 }
 
-/* Can it be promised at a->tier? */
+/* Can it be promised at a->tier?  To one of a tier that starves neither price nor share applies, and it need not find its
+ * decode room in time: looser streams are parked for it.  Only what could not be kept on idle workers is refused. */
 static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_reason *why)
 {
     struct baton_prefill v[SCHED_CANDIDATES_MAX];
     struct baton_bill *bill = &plan->bill;
     uint32_t n;
     double cost, full;
+    bool starving = baton_starves(a->s, a->tier);
 
     *plan = (struct baton_plan){.have = false};
     a->entitled = false;
@@ -430,13 +432,15 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
     if (n > 0) {
         if (!plan->in_time)
             try_evict(a, v, n, plan);
-        if (!plan->in_time && baton_entitled(a->s, a->r, v[0].work)) {
+        if (!plan->in_time && (starving || baton_entitled(a->s, a->tier, v[0].work))) {
             a->entitled = true;
             try_evict(a, v, n, plan);
         }
         choose_decode(a, plan->p.w, plan->p.finish, &plan->d);
     }
     try_locals(a, plan);
+    if (starving && plan->in_time && !plan->d.ok && plan->d.w != NULL && !plan->d.hopeless)
+        a->entitled = plan->d.ok = true;
     *why = !plan->in_time ? SCHED_REASON_TTFT : !plan->d.ok ? SCHED_REASON_TBT : SCHED_REASON_NONE;
     if (!plan->have || *why != SCHED_REASON_NONE)
         return false;
@@ -448,10 +452,11 @@ static bool find_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_r
                                 .backlog = sched_edf_work(&plan->p.w->edf) / loosest(a->s),
                                 .room = plan->d.used};
     baton_price_look(a->s, bill);
-    if (!plan_idle(plan) && !baton_share_ok(a->s, a->r, a->tier, bill)) {
+    if (!plan_idle(plan) && !starving && !baton_share_ok(a->s, a->r, a->tier, bill)) {
         *why = SCHED_REASON_SHARE;
         return false;
     }
+    a->entitled = a->entitled || starving;
     if (a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->weight, bill))
         return true;
     full = a->s->cfg.tiers[a->tier].weight;
@@ -694,6 +699,8 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
         baton_price_hurt(s, !found);
         baton_share_hurt(s, r, !found);
     }
+    if (!found)
+        baton_in_vain(s, r->tier);
     if (found && hold_cold(&a, &plan, out))
         return;
     if (found || may_probe(&a, &plan, why)) {
@@ -748,13 +755,14 @@ static void fact_bound(struct sched *s, struct sched_request *r)
         baton_load_add(s, d, r);
     baton_price_bound(s, r, false);
     baton_share_bound(s, r, false);
-    held_no_more(s, r, true);
+    held_no_more(s, r, !r->baton.starving); /* a trickle is no hope for those that wait */
 }
 
 static void fact_dispatched(struct sched *s, struct sched_request *r)
 {
     struct sched_worker *d = r->current != NULL ? r->current->side[SCHED_SIDE_DECODE].worker : NULL;
 
+    baton_got_in(s, r);
     if (r->home != NULL)
         sched_edf_change(&r->home->edf, &r->item, r->item.deadline_ns, r->item.work, 0);
     if (d != NULL && d != r->baton.on)

@@ -18,7 +18,7 @@ struct sched_baton_request {
     bool counted : 1;        /* seen as an arrival */
     bool was_held : 1;
     bool over : 1;     /* its tenant asked for more than its fair share when it arrived */
-    bool starving : 1; /* bound out of its tier's reserved share: not to be evicted */
+    bool starving : 1; /* bound by its tier's right, reserved or starving: not to be evicted */
     bool large : 1;    /* of the largest tenth of prompts, when it arrived */
     bool slow : 1;     /* a decode promise was broken by waiting or slow steps */
     bool coming : 1;   /* its KV is still to come to `on` */

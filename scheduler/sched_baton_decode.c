@@ -641,6 +641,16 @@ static double load_use(const struct sched *s, const struct baton_load *l)
     return most;
 }
 
+/* Too long a step, or too little room, were it alone there. */
+static bool load_hopeless(const struct sched_worker *w, const struct baton_load *l,
+                          const struct baton_need *need)
+{
+    double kv = need->tokens + need->out, tbt = baton_c.tbt_share * need->tbt;
+
+    return kv > (double)w->shape->n_blocks * (double)w->shape->block_tokens ||
+           (sched_law_known(&l->law) && sched_law_decode(&l->law, 1, kv) > tbt);
+}
+
 void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_need *need,
                     struct baton_decode *out)
 {
@@ -661,6 +671,7 @@ void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_
     } else {
         out->lacks = SCHED_RES_NONE;
     }
+    out->hopeless = !out->ok && load_hopeless(w, l, need);
 }
 
 double baton_load_use(struct sched *s, struct sched_worker *w)

@@ -68,7 +68,7 @@ struct baton_tier {
     double held_rate;       /* held ones that got in, 1/s, decayed */
     uint32_t held;          /* now */
     double credit;          /* ns of prefill time that are its own */
-    uint64_t short_ns;      /* since when some ask in vain; 0: the last one got in */
+    uint64_t short_ns;      /* since when some ask in vain; 0: none since the last one got in */
     double inflow;          /* tokens of KV admitted, all workers, decayed over inflow_s */
     double stay;            /* the same times the ns that they will stay */
     uint64_t inflow_at;     /* ns */
@@ -123,8 +123,13 @@ void baton_price_init(struct sched_baton *b);
 void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill, double decode);
 /* What one kept promise to r at `tier` is worth now. */
 double baton_weight(const struct sched *s, const struct sched_request *r, uint32_t tier);
-/* Has its tier a right to be served now, whatever it pushes out? */
-bool baton_entitled(struct sched *s, const struct sched_request *r, double prefill);
+/* Has the tier so much of its reserved share left, whatever that pushes out? */
+bool baton_entitled(struct sched *s, uint32_t tier, double prefill);
+/* One that asked for the tier was turned away or held; one of the tier was dispatched, so that nothing displaces it. */
+void baton_in_vain(struct sched *s, uint32_t tier);
+void baton_got_in(struct sched *s, const struct sched_request *r);
+/* Was nobody of it for longer than its bound, since the first that asked in vain? */
+bool baton_starves(const struct sched *s, uint32_t tier);
 /* What it would take, and how full the pools are. */
 struct baton_bill {
     double prefill, decode; /* ns of a worker */
@@ -203,10 +208,10 @@ struct baton_need {
 
 struct baton_decode {
     struct sched_worker *w;
-    double wait, step; /* predicted */
-    double limit;      /* longest wait that keeps the promise */
-    double used;       /* share of its room at `ready`, all tiers */
-    bool ok;
+    double wait, step;                 /* predicted */
+    double limit;                      /* longest wait that keeps the promise */
+    double used;                       /* share of its room at `ready`, all tiers */
+    bool ok, hopeless;                 /* hopeless: an idle worker would not do either */
     enum sched_resource lacks, scarce; /* why not ok; what fills up first in any case */
 };
 

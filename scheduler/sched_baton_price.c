@@ -249,8 +249,8 @@ void baton_price_bound(struct sched *s, struct sched_request *r, bool undo)
     t->stay += sign * tokens * (double)r->baton.out * (double)r->baton.step_ns;
     t->inflow = t->inflow > 0 ? t->inflow : 0;
     t->stay = t->stay > 0 ? t->stay : 0;
-    if (!undo)
-        t->short_ns = 0;
+    if (!undo && t->short_ns != 0 && r->baton.starving)
+        t->short_ns = s->now; /* one at a time; it may still be lost before its turn */
     if (!undo || r->baton.starving)
         t->credit -= sign * (double)r->baton.prefill_ns;
     if (t->credit < 0 && !SCHED_PLANTED(31))
@@ -275,17 +275,32 @@ static void credit_fill(struct sched *s)
     b->settled_at = s->now;
 }
 
-bool baton_entitled(struct sched *s, const struct sched_request *r, double prefill)
+bool baton_entitled(struct sched *s, uint32_t tier, double prefill)
 {
-    struct sched_baton *b = baton_of(s);
-    struct baton_tier *t = &b->tier[r->tier];
-    uint64_t bound = s->cfg.tiers[r->tier].starvation_ns;
+    const struct baton_tier *t = &baton_of(s)->tier[tier];
 
     credit_fill(s);
+    return t->credit > 0 && t->credit >= prefill;
+}
+
+void baton_in_vain(struct sched *s, uint32_t tier)
+{
+    struct baton_tier *t = &baton_of(s)->tier[tier];
+
     if (t->short_ns == 0)
         t->short_ns = s->now > 0 ? s->now : 1;
-    return (t->credit > 0 && t->credit >= prefill) ||
-           s->now > sched_after(t->short_ns, bound > 0 ? bound : 10 * SCHED_SECOND);
+}
+
+void baton_got_in(struct sched *s, const struct sched_request *r)
+{
+    baton_of(s)->tier[r->tier].short_ns = baton_of(s)->tier[r->tier_asked].short_ns = 0;
+}
+
+bool baton_starves(const struct sched *s, uint32_t tier)
+{
+    uint64_t since = baton_of(s)->tier[tier].short_ns, bound = s->cfg.tiers[tier].starvation_ns;
+
+    return since != 0 && s->now > sched_after(since, bound > 0 ? bound : 10 * SCHED_SECOND);
 }
 
 /* ---- margins ---- */

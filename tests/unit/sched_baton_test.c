@@ -381,6 +381,57 @@ static void a_tier_that_did_not_ask_has_not_starved(void **state)
     rig_close(&r);
 }
 
+/* Answers that need more KV than there is, without end; how long after the first in vain a bronze one gets in, in ms. */
+static uint64_t starves_for(uint64_t bound_ms, enum sched_reason *why)
+{
+    struct sched_class c = {.name = "room", .frozen = true, .kv_bytes_per_token = 1};
+    uint64_t vain = 0, took = 0;
+    struct sched_config cfg;
+    struct err_msg msg;
+    uint32_t k = 0;
+    struct rig r;
+
+    plain_config(&cfg);
+    cfg.tiers[BRONZE].starvation_ns = bound_ms * RIG_MS;
+    c.prefill.c[1] = 1e3;
+    c.decode.c[0] = 10e6;
+    rig_open(&r, &cfg);
+    assert_int_equal(sched_add_class(r.s, &c, &msg, &k), ERR_OK);
+    rig_join_can(&r, P, SCHED_ROLE_PREFILL, k, true);
+    rig_join_can(&r, D, SCHED_ROLE_DECODE, k, false);
+    for (uint64_t id = 100; id < 1100 && took == 0; id++) {
+        const struct sched_action *no;
+
+        rig_arrive(&r, id, SILVER, 2000, 2000);
+        if (rig_state(&r, id) == SCHED_STATE_PREFILLING)
+            rig_prefilled(&r, id, rig_epoch(&r, id), P, true);
+        rig_arrive(&r, 10000 + id, BRONZE, 4000, 2000);
+        no = refusal(&r, 10000 + id);
+        if (no != NULL && vain == 0)
+            vain = r.now;
+        if (no != NULL)
+            *why = no->reason;
+        else if (vain != 0)
+            took = r.now - vain;
+        if (no == NULL && rig_state(&r, 10000 + id) == SCHED_STATE_PREFILLING)
+            rig_prefilled(&r, 10000 + id, rig_epoch(&r, 10000 + id), P, true);
+        r.now += 50 * RIG_MS;
+    }
+    rig_close(&r);
+    return took / RIG_MS;
+}
+
+static void a_tier_that_a_price_shuts_out_gets_in_after_its_bound(void **state)
+{
+    enum sched_reason why = SCHED_REASON_NONE;
+    uint64_t took;
+
+    (void)state;
+    took = starves_for(2000, &why);
+    assert_int_equal(why, SCHED_REASON_PRICE);
+    assert_in_range(took, 2000, 2200);
+}
+
 /* Those that a downgrade made wait at a looser tier, and that went, are in nobody's way there. */
 static void who_waited_at_another_tier_and_went_is_counted_no_more(void **state)
 {
@@ -846,6 +897,7 @@ int main(void)
         cmocka_unit_test(a_tier_that_got_nothing_for_its_bound_gets_in),
         cmocka_unit_test(a_tier_that_did_not_ask_has_not_starved),
         cmocka_unit_test(a_slow_link_has_a_queue_that_is_promised_away),
+        cmocka_unit_test(a_tier_that_a_price_shuts_out_gets_in_after_its_bound),
         cmocka_unit_test(a_full_queue_has_no_price_before_somebody_was_turned_away),
         cmocka_unit_test(after_that_a_price_refuses_what_costs_more_than_it_is_worth),
         cmocka_unit_test(a_price_for_decode_names_the_room_and_arms_itself),
