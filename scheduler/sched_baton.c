@@ -84,8 +84,9 @@ const struct baton_constants baton_c = {
     .size_decay = 0.98, /* of the length histogram, per 64 requests */
     .credit_s = 2,      /* a tier's reserved share can be saved up for so long */
 
-    .held_s = 5,     /* decay of the rate at which held ones get in */
-    .held_hope = 30, /* held ones may be so many times what that rate will take in */
+    .held_s = 5,        /* decay of the rate at which held ones get in */
+    .held_hope = 30,    /* held ones may be so many times what that rate will take in */
+    .held_trial = 0.05, /* of what a newcomer could wait: until then that rate says nothing */
 
     .probe_idle = 3e9,  /* ns without a step after which an idle worker may be asked again */
     .probe_wait = 60e9, /* longest pause between probes that were answered as predicted */
@@ -575,10 +576,12 @@ static void count_held(const struct baton_ask *a)
         return;
     r->was_held = true;
     r->held_tier = (uint8_t)a->tier;
-    baton_of(a->s)->tier[a->tier].held++;
+    if (baton_of(a->s)->tier[a->tier].held++ == 0)
+        baton_of(a->s)->tier[a->tier].held_since_ns = a->s->now;
 }
 
-/* Wait for room?  Not where those that wait already are more than will get in by then. */
+/* Wait for room?  Not where those that wait already are more than will get in by then, once they have waited long enough
+ * to tell: a burst that comes at one instant has seen none get in. */
 static bool may_hold(const struct baton_ask *a, const struct baton_plan *plan,
                      struct sched_offer *out)
 {
@@ -593,6 +596,7 @@ static bool may_hold(const struct baton_ask *a, const struct baton_plan *plan,
     if (left <= 1e6)
         return false;
     if (!a->r->baton.was_held && t->held > 2 &&
+        (double)(a->s->now - t->held_since_ns) > baton_c.held_trial * left &&
         (double)t->held > baton_c.held_hope * t->held_rate * left * 1e-9)
         return false;
     out->verdict = SCHED_HOLD;

@@ -46,7 +46,7 @@ struct baton_constants {
     /* floors */
     double floor_gain, floor_max, floor_s, floor_least, size_decay, credit_s;
     /* held ones */
-    double held_s, held_hope;
+    double held_s, held_hope, held_trial;
     /* probes */
     double probe_idle, probe_wait, probe_right;
     /* slow start */
@@ -67,6 +67,7 @@ struct baton_tier {
     double pad;             /* steps of prompts that a first token is taken to come later */
     double held_rate;       /* held ones that got in, 1/s, decayed */
     uint32_t held;          /* now */
+    uint64_t held_since_ns; /* there has been one all the time */
     double credit;          /* ns of prefill time that are its own */
     uint64_t short_ns;      /* since when some ask in vain; 0: none since the last one got in */
     double inflow;          /* tokens of KV admitted, all workers, decayed over inflow_s */
