@@ -195,6 +195,7 @@ static enum err build_args(const struct child *child, struct args *a)
     arg(a, "--max-context=%u", c->max_context);
     arg(a, "--max-batch=%u", c->max_batch);
     arg(a, "--max-step-tokens=%u", c->max_step_tokens);
+    arg(a, "--load-timeout-s=%u", c->load_timeout_s);
     arg(a, "--kv-mib=%u", c->kv_mib);
     arg(a, "--park-mib=%u", c->park_mib);
     arg(a, "--exit-with-parent");

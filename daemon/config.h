@@ -41,6 +41,7 @@ struct daemon_config {
     uint32_t max_context;
     uint32_t max_batch;
     uint32_t max_step_tokens;
+    uint32_t load_timeout_s;
     uint32_t kv_mib, park_mib;
     /* workers */
     uint32_t prefill, decode;

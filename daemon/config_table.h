@@ -17,7 +17,7 @@
 #define CONFIG_OPTIONS(X) \
     X(host,            TEXT, "127.0.0.1", 0, 0, "address", S, "HTTP", "address to listen on for clients") \
     X(port,            U32,  "8000", 0, 65535, "port", S, "HTTP", "port to listen on; 0 takes any free one") \
-    X(allow_open,      BOOL, "false", 0, 1, "", S, "HTTP", "listen beyond loopback although no API keys are configured") \
+    X(allow_open,      BOOL, "false", 0, 1, "", S, "HTTP", "without API keys: listen beyond loopback, and answer under any host name") \
     X(cors,            BOOL, "false", 0, 1, "", S, "HTTP", "let browser pages of any origin use the API") \
     X(max_body_mib,    U32,  "8", 1, 1024, "MiB", S, "HTTP", "largest request body; larger ones get 413") \
     X(max_connections, U32,  "16384", 1, 1000000, "connections", S, "HTTP", "client connections at a time; more get 503") \
@@ -29,6 +29,7 @@
     X(max_context,     U32,  "0", 0, 16777216, "tokens", A, "Model", "longest prompt + completion; 0: the model's own") \
     X(max_batch,       U32,  "64", 1, 4096, "requests", A, "Model", "most requests decoded together") \
     X(max_step_tokens, U32,  "512", 16, 65536, "tokens", A, "Model", "most prompt tokens computed in one step (chunked prefill)") \
+    X(load_timeout_s,  U32,  "300", 0, 86400, "s", A, "Model", "a worker whose model load makes no progress for so long ends, and is started anew; 0: no limit") \
     X(block_tokens,    U32,  "16", 1, 1024, "tokens", A, "KV cache", "tokens per KV block; must be equal on all workers") \
     X(kv_mib,          U32,  "0", 0, 16777216, "MiB", A, "KV cache", "KV pool of one worker; 0: a full batch of max_context, within 256 MiB or four requests") \
     X(kv_transports,   TEXT, "", 0, 0, "list", A, "KV cache", "UCX transports for the hand-over, for example tcp or posix,sysv,tcp; default: what UCX finds") \

@@ -203,25 +203,35 @@ static bool authorize(void *arg, const char *key, size_t len, void **principal)
     return found != NULL || c->n_keys == 0;
 }
 
-/* Without keys only pages of this machine: else any page that the user visits could use the server. */
-static bool origin_ok(void *arg, const char *origin)
+/* Is NAME, NAME:PORT, [V6] or [V6]:PORT this machine? */
+static bool is_own_name(const struct daemon_frontend *f, const char *host)
 {
-    struct daemon_frontend *f = arg;
-    const char *host = strstr(origin, "://");
     char name[128];
-    size_t len;
+    size_t len = host[0] == '[' ? strcspn(++host, "]") : strcspn(host, ":/");
 
-    if (f->c.config->n_keys > 0 || f->c.config->cors || f->c.config->allow_open)
-        return true;
-    if (host == NULL)
-        return false;
-    host += 3;
-    len = host[0] == '[' ? strcspn(++host, "]") : strcspn(host, ":/");
     if (len >= sizeof(name))
         return false;
     memcpy(name, host, len);
     name[len] = '\0';
     return daemon_addr_is_loopback(name) || strcmp(name, f->c.config->host) == 0;
+}
+
+/* Without keys only pages of this machine: else any page that the user visits could use the server. */
+static bool origin_ok(void *arg, const char *origin)
+{
+    const struct daemon_frontend *f = arg;
+    const char *host = strstr(origin, "://");
+
+    return f->c.config->n_keys > 0 || f->c.config->cors || f->c.config->allow_open ||
+           (host != NULL && is_own_name(f, host + 3));
+}
+
+/* --cors says which pages may read answers, not under which names: it makes no difference here. */
+static bool host_ok(void *arg, const char *host)
+{
+    const struct daemon_frontend *f = arg;
+
+    return f->c.config->n_keys > 0 || f->c.config->allow_open || is_own_name(f, host);
 }
 
 void frontend_limits(const struct daemon_frontend *f, struct api_limits *out)
@@ -546,6 +556,7 @@ static enum err create_http(struct daemon_frontend *f, struct err_msg *msg)
                             .arg = f,
                             .authorize = authorize,
                             .origin_ok = origin_ok,
+                            .host_ok = host_ok,
                             .on_done = on_http_done};
     enum err err;
 
@@ -624,6 +635,11 @@ enum err daemon_frontend_listen(struct daemon_frontend *f, const char *host, uin
 void daemon_frontend_set_trouble(struct daemon_frontend *f, const char *text)
 {
     snprintf(f->trouble, sizeof(f->trouble), "%s", text != NULL ? text : "");
+}
+
+void daemon_frontend_reopen(struct daemon_frontend *f)
+{
+    daemon_records_reopen(f->records);
 }
 
 void daemon_frontend_drain(struct daemon_frontend *f)

@@ -45,6 +45,8 @@ MUST_USE enum err daemon_frontend_listen(struct daemon_frontend *f, const char *
 void daemon_frontend_pool_changed(struct daemon_frontend *f);
 /* Something about workers changed that the supervisor knows: shown by /health until NULL. */
 void daemon_frontend_set_trouble(struct daemon_frontend *f, const char *text);
+/* The records file was moved away: go on in a new one of its name. */
+void daemon_frontend_reopen(struct daemon_frontend *f);
 /* Take no new work; running streams go on. */
 void daemon_frontend_drain(struct daemon_frontend *f);
 uint32_t daemon_frontend_calls(const struct daemon_frontend *f); /* live */

@@ -70,6 +70,9 @@ struct http_config {
     /* May a page of this origin use routes that need a key?  Asked only where a request names one.  NULL
      * hook: any may. */
     bool (*origin_ok)(void *arg, const char *origin);
+    /* May routes that need a key be asked for under this name (the Host field, NAME or NAME:PORT)?  Asked only
+     * where a request names one.  NULL hook: under any. */
+    bool (*host_ok)(void *arg, const char *host);
     /* Called once per exchange when it has ended, for metrics and the access log; the exchange can still be
      * asked about.  status 499: the client left, or was cut off.  duration: since the first byte. */
     void (*on_done)(void *arg, const struct http_exchange *x, int status, uint64_t bytes_out,

@@ -1,6 +1,6 @@
 /* daemon/http_route.c - from a parsed head to a route, or to the reason why not.
  *
- * The order is fixed: path, method, key, origin, media type.  The key is asked for by a column of the route
+ * The order is fixed: path, method, key, host, origin, media type.  The key is asked for by a column of the route
  * table, never by looking at the path again. */
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +18,11 @@ static const struct http_refusal no_key = {
 static const struct http_refusal no_origin = {
     403, "authentication_error", "origin_not_allowed",
     "Pages of other origins may not use this server: configure API keys, or start it with --cors."};
+static const struct http_refusal no_host = {
+    403, "authentication_error", "host_not_allowed",
+    "Without API keys this server answers under the names of this machine alone (localhost, "
+    "127.0.0.1): "
+    "use one of them, configure API keys, or start it with --allow-open."};
 static const struct http_refusal no_json = {
     415, "invalid_request_error", "unsupported_media_type",
     "The body must be JSON: send 'Content-Type: application/json' and no Content-Encoding."};
@@ -73,7 +78,18 @@ static bool authorized(struct http_conn *c)
     return config->authorize(config->arg, key, key != NULL ? strlen(key) : 0, &c->x.principal);
 }
 
-/* Browsers say which page asks, also where a name was made to point here (DNS rebinding). */
+/* A page whose name was made to point here (DNS rebinding) is of our own origin to its browser, which then
+ * names none when it reads; the name it used is all that tells. */
+static bool host_allowed(struct http_conn *c)
+{
+    const struct http_config *config = &c->server->config;
+    const char *host = http_parse_field(&c->parse, "host");
+
+    return host == NULL || !c->x.route->needs_key || config->host_ok == NULL ||
+           config->host_ok(config->arg, host);
+}
+
+/* Browsers say which page asks, at least when it is one of another origin or when it posts. */
 static bool origin_allowed(struct http_conn *c)
 {
     const struct http_config *config = &c->server->config;
@@ -127,6 +143,8 @@ static const struct http_refusal *choose(struct http_conn *c)
     }
     if (!authorized(c))
         return &no_key;
+    if (!host_allowed(c))
+        return &no_host;
     if (!origin_allowed(c))
         return &no_origin;
     if (strcmp(p->method, "POST") == 0 && !media_type_ok(p))

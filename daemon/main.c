@@ -169,6 +169,7 @@ static int run_worker(enum daemon_worker_role role, int argc, char **argv)
                                          .max_context = c->max_context,
                                          .max_batch = c->max_batch,
                                          .max_step_tokens = c->max_step_tokens,
+                                         .load_timeout_s = c->load_timeout_s,
                                          .exit_with_parent = c->exit_with_parent};
 
         status = daemon_worker_run(&w);

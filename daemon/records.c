@@ -45,7 +45,7 @@ struct daemon_records {
     /* the file */
     int fd; /* -1: none */
     struct buf waiting, writing;
-    bool busy, failing, closing;
+    bool busy, failing, closing, reopen;
     uv_fs_t write;
     uv_timer_t timer;
     void (*closed)(void *arg);
@@ -268,12 +268,34 @@ static void on_written(uv_fs_t *req)
     maybe_closed(r);
 }
 
+static int open_file(const struct daemon_config *c)
+{
+    return open(c->records, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0600);
+}
+
+/* No write runs. */
+static void open_anew(struct daemon_records *r)
+{
+    int fd = open_file(r->config);
+
+    r->reopen = false;
+    if (fd < 0) {
+        LOG_ERROR("records", "cannot open the records file anew",
+                  "file=%s why=%s; the old one stays", r->config->records, strerror(errno));
+        return;
+    }
+    close(r->fd);
+    r->fd = fd;
+}
+
 static void start_write(struct daemon_records *r)
 {
     uv_buf_t b;
 
     if (r->busy || r->fd < 0)
         return;
+    if (r->reopen)
+        open_anew(r);
     if (r->writing.len == 0) {
         struct buf swap = r->writing;
 
@@ -331,7 +353,7 @@ enum err daemon_records_create(uv_loop_t *loop, const struct daemon_config *conf
     r->config = config;
     r->fd = -1;
     if (config->records != NULL) {
-        r->fd = open(config->records, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0600);
+        r->fd = open_file(config);
         if (r->fd < 0) {
             enum err err = err_set(msg, ERR_IO, "cannot open the records file %.200s: %s",
                                    config->records, strerror(errno));
@@ -387,6 +409,12 @@ void daemon_records_add(struct daemon_records *r, const struct daemon_hub *hub,
     e->arrived_wall_ns = clock_wall_ns() - (now - record->arrived_ns);
     name_workers(hub, e);
     write_line(r, e);
+}
+
+void daemon_records_reopen(struct daemon_records *r)
+{
+    r->reopen = true;
+    start_write(r);
 }
 
 static void on_timer_closed(uv_handle_t *h)

@@ -6,7 +6,7 @@
  * The file is written on libuv's pool, one write at a time; lines wait in memory meanwhile.  When too many
  * wait, or the disk is full, lines are lost: counted, and said once until it works again.
  *
- * Thread: the loop's.  Blocking: nothing, save opening the file. */
+ * Thread: the loop's.  Blocking: nothing, save opening the file (create, reopen). */
 #ifndef DAEMON_RECORDS_H
 #define DAEMON_RECORDS_H
 
@@ -38,6 +38,9 @@ void daemon_records_add(struct daemon_records *r, const struct daemon_hub *hub,
 MUST_USE enum err daemon_records_render(const struct daemon_records *r, uint32_t max, uint32_t tier,
                                         unsigned outcome, struct buf *out);
 void daemon_records_stats(const struct daemon_records *r, struct daemon_records_stats *out);
+/* The file was moved away: go on in a new one of its name, or in the old one where that cannot be opened.
+ * Lines that are being written still go to the old one. */
+void daemon_records_reopen(struct daemon_records *r);
 /* Write what waits, then free and call closed (in a later loop turn). */
 void daemon_records_close(struct daemon_records *r, void (*closed)(void *arg), void *arg);
 

@@ -24,6 +24,7 @@
 #include "daemon/children.h"
 #include "daemon/frontend.h"
 #include "daemon/hub.h"
+#include "daemon/hangup.h"
 #include "daemon/link_addr.h"
 #include "daemon/model_dir.h"
 #include "daemon/scale.h"
@@ -54,7 +55,8 @@ struct serve {
     struct daemon_scale *scale; /* NULL: no command */
     struct sched_class classes[SCHED_CLASSES_MAX];
     uint32_t n_classes;
-    uv_signal_t term, interrupt;
+    uv_signal_t term, interrupt, hangup;
+    enum daemon_hangup hangup_means;
     uv_timer_t drain;
     enum serve_stage stage;
     uint64_t drain_until_ns;
@@ -121,6 +123,20 @@ static void on_signal(uv_signal_t *h, int number)
         s->status = 130;
         serve_stop(s);
     }
+}
+
+static void on_hangup(uv_signal_t *h, int number)
+{
+    struct serve *s = h->data;
+
+    if (s->hangup_means == DAEMON_HANGUP_ENDS) {
+        on_signal(h, number);
+        return;
+    }
+    LOG_INFO("serve", "hangup",
+             "the records file is opened anew; all options are read at the start only");
+    if (s->stage != SERVE_STOPPING)
+        daemon_frontend_reopen(s->frontend);
 }
 
 /* ---- hooks ---- */
@@ -456,13 +472,18 @@ static void start_signals(struct serve *s)
 {
     uv_signal_init(&s->loop, &s->term);
     uv_signal_init(&s->loop, &s->interrupt);
+    uv_signal_init(&s->loop, &s->hangup);
     uv_timer_init(&s->loop, &s->drain);
-    s->term.data = s->interrupt.data = s->drain.data = s;
+    s->term.data = s->interrupt.data = s->hangup.data = s->drain.data = s;
     uv_signal_start(&s->term, on_signal, SIGTERM);
     uv_signal_start(&s->interrupt, on_signal, SIGINT);
+    s->hangup_means = daemon_hangup_meaning();
+    if (s->hangup_means != DAEMON_HANGUP_IGNORED)
+        uv_signal_start(&s->hangup, on_hangup, SIGHUP);
     /* They stay until the end: a signal while workers are being stopped must not end us before them. */
     uv_unref((uv_handle_t *)&s->term);
     uv_unref((uv_handle_t *)&s->interrupt);
+    uv_unref((uv_handle_t *)&s->hangup);
 }
 
 static void raise_file_limit(void)
@@ -494,6 +515,7 @@ static int serve_loop(struct serve *s, struct err_msg *msg)
     uv_run(&s->loop, UV_RUN_DEFAULT);
     uv_close((uv_handle_t *)&s->term, NULL);
     uv_close((uv_handle_t *)&s->interrupt, NULL);
+    uv_close((uv_handle_t *)&s->hangup, NULL);
     uv_run(&s->loop, UV_RUN_DEFAULT);
     return s->status;
 }

@@ -25,6 +25,7 @@
 #include "daemon/link.h"
 #include "daemon/link_addr.h"
 #include "daemon/secret.h"
+#include "daemon/hangup.h"
 #include "daemon/worker_load.h"
 #include "daemon/worker_role.h"
 #include "engine/engine.h"
@@ -61,7 +62,8 @@ enum {
     DRAIN_MS = 30000,
     LEAVE_MS = 3000,
     FRONTENDS_MAX = 64,
-    EXIT_BROKEN = 3
+    EXIT_BROKEN = 3,
+    EXIT_LOAD_STALLED = 4
 };
 
 /* Without --kv-mib a pool has room for a full batch, but takes no more than this, or than four requests of max
@@ -99,6 +101,7 @@ struct worker {
     char worker_class[64]; /* as the scheduler names classes: not longer */
     char phase[64];
     uint64_t loaded, to_load;
+    uint64_t load_moved_ns; /* when the load was last seen to get on */
 
     enum worker_link_state state; /* set_state alone writes */
     struct daemon_link *link;
@@ -111,7 +114,8 @@ struct worker {
     uint64_t reports, odd_messages, tokens_dropped;
 
     uv_timer_t tick, retry, deadline; /* deadline: of draining, then of leaving */
-    uv_signal_t term, interrupt;
+    uv_signal_t term, interrupt, hangup;
+    enum daemon_hangup hangup_means;
     bool loading, draining, leaving, flipping;
     unsigned interrupts;
     int status;
@@ -474,6 +478,7 @@ static void on_load_progress(void *arg, const char *phase, uint64_t done, uint64
     snprintf(w->phase, sizeof(w->phase), "%s", phase);
     w->loaded = done;
     w->to_load = total;
+    w->load_moved_ns = clock_now_ns();
 }
 
 static void on_loaded(void *arg, enum err err, const char *why, struct engine *engine)
@@ -821,10 +826,25 @@ static void check(struct worker *w)
     }
 }
 
+/* A file server that does not answer holds the loading thread, which nobody can call back.  A new process may
+ * have more luck. */
+static void check_load(struct worker *w)
+{
+    uint64_t limit = w->c.load_timeout_s * CLOCK_NS_PER_S;
+
+    if (!w->loading || limit == 0 || clock_now_ns() - w->load_moved_ns < limit)
+        return;
+    LOG_ERROR("worker", "the load of the model stands still",
+              "phase=%s done=%.1f of %.1f MB for_s=%u; ends, to be started anew", w->phase,
+              (double)w->loaded / 1e6, (double)w->to_load / 1e6, w->c.load_timeout_s);
+    leave(w, EXIT_LOAD_STALLED);
+}
+
 static void on_tick(uv_timer_t *t)
 {
     struct worker *w = t->data;
 
+    check_load(w);
     check(w);
     if (w->leaving)
         return;
@@ -866,13 +886,17 @@ static void on_signal(uv_signal_t *s, int signum)
 {
     struct worker *w = s->data;
 
-    /* The terminal sends an interrupt to the parent too, which tells its workers what to do. */
-    if (signum == SIGINT && w->c.exit_with_parent)
+    /* The terminal sends interrupts and hang-ups to the parent too, which tells its workers what to do. */
+    if (signum != SIGTERM && w->c.exit_with_parent)
         return;
+    if (signum == SIGHUP && w->hangup_means != DAEMON_HANGUP_ENDS) {
+        LOG_INFO("worker", "hangup", "nothing to do: options are read at the start only");
+        return;
+    }
     if (signum == SIGINT && ++w->interrupts > 1)
         leave(w, 130);
     else
-        start_drain(w, signum == SIGINT ? "interrupt" : "terminated");
+        start_drain(w, signum == SIGINT ? "interrupt" : signum == SIGHUP ? "hangup" : "terminated");
 }
 
 static void on_leave_deadline(uv_timer_t *t)
@@ -887,7 +911,8 @@ static void on_leave_deadline(uv_timer_t *t)
 static void finish_leave(struct worker *w)
 {
     uv_handle_t *own[] = {(uv_handle_t *)&w->tick, (uv_handle_t *)&w->retry,
-                          (uv_handle_t *)&w->term, (uv_handle_t *)&w->interrupt};
+                          (uv_handle_t *)&w->term, (uv_handle_t *)&w->interrupt,
+                          (uv_handle_t *)&w->hangup};
 
     for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
         uv_close(own[i], NULL);
@@ -935,10 +960,15 @@ static void init_handles(struct worker *w)
     uv_timer_init(&w->loop, &w->deadline);
     uv_signal_init(&w->loop, &w->term);
     uv_signal_init(&w->loop, &w->interrupt);
+    uv_signal_init(&w->loop, &w->hangup);
+    w->hangup.data = w;
     w->tick.data = w->retry.data = w->deadline.data = w->term.data = w->interrupt.data = w;
     uv_timer_start(&w->tick, on_tick, TICK_MS, TICK_MS);
     uv_signal_start(&w->term, on_signal, SIGTERM);
     uv_signal_start(&w->interrupt, on_signal, SIGINT);
+    w->hangup_means = daemon_hangup_meaning();
+    if (w->hangup_means != DAEMON_HANGUP_IGNORED)
+        uv_signal_start(&w->hangup, on_signal, SIGHUP);
 }
 
 static enum err start_load(struct worker *w)
@@ -955,6 +985,7 @@ static enum err start_load(struct worker *w)
 
     snprintf(w->phase, sizeof(w->phase), "opening");
     w->loading = true;
+    w->load_moved_ns = clock_now_ns();
     return daemon_load_start(&e, &w->loop, &load_hooks, w, &load);
 }
 

@@ -35,11 +35,12 @@ struct daemon_worker_config {
                                   no more than an eighth of the machine's memory */
     const char *worker_class; /* NULL or "": "<served name>/<backend>" */
     uint32_t block_tokens, max_context, max_batch, max_step_tokens; /* 0: default */
+    uint32_t load_timeout_s;                                        /* 0: none */
     bool exit_with_parent;
 };
 
 /* Runs until told to leave.  Returns the exit status of the process: 0 drained or parent gone, 1 config or
- * model error (already printed to standard error). */
+ * model error (already printed to standard error), 4 the load of the model stood still for load_timeout_s. */
 int daemon_worker_run(const struct daemon_worker_config *c);
 
 #endif

@@ -44,7 +44,7 @@ class Server:
 
     key = None  # for metrics(), where the configuration has keys
 
-    def __init__(self, *args, env=None):
+    def __init__(self, *args, env=None, stdin=subprocess.DEVNULL):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = tempfile.mktemp(prefix="baton-e2e-", suffix=".log")
@@ -56,7 +56,7 @@ class Server:
             "TSAN_OPTIONS", f"suppressions={ROOT}/tests/tools/tsan.supp:exitcode=98")
         self.process = subprocess.Popen(
             [str(BATON), "serve", *map(str, args), "--port", str(self.port)],
-            stdout=self.log_file, stderr=subprocess.STDOUT, env=environment)
+            stdin=stdin, stdout=self.log_file, stderr=subprocess.STDOUT, env=environment)
 
     def log(self):
         return pathlib.Path(self.log_path).read_text(errors="replace")
@@ -163,8 +163,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(*args, env=None):
-    server = Server(*args, env=env)
+def serve(*args, **more):
+    server = Server(*args, **more)
     try:
         yield server.wait_ready()
     except BaseException:

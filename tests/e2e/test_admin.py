@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -172,6 +173,27 @@ def test_a_client_that_left_and_a_stop_string_have_the_right_outcome(tmp_path):
         outcomes = [line["outcome"] for line in records_of(file, 3)]
         assert outcomes.count("canceled") == 1 and outcomes.count("kept") == 2
         s.settle()  # the worker was told to stop: nothing runs on
+
+
+def test_a_records_file_that_was_moved_away_is_begun_anew_on_a_hangup(tmp_path):
+    path, moved = tmp_path / "records", tmp_path / "records.1"
+    with serve(*SIM, "--records", path) as s:
+        ask(s)
+        records_of(path, 1)
+        path.rename(moved)
+        s.process.send_signal(signal.SIGHUP)
+        ask(s)
+        records_of(path, 1)
+        assert len(records_of(moved, 1)) == 1
+        path.unlink()
+        path.mkdir()  # cannot be opened: the old one goes on
+        s.process.send_signal(signal.SIGHUP)
+        ask(s)
+        assert s.metrics()["baton_records_lost_total"] == 0
+        deadline = time.monotonic() + 10 * PATIENCE
+        while "cannot open the records file anew" not in s.log():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_a_full_disk_loses_records_and_nothing_else():

@@ -2,13 +2,17 @@
 import hashlib
 import json
 import os
+import pty
 import shutil
+import signal
 import socket
 import subprocess
+import time
 
 import openai
 import pytest
 
+import conftest
 from conftest import BATON, DEMO, ROOT, STORIES, client, need, serve
 
 
@@ -179,10 +183,8 @@ def test_keys_are_needed_where_configured_and_bound_the_tier(tmp_path):
 
 
 def test_health_says_loading_before_it_is_ready():
-    import conftest
     s = conftest.Server(DEMO, "--backend", "sim", "--prefill", 1, "--decode", 0)
     try:
-        import time
         deadline = time.monotonic() + 20
         while True:
             try:
@@ -210,6 +212,64 @@ def test_pages_of_other_origins_are_kept_out_unless_allowed():
             assert s.post("/v1/completions", ask, headers={"Origin": origin})[0] == 200, origin
     with serve(*args, "--cors") as s:
         assert s.post("/v1/completions", ask, headers={"Origin": "http://any.example"})[0] == 200
+
+
+def test_without_keys_only_names_of_this_machine_are_answered(tmp_path):
+    """A page whose name is made to point here sends its own name as Host, and no Origin when it reads."""
+    ask = {"model": "sim", "prompt": [300], "max_tokens": 1}
+    args = (DEMO, "--backend", "sim", "--served-name", "sim")
+
+    def read(s, host, path, **headers):
+        return s.get(path, headers={"Host": host, **headers})[0]
+
+    with serve(*args) as s:
+        for host in ("evil.example", f"evil.example:{s.port}", "127.0.0.1.evil.example", "127.evil.example"):
+            for path in ("/v1/models", "/metrics"):
+                status, body = s.get(path, headers={"Host": host})
+                assert status == 403 and json.loads(body)["error"]["code"] == "host_not_allowed", host
+            assert s.post("/v1/completions", ask, headers={"Host": host})[0] == 403, host
+            assert read(s, host, "/live") == 200, "probes come under any name"
+        for host in ("localhost", f"localhost:{s.port}", "127.0.0.1", f"[::1]:{s.port}"):
+            assert read(s, host, "/v1/models") == 200, host
+    with serve(*args, "--allow-open") as s:
+        assert read(s, "gateway.example", "/v1/models") == 200
+    keys = tmp_path / "keys.yaml"
+    keys.write_text("keys:\n  - {name: a, sha256: %s, tenant: a, tier: gold}\n" % hashlib.sha256(b"a-key").hexdigest())
+    with serve(*args, "--config", keys) as s:
+        assert read(s, "gateway.example", "/v1/models", **{"X-Api-Key": "a-key"}) == 200
+
+
+def test_a_model_load_that_stands_still_is_started_anew(tmp_path):
+    profile = tmp_path / "slow.yaml"
+    profile.write_text("load_ms: 120000\n")  # reported every 6 s
+    s = conftest.Server(DEMO, "--backend", "sim", "--sim-profile", profile, "--load-timeout-s", 1)
+    try:
+        deadline = time.monotonic() + 30 * conftest.PATIENCE
+        while s.log().count("the load of the model stands still") < 3:  # of two workers: one was started anew
+            assert s.process.poll() is None and time.monotonic() < deadline, s.log()
+            time.sleep(0.1)
+        assert s.get("/health")[0] == 503
+        assert "worker restarts" in s.log() and "giving up" not in s.log()
+    finally:
+        s.close()
+
+
+def test_a_hangup_ends_a_server_in_a_terminal_and_no_other(tmp_path):
+    ask = {"model": "sim", "prompt": [300], "max_tokens": 1}
+    args = (DEMO, "--backend", "sim", "--served-name", "sim")
+    with serve(*args) as s:
+        for pid in (s.process.pid, *s.workers("prefill"), *s.workers("decode")):
+            os.kill(pid, signal.SIGHUP)
+        assert s.post("/v1/completions", ask)[0] == 200
+        assert s.log().count("hangup") == 1
+    parent, terminal = pty.openpty()
+    with serve(*args, stdin=terminal) as s:
+        for pid in (s.process.pid, *s.workers("prefill"), *s.workers("decode")):
+            os.kill(pid, signal.SIGHUP)
+        assert s.process.wait(20 * conftest.PATIENCE) == 0
+        assert "draining" in s.log()
+    os.close(parent)
+    os.close(terminal)
 
 
 def test_the_readme_lists_the_options_as_they_are():
