@@ -37,7 +37,7 @@ static bool within(double v, double least, double most)
 static enum err check_tier(const struct sched *s, uint32_t i, const struct baton_seen *seen,
                            struct err_msg *msg)
 {
-    const struct baton_tier *t = &((const struct sched_baton *)s->policy_state)->tier[i];
+    const struct baton_tier *t = &baton_of(s)->tier[i];
 
     if (t->held != seen->held[i])
         FAIL(msg, "baton, tier %u: %u are held, counted %u", i, seen->held[i], t->held);
@@ -67,7 +67,7 @@ static enum err check_learned(const struct sched_baton *b, struct err_msg *msg)
 
 static enum err check_probes(const struct sched *s, struct err_msg *msg)
 {
-    const struct sched_baton *b = s->policy_state;
+    const struct sched_baton *b = baton_of(s);
 
     for (int k = 0; k < 2; k++) {
         const struct sched_request *r =
@@ -108,5 +108,5 @@ enum err baton_check(const struct sched *s, struct err_msg *msg)
         err = check_loads(s, seen.counted, msg);
     if (err == ERR_OK)
         err = check_probes(s, msg);
-    return err == ERR_OK ? check_learned(s->policy_state, msg) : err;
+    return err == ERR_OK ? check_learned(baton_of(s), msg) : err;
 }

@@ -336,7 +336,7 @@ static void load_refresh(struct sched *s, struct sched_worker *w, struct baton_l
 /* Whole numbers: nothing is left of what comes and goes. */
 static void load_coming(struct sched *s, struct baton_load *l, double tokens)
 {
-    struct sched_baton *b = s->policy_state;
+    struct sched_baton *b = baton_of(s);
 
     l->coming += tokens;
     b->coming += tokens;
@@ -654,7 +654,7 @@ static bool load_hopeless(const struct sched_worker *w, const struct baton_load 
 void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_need *need,
                     struct baton_decode *out)
 {
-    const struct sched_baton *b = s->policy_state;
+    const struct sched_baton *b = baton_of(s);
     struct baton_load *l = w->baton.load;
 
     *out = (struct baton_decode){

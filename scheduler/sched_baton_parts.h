@@ -1,10 +1,11 @@
 /* scheduler/sched_baton_parts.h - private to sched_baton*.c: the parts of the policy "baton" and what they
  * hand each other.
  *
- *   sched_baton.c          place(): one answer from the parts; facts; reaction to misses in progress
+ *   sched_baton.c          place(): the answer; facts; reaction to misses in progress; the constants
+ *   sched_baton_plan.c     one question to all workers, at one tier (sched_baton_plan.h)
  *   sched_baton_prefill.c  can a prefill worker have it in time, and who would have to make way
  *   sched_baton_decode.c   the load model of a decode worker: how long would it wait for room, how long is a step
- *   sched_baton_probe.c    asks again what was believed too long
+ *   sched_baton_probe.c    slow start of what is unknown; asks again what was believed too long
  *   sched_baton_check.c    for tests: are its counts and sums what they should be
  *   sched_baton_share.c    what tenants above their fair shares leave to the others
  *   sched_baton_price.c    weights, floors, margins and prices: all that learns from outcomes
@@ -119,6 +120,11 @@ struct sched_baton {
     double coming;               /* tokens of KV that decode workers wait for, all of them */
 };
 
+static inline struct sched_baton *baton_of(const struct sched *s)
+{
+    return s->policy_state;
+}
+
 void baton_price_init(struct sched_baton *b);
 /* A new request: its size class, the mean values, one step of the prices. */
 void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill, double decode);
@@ -178,11 +184,6 @@ bool baton_share_ok(const struct sched *s, const struct sched_request *r, uint32
 
 /* ---- sched_baton_probe.c ------------------------------------------------------------------------ */
 
-/* May w be asked again how long it takes? */
-bool baton_probe_due(const struct sched *s, const struct sched_worker *w, enum sched_stage stage);
-/* r is bound for that; predicted: ns of its prompt, or of a step. */
-void baton_probe_start(struct sched *s, struct sched_request *r, enum sched_stage stage,
-                       double predicted);
 /* Is too little known of p or d to give them one more, with so many tokens of KV, now? */
 bool baton_cold(const struct sched *s, const struct sched_worker *p, const struct sched_worker *d,
                 double tokens);

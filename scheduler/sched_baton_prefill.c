@@ -20,7 +20,7 @@ static struct sched_edf_item queue_item(const struct sched_request *r, uint64_t 
 /* The margin moves slowly; a queue takes it over when the difference is worth the walk. */
 static void queue_stretch(const struct sched *s, struct sched_worker *w)
 {
-    double want = ((struct sched_baton *)s->policy_state)->stretch, off = want - w->edf.stretch;
+    double want = baton_of(s)->stretch, off = want - w->edf.stretch;
 
     if (off > 0.01 || off < -0.01 || (sched_edf_count(&w->edf) == 0 && (off > 0 || off < 0)))
         sched_edf_stretch(&w->edf, want);

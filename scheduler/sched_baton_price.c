@@ -14,11 +14,6 @@
 
 #include "scheduler/sched_num.h"
 
-static struct sched_baton *baton_of(const struct sched *s)
-{
-    return s->policy_state;
-}
-
 void baton_price_init(struct sched_baton *b)
 {
     b->large = UINT32_MAX;

@@ -12,11 +12,11 @@
  *
  * One at a time per stage.  One that shows that the belief was right doubles the pause before the next, so that
  * requests which can never be in time cost next to nothing; one that was surprised makes it short again. */
-#include "scheduler/sched_baton_parts.h"
+#include "scheduler/sched_baton_plan.h"
 
 static struct baton_probe *probe_of(const struct sched *s, enum sched_stage stage)
 {
-    struct sched_baton *b = s->policy_state;
+    struct sched_baton *b = baton_of(s);
 
     return &b->probe[stage == SCHED_STAGE_DECODE];
 }
@@ -30,15 +30,15 @@ static bool probe_unseen(const struct sched *s, const struct sched_worker *w)
            (double)(s->now - w->baton.seen_ns) >= baton_c.probe_idle;
 }
 
-bool baton_probe_due(const struct sched *s, const struct sched_worker *w, enum sched_stage stage)
+static bool probe_due(const struct sched *s, const struct sched_worker *w, enum sched_stage stage)
 {
     const struct baton_probe *p = probe_of(s, stage);
 
     return p->request == 0 && s->now >= p->next_ns && probe_unseen(s, w);
 }
 
-void baton_probe_start(struct sched *s, struct sched_request *r, enum sched_stage stage,
-                       double predicted)
+static void probe_start(struct sched *s, struct sched_request *r, enum sched_stage stage,
+                        double predicted)
 {
     struct baton_probe *p = probe_of(s, stage);
 
@@ -46,6 +46,38 @@ void baton_probe_start(struct sched *s, struct sched_request *r, enum sched_stag
     p->predicted = predicted;
     r->probe = true;
     s->tier_stats[r->tier_asked].probes++;
+}
+
+bool baton_probe_plan(struct baton_ask *a, struct baton_plan *plan, enum sched_reason why)
+{
+    enum sched_stage stage = why == SCHED_REASON_TTFT ? SCHED_STAGE_PREFILL : SCHED_STAGE_DECODE;
+    struct baton_prefill p;
+
+    if ((why != SCHED_REASON_TTFT && why != SCHED_REASON_TBT) || !plan->have || a->r->evicted > 0)
+        return false;
+    for (uint32_t i = 0; stage == SCHED_STAGE_PREFILL && i < a->n_p; i++) {
+        if (!probe_due(a->s, a->p[i], stage))
+            continue;
+        baton_prefill_try(a->s, a->r, a->p[i], a->tier, a->key, a->late, &p);
+        baton_plan_decode(a, p.w, p.finish, &plan->d);
+        plan->p = p;
+        plan->victims.n = 0;
+        plan->have_second = false;
+        if (plan->d.ok || (plan->d.w != NULL && plan->d.w->claims + plan->d.w->promised == 0)) {
+            probe_start(a->s, a->r, stage, p.work);
+            return true;
+        }
+    }
+    if (!plan->in_time || plan->victims.n > 0 || plan->p.local)
+        return false;
+    for (uint32_t i = 0; stage == SCHED_STAGE_DECODE && i < a->n_d; i++) {
+        if (!probe_due(a->s, a->d[i], stage))
+            continue;
+        baton_ask_decode(a, plan->p.w, plan->p.finish, a->d[i], &plan->d);
+        probe_start(a->s, a->r, stage, plan->d.step);
+        return true;
+    }
+    return false;
 }
 
 /* actual <= 0: it ended without an answer. */
@@ -64,7 +96,7 @@ static void probe_over(struct sched *s, struct baton_probe *p, double actual)
 
 void baton_probe_end(struct sched *s, const struct sched_request *r)
 {
-    struct sched_baton *b = s->policy_state;
+    struct sched_baton *b = baton_of(s);
     double first = r->first_ns > r->dispatched_ns ? (double)(r->first_ns - r->dispatched_ns) : 0;
     double step = r->delivered > 1 && r->first_ns != 0 && s->now > r->first_ns
                       ? (double)(s->now - r->first_ns) / (r->delivered - 1)
@@ -96,7 +128,7 @@ static double cold_tightest(const struct sched *s)
 bool baton_cold(const struct sched *s, const struct sched_worker *p, const struct sched_worker *d,
                 double tokens)
 {
-    const struct sched_baton *b = s->policy_state;
+    const struct sched_baton *b = baton_of(s);
     bool mute = (double)(s->now - b->began_at) > baton_c.cold_mute; /* it reports no steps */
     double reach = d != NULL ? baton_c.cold_reach * d->klass->most_context : 0;
     struct sched_law law;

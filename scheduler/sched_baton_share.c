@@ -11,11 +11,6 @@
 
 #include <math.h>
 
-static struct sched_baton *baton_of(const struct sched *s)
-{
-    return s->policy_state;
-}
-
 static double share_kept(uint64_t from, uint64_t now)
 {
     return now > from ? exp(-(double)(now - from) / (baton_c.share_s * 1e9)) : 1;
