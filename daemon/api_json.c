@@ -58,12 +58,17 @@ static bool grow(struct reader *r)
     return true;
 }
 
+static inline bool is_full(const struct api_json *doc)
+{
+    return doc->n_nodes == doc->cap || doc->n_nodes >= API_JSON_NODES_MAX;
+}
+
 static struct api_node *push(struct reader *r, enum api_json_type type)
 {
     struct api_json *doc = r->doc;
     struct api_node *node;
 
-    if ((doc->n_nodes == doc->cap || doc->n_nodes >= API_JSON_NODES_MAX) && !grow(r))
+    if (is_full(doc) && !grow(r))
         return NULL;
     node = &doc->nodes[doc->n_nodes++];
     *node = (struct api_node){.type = (uint8_t)type};
@@ -472,27 +477,26 @@ static bool enter(struct reader *r, uint8_t closer, bool *opened)
  * token ids, without the general dispatch.  Whatever looks different is left where it is. */
 static bool read_short_ints(struct reader *r)
 {
-    uint32_t array = r->open[r->depth - 1], n = 0;
+    struct api_json *doc = r->doc;
+    uint32_t array = r->open[r->depth - 1], before = doc->n_nodes;
 
     for (;;) {
         const uint8_t *p = r->p, *first;
-        int64_t value = 0;
-        struct api_node *node;
+        uint64_t value = 0;
 
         while (p < r->end && *p == ' ')
             p++;
-        for (first = p; p < r->end && is_digit(*p) && p - first < 10; p++)
-            value = value * 10 + (*p - '0');
-        if (p == first || p == r->end || *p != ',' || (*first == '0' && p - first > 1))
+        for (first = p; p < r->end && is_digit(*p); p++)
+            value = value * 10 + (uint64_t)(*p - '0');
+        if (p == r->end || *p != ',' || p == first || p - first > 10 ||
+            (*first == '0' && p - first > 1))
             break;
-        node = push(r, API_JSON_INT);
-        if (node == NULL)
+        if (is_full(doc) && !grow(r))
             return false;
-        node->i = value;
+        doc->nodes[doc->n_nodes++] = (struct api_node){.type = API_JSON_INT, .i = (int64_t)value};
         r->p = p + 1;
-        n++;
     }
-    r->doc->nodes[array].n += n;
+    doc->nodes[array].n += doc->n_nodes - before;
     return true;
 }
 

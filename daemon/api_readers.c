@@ -29,7 +29,7 @@ bool api_read_ids(struct api_read *c, const char *param, uint32_t node, size_t m
                   size_t *n)
 {
     const struct api_node *array = &c->doc.nodes[node];
-    uint32_t i = node + 1;
+    int64_t limit = id_limit(c);
 
     if (array->type != API_JSON_ARRAY)
         return api_read_wrong_type(c, param, "an array of token ids", node);
@@ -40,12 +40,12 @@ bool api_read_ids(struct api_read *c, const char *param, uint32_t node, size_t m
     if (*ids == NULL)
         return false;
     *n = array->n;
-    for (size_t k = 0; k < *n; k++, i = api_json_next(&c->doc, i)) {
-        const struct api_node *id = &c->doc.nodes[i];
+    for (size_t k = 0; k < *n; k++) { /* one node each: what has more is no id, and ends this */
+        const struct api_node *id = &array[1 + k];
 
-        if (id->type == API_JSON_INT && id->i >= 0 && id->i < id_limit(c))
+        if (id->type == API_JSON_INT && id->i >= 0 && id->i < limit)
             (*ids)[k] = (int32_t)id->i;
-        else if (!id_in_range(c, param, i, &(*ids)[k]))
+        else if (!id_in_range(c, param, node + 1 + (uint32_t)k, &(*ids)[k]))
             return false;
     }
     return true;
