@@ -22,8 +22,7 @@ double sched_prompt_ns(const struct sched *s, const struct sched_request *r,
 /* As sched_prompt_ns, but never 0: tokens times a nominal value when nothing is known. */
 double sched_work_ns(const struct sched *s, const struct sched_request *r,
                      const struct sched_worker *w, uint32_t *cached);
-/* The laws of this worker: those of its class, scaled by its bias. */
-struct sched_law sched_prefill_law(const struct sched *s, const struct sched_worker *w);
+/* The law of this worker: that of its class, scaled by its bias. */
 struct sched_law sched_decode_law(const struct sched *s, const struct sched_worker *w);
 /* Factor on a predicted time of w that is not exceeded with probability p; 1: unknown. */
 double sched_prefill_factor(const struct sched *s, const struct sched_worker *w, double p);
@@ -45,8 +44,6 @@ uint64_t sched_deadline_at(const struct sched *s, const struct sched_request *r,
 uint64_t sched_tbt_at(const struct sched *s, const struct sched_request *r, uint32_t tier);
 /* The time from which the work in w->edf counts: all of it is done at start + sched_edf_work. */
 double sched_worker_start(const struct sched *s, const struct sched_worker *w);
-/* What is left of the chunk that runs and that nobody interrupts; 0: idle. */
-double sched_worker_chunk(const struct sched *s, const struct sched_worker *w);
 /* Tokens generated so far: exact where told, else estimated from the steps of its decode worker. */
 double sched_tokens_so_far(const struct sched *s, const struct sched_request *r);
 

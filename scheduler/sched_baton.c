@@ -20,14 +20,10 @@ const struct baton_constants baton_c = {
     .turn_room = 2,     /* [sim] steps of the tightest that the room has tokens for, at most */
     .tbt_share = 0.97,  /* [ref] of the time between tokens that a step may take */
     .wait_share = 0.8,  /* [ref] of the slack that a stream builds up, for its wait */
-    .need_share = 1,    /* [sim] of its output that counts as its need */
-    .drain_share = 1, /* [sim] of the drain of a tier and tighter ones that serves one that waits */
     .refresh_ns = 2e8, /* [sim] age at which a load is counted anew: half as often costs no share */
 
     .guard_ns = 3e6,      /* messages and the end of the running step */
     .density_power = 1.5, /* [sim] of the weight in work per weight: who is evicted first */
-    .evict_gain = 1,      /* evicted weight must be below this part of the weight that comes in */
-    .recompute = 1,       /* prompt work that another worker would have spared counts so often */
     .local_gain =
         5e8, /* [sim] ns that a prompt must be done earlier there to leave a prefill worker that is in time */
     .local_use = 0.6, /* room of a decode worker above which it computes no prompts of its own */
@@ -364,8 +360,6 @@ static void fact_dispatched(struct sched *s, struct sched_request *r)
     struct sched_worker *d = r->current != NULL ? r->current->side[SCHED_SIDE_DECODE].worker : NULL;
 
     baton_got_in(s, r);
-    if (r->home != NULL)
-        sched_edf_change(&r->home->edf, &r->item, r->item.deadline_ns, r->item.work, 0);
     if (d != NULL && d != r->baton.on)
         baton_load_add(s, d, r);
 }

@@ -519,12 +519,9 @@ static double load_wait(const struct load_sums *v, const struct load_sums *own,
                         const struct load_ask *q)
 {
     double excess = load_kv_at(v->kv, q->ahead) + q->need - q->room, squeezed, wait = 0;
-    double drain = v->drain - q->inflow / q->stay;
 
-    if (drain < baton_c.drain_share * v->drain)
-        drain = baton_c.drain_share * v->drain;
     if (excess > 0)
-        wait = drain > 0 ? excess / drain : 1e12;
+        wait = v->drain > 0 ? excess / v->drain : 1e12;
     squeezed = load_squeezed(v, own, q);
     return wait > squeezed ? wait : squeezed;
 }
@@ -585,7 +582,7 @@ static void load_answer(struct sched *s, const struct baton_load *l, const struc
 {
     struct load_sums v = l->tier[0];
     struct load_ask q = {.ahead = need->ready - (double)l->at,
-                         .need = need->tokens + baton_c.need_share * need->out,
+                         .need = need->tokens + need->out,
                          .room = baton_c.room_share * l->room,
                          .inflow = need->inflow,
                          .stay = need->stay};

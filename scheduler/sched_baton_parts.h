@@ -30,11 +30,9 @@ enum {
 /* One table for all loads; sched_baton.c says where each comes from. */
 struct baton_constants {
     /* decode */
-    double room_share, room_least, time_share, turn_room, tbt_share, wait_share, need_share,
-        drain_share, refresh_ns;
+    double room_share, room_least, time_share, turn_room, tbt_share, wait_share, refresh_ns;
     /* prefill */
-    double guard_ns, density_power, evict_gain, recompute, local_use, local_ahead, local_tbt,
-        exposed, link_slow;
+    double guard_ns, density_power, local_use, local_ahead, local_tbt, exposed, link_slow;
     /* margins */
     double margin_step, margin_max, broken_part;
     double stretch_start, stretch_min, stretch_max, stretch_step;
@@ -197,7 +195,6 @@ MUST_USE enum err baton_check(const struct sched *s, struct err_msg *msg);
 
 /* One request that a decode worker is asked about. */
 struct baton_need {
-    const struct sched_request *r;
     uint32_t tier;
     double ready;    /* when its KV would be there, absolute */
     double deadline; /* of the first token, absolute */
@@ -249,8 +246,7 @@ double baton_left(const struct sched *s, const struct sched_request *r, double s
 struct baton_prefill {
     struct sched_worker *w;
     double work, begin, finish;
-    uint64_t late_ns; /* when it must be done, by the work in that queue */
-    uint32_t cached;
+    uint64_t late_ns;  /* when it must be done, by the work in that queue */
     bool self, others; /* in time; all behind it too */
     bool local;        /* w is a decode worker that would compute it between its steps */
 };

@@ -113,8 +113,7 @@ void baton_ask_decode(const struct baton_ask *a, const struct sched_worker *from
 {
     double move =
         from == w ? 0 : sched_handover_ns(a->s, from, w, a->need.prefill_tokens) * baton_c.exposed;
-    struct baton_need need = {.r = a->r,
-                              .tier = a->tier,
+    struct baton_need need = {.tier = a->tier,
                               .ready = ready + move,
                               .link = from == w ? 0 : ask_link(a, from, ready + move, w),
                               .deadline = (double)a->deadline,
@@ -174,7 +173,7 @@ static bool try_local(const struct baton_ask *a, struct sched_worker *w, struct 
     if (share < 0.1)
         return false;
     *out = (struct baton_prefill){.w = w, .late_ns = a->late, .local = true};
-    out->work = sched_work_ns(a->s, a->r, w, &out->cached) / share;
+    out->work = sched_work_ns(a->s, a->r, w, NULL) / share;
     out->begin = sched_worker_start(a->s, w);
     c.work = out->work;
     answer = sched_edf_try(&w->edf, &c, out->begin);
@@ -201,13 +200,13 @@ static void plan_offer(struct baton_plan *plan, const struct baton_prefill *p, d
     }
 }
 
-/* Those that fit first; then, for each missing promise, a finish that is later by a day. */
+/* Those that fit first; then, for each missing promise, a finish that is later by a day.  Work that another worker would
+ * have spared is paid for twice: it also delays who comes next. */
 static double prefill_score(const struct baton_prefill *p, double least)
 {
     double late = 86400e9;
 
-    return p->finish + baton_c.recompute * (p->work - least) + (p->self ? 0 : late) +
-           (p->others ? 0 : late / 2);
+    return p->finish + (p->work - least) + (p->self ? 0 : late) + (p->others ? 0 : late / 2);
 }
 
 uint32_t baton_plan_queues(const struct baton_ask *a, struct baton_prefill *v,
@@ -267,7 +266,7 @@ static void try_locals(const struct baton_ask *a, struct baton_plan *plan)
 static void try_evict(const struct baton_ask *a, const struct baton_prefill *v, uint32_t n,
                       struct baton_plan *plan)
 {
-    double worth = a->entitled ? 1e30 : a->weight * baton_c.evict_gain;
+    double worth = a->entitled ? 1e30 : a->weight;
 
     for (uint32_t i = 0; i < n && i < BATON_TRY_MAX; i++) {
         struct baton_victims victims;

@@ -34,7 +34,7 @@ void baton_prefill_try(struct sched *s, const struct sched_request *r, struct sc
 
     *out = (struct baton_prefill){.w = w};
     queue_stretch(s, w);
-    out->work = sched_work_ns(s, r, w, &out->cached);
+    out->work = sched_work_ns(s, r, w, NULL);
     out->begin = sched_worker_start(s, w);
     out->late_ns =
         late_ns == SCHED_NEVER ? late_ns : late_ns - (uint64_t)baton_margin_shared(s, tier, w);

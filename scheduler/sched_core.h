@@ -117,7 +117,6 @@ void sched_record_reject(struct sched *s, const struct sched_event *e,
 
 /* ---- sched_elastic.c ---------------------------------------------------------------------------- */
 
-uint64_t sched_elastic_interval(const struct sched *s);
 void sched_elastic_arrive(struct sched *s, const struct sched_request *r);
 void sched_elastic_end(struct sched *s, const struct sched_request *r);
 void sched_elastic_busy(struct sched *s,
@@ -151,8 +150,6 @@ void sched_request_worker_lost(struct sched *s, struct sched_request *r, bool al
 enum { SCHED_TELL_NONE = 0, SCHED_TELL_PREFILL = 1, SCHED_TELL_DECODE = 2, SCHED_TELL_BOTH = 3 };
 void sched_request_end(struct sched *s, struct sched_request *r, unsigned cancel,
                        struct sched_actions *out);
-void sched_request_fail(struct sched *s, struct sched_request *r, enum sched_reason reason,
-                        struct sched_actions *out);
 /* It waited and was never dispatched. */
 void sched_request_refuse(struct sched *s, struct sched_request *r, const struct sched_offer *why,
                           struct sched_actions *out);
@@ -160,7 +157,6 @@ void sched_request_refuse(struct sched *s, struct sched_request *r, const struct
 void sched_request_mate_gone(struct sched_request *r);
 void sched_request_late(struct sched *s, struct sched_request *r);
 void sched_request_arm(struct sched *s, struct sched_request *r);
-struct sched_terms sched_request_terms(const struct sched *s, const struct sched_request *r);
 /* A side lost its claim: free the attempt, and the request, if that was the last thing that held
  * them. */
 void sched_request_settle(struct sched *s, struct sched_attempt *a);

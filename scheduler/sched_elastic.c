@@ -15,7 +15,7 @@ static const double SMOOTH = 0.5;       /* per interval */
 static const double LATE_SHARE =
     0.01; /* of arrivals that missed or were refused for want of a stage */
 
-uint64_t sched_elastic_interval(const struct sched *s)
+static uint64_t elastic_interval(const struct sched *s)
 {
     return s->cfg.elastic.interval_ns != 0 ? s->cfg.elastic.interval_ns : SCHED_SECOND;
 }
@@ -300,7 +300,7 @@ void sched_elastic_tick(struct sched *s, struct sched_actions *out)
 {
     const struct sched_elastic *c = &s->cfg.elastic;
     struct sched_plan_config pc = {
-        .interval_s = seconds(sched_elastic_interval(s)),
+        .interval_s = seconds(elastic_interval(s)),
         .cooldown_s = c->cooldown_ns != 0 ? seconds(c->cooldown_ns) : 10,
         .high = 0.9,
         .low = 0.8,
@@ -312,7 +312,7 @@ void sched_elastic_tick(struct sched *s, struct sched_actions *out)
 
     if (!sched_actions_reserve(out, 2))
         return; /* at the next event */
-    s->next_plan = sched_after(s->now, sched_elastic_interval(s));
+    s->next_plan = sched_after(s->now, elastic_interval(s));
     s->elastic.last_ns = s->now;
     if (first)
         return; /* nothing was measured yet */

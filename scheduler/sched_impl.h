@@ -284,7 +284,6 @@ struct sched {
         uint64_t ttft, step;
         int64_t late_ns;
     } seen;
-    double recent; /* the same of the last 20 or so */
 };
 
 #endif

@@ -169,12 +169,6 @@ static struct sched_law scaled(const struct sched_law *l, double factor)
     return out;
 }
 
-struct sched_law sched_prefill_law(const struct sched *s, const struct sched_worker *w)
-{
-    (void)s;
-    return scaled(&w->klass->prefill.law, sched_bias_factor(&w->prefill_bias));
-}
-
 struct sched_law sched_decode_law(const struct sched *s, const struct sched_worker *w)
 {
     (void)s;
@@ -217,11 +211,6 @@ static double running_chunk(const struct sched *s, const struct sched_worker *w)
     n = n < w->max_step_tokens ? n : w->max_step_tokens;
     chunk = sched_prefill_ns(s, w, (uint32_t)n, (uint32_t)r->current->done);
     return chunk > 0 ? chunk : (double)n * SCHED_NOMINAL_NS;
-}
-
-double sched_worker_chunk(const struct sched *s, const struct sched_worker *w)
-{
-    return fmax(0, running_chunk(s, w) - (double)(s->now - w->since_ns));
 }
 
 /* The work is counted from since_ns; of what has passed no more than one chunk was spent on it. */

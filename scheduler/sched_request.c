@@ -76,7 +76,7 @@ struct sched_side *sched_attempt_prefill(struct sched_attempt *a)
     return &a->side[a->local ? SCHED_SIDE_DECODE : SCHED_SIDE_PREFILL];
 }
 
-struct sched_terms sched_request_terms(const struct sched *s, const struct sched_request *r)
+static struct sched_terms request_terms(const struct sched *s, const struct sched_request *r)
 {
     const struct sched_tier *t = &s->cfg.tiers[r->tier];
 
@@ -228,7 +228,7 @@ void sched_request_retier(struct sched *s, struct sched_request *r, uint32_t tie
     r->tbt_ns = sched_tbt_at(s, r, tier);
     r->tier = (uint8_t)tier;
     act = sched_act(out, SCHED_ACT_TIER, r);
-    act->terms = sched_request_terms(s, r);
+    act->terms = request_terms(s, r);
 }
 
 /* ---- attempts ---- */
@@ -357,7 +357,7 @@ void sched_request_reserve(struct sched *s, struct sched_request *r, bool now,
     act = sched_act(out, SCHED_ACT_RESERVE, r);
     act->worker = d->worker_id;
     act->peer = a->side[SCHED_SIDE_PREFILL].worker_id;
-    act->terms = sched_request_terms(s, r);
+    act->terms = request_terms(s, r);
 }
 
 static void attempt_claim(struct sched *s, struct sched_attempt *a, struct sched_worker *w,
@@ -422,7 +422,7 @@ bool sched_request_dispatch(struct sched *s, struct sched_request *r, struct sch
     act->worker = w->id;
     act->peer = d == NULL ? 0 : d->id;
     act->order = r->item.key;
-    act->terms = sched_request_terms(s, r);
+    act->terms = request_terms(s, r);
     sched_request_arm(s, r);
     sched_queue_count_placed(s);
     sched_tell(s, r, SCHED_FACT_DISPATCHED);
@@ -540,8 +540,8 @@ void sched_request_end(struct sched *s, struct sched_request *r, unsigned cancel
         request_free_if_over(s, r);
 }
 
-void sched_request_fail(struct sched *s, struct sched_request *r, enum sched_reason reason,
-                        struct sched_actions *out)
+static void request_fail(struct sched *s, struct sched_request *r, enum sched_reason reason,
+                         struct sched_actions *out)
 {
     sched_act(out, SCHED_ACT_FAIL, r)->reason = reason;
     r->reason = reason;
@@ -556,7 +556,7 @@ void sched_request_refuse(struct sched *s, struct sched_request *r, const struct
 
     act->reason = why->reason;
     act->refusal = why->refusal;
-    act->terms = sched_request_terms(s, r);
+    act->terms = request_terms(s, r);
     act->retry_after_ns = sched_queue_jitter(
         s, r->id, why->retry_after_ns != 0 ? why->retry_after_ns : sched_queue_retry_after(s));
     r->reason = why->reason;
@@ -594,7 +594,7 @@ static void attempt_replace(struct sched *s, struct sched_request *r, uint32_t p
     }
     r->points = (uint16_t)(r->points + points);
     if (r->points >= 2 * s->cfg.max_attempts && !SCHED_PLANTED(14)) {
-        sched_request_fail(s, r, SCHED_REASON_ATTEMPTS, out);
+        request_fail(s, r, SCHED_REASON_ATTEMPTS, out);
         return;
     }
     sched_tell(s, r, SCHED_FACT_ATTEMPT_OVER);
@@ -639,7 +639,7 @@ void sched_request_worker_lost(struct sched *s, struct sched_request *r, bool al
 static void queued_timer(struct sched *s, struct sched_request *r, struct sched_actions *out)
 {
     if (s->now >= r->state_deadline_ns) {
-        sched_request_fail(s, r, SCHED_REASON_QUEUE_TIMEOUT, out);
+        request_fail(s, r, SCHED_REASON_QUEUE_TIMEOUT, out);
         return;
     }
     if ((r->waits_in == SCHED_WAITS_BACKOFF && s->now >= r->wake_ns) ||
@@ -663,7 +663,7 @@ static bool is_overtaken(const struct sched *s, const struct sched_request *r)
 void sched_request_timer(struct sched *s, struct sched_request *r, struct sched_actions *out)
 {
     if (s->now >= sched_request_give_up(s, r)) {
-        sched_request_fail(s, r, SCHED_REASON_REQUEST_TIMEOUT, out);
+        request_fail(s, r, SCHED_REASON_REQUEST_TIMEOUT, out);
     } else if (r->state == SCHED_STATE_QUEUED) {
         queued_timer(s, r, out);
     } else if (s->now < r->state_deadline_ns && s->now < r->grant_deadline_ns) {
