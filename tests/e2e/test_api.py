@@ -217,10 +217,10 @@ def test_request_id_is_kept_or_made(sim):
 
 def test_pipelined_requests_are_answered_in_order(sim):
     body = json.dumps({"model": "sim", "prompt": [300, 301], "max_tokens": 3}).encode()
-    one = (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    one = (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
            b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
     with socket.create_connection(("127.0.0.1", sim.port), timeout=10) as s:
-        s.sendall(one * 5 + b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        s.sendall(one * 5 + b"GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         got = b""
         while True:
             piece = s.recv(65536)
@@ -316,7 +316,7 @@ def test_long_texts_are_tokenized_and_clients_may_leave_meanwhile():
         for path in (b"/tokenize", b"/v1/completions"):
             for _ in range(20):
                 with socket.create_connection(("127.0.0.1", s.port), timeout=10) as c:
-                    c.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                    c.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                               b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
         s.settle()
         assert s.post("/tokenize", {"model": "sim", "prompt": "short"})[0] == 200

@@ -138,7 +138,7 @@ def test_calls_that_are_tokenized_at_once_have_ids_of_their_own(tmp_path):
 def begin_long(s, path="/v1/completions", size=6 << 20):
     body = json.dumps({"model": "sim", "prompt": (LONG * (size // len(LONG) + 1))[:size], "max_tokens": 1}).encode()
     sock = socket.create_connection(("127.0.0.1", s.port), timeout=60)
-    sock.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    sock.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                  f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
     return sock
 
@@ -177,7 +177,7 @@ def test_sigterm_lets_a_slow_client_read_its_answer_to_the_end():
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         sock.settimeout(20)
         sock.connect(("127.0.0.1", s.port))
-        sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                      b"Content-Length: %d\r\n\r\n" % len(body) + body)
         got = sock.recv(200)  # the answer is there, and more of it than the kernel takes
         s.process.send_signal(signal.SIGTERM)

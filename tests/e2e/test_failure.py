@@ -124,7 +124,7 @@ def test_a_hung_worker_is_replaced(tmp_path, sim_range, role):
 def raw_request(server, body, read_until=None):
     data = json.dumps(body).encode()
     s = socket.create_connection(("127.0.0.1", server.port), timeout=20)
-    s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+    s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
               + str(len(data)).encode() + b"\r\n\r\n" + data)
     got = b""
     while read_until and read_until not in got:
