@@ -1,6 +1,7 @@
 /* bench/sim_study.c - see the header: what was asked for, runs, and the search for a rate. */
 #include "bench/sim_study.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -358,6 +359,9 @@ static enum err try_speed(struct study *s, const char *policy, double speedup, b
         return err;
     }
     *ok = !p.sum.gave_up && holds(p.run, s->o->find);
+    if (p.sum.gave_up)
+        snprintf(p.run->note, sizeof(p.run->note), "stopped: it could not hold %s any more",
+                 s->o->find);
     return keep_run(s, p.run);
 }
 
@@ -558,8 +562,14 @@ enum err bench_study_run(const struct bench_study *o, bool *wrong_words, struct 
     }
     if (err == ERR_OK)
         err = finish(s);
-    if (s->records != NULL && fclose(s->records) != 0 && err == ERR_OK)
-        err = err_set(msg, ERR_IO, "%s: cannot be written", o->records);
+    if (s->records != NULL) {
+        bool lost = ferror(s->records) != 0;
+
+        lost = fclose(s->records) != 0 || lost;
+        if (lost && err == ERR_OK)
+            err = err_set(msg, ERR_IO, "--records: cannot write all of %.200s: %s", o->records,
+                          strerror(errno));
+    }
     if (err == ERR_OK && s->interrupted)
         err = ERR_CANCELED;
     for (size_t i = 0; i < s->n_runs; i++)

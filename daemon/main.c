@@ -1,4 +1,5 @@
 /* daemon/main.c - the command word picks the role. */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -228,16 +229,14 @@ static int not_built(const char *word)
     return 2;
 }
 
-int main(int argc, char **argv)
+static bool is_role(const char *word)
 {
-    const char *word = argc > 1 ? argv[1] : "";
+    return strcmp(word, "serve") == 0 || strcmp(word, "prefill") == 0 ||
+           strcmp(word, "decode") == 0;
+}
 
-    signal(SIGPIPE, SIG_IGN); /* a peer that is gone is an error of a write, not the end of us */
-    protect_memory(strcmp(word, "serve") == 0);
-    if (argc < 2) {
-        fputs(usage, stderr);
-        return 2;
-    }
+static int run_command(const char *word, int argc, char **argv)
+{
     if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0) {
         fputs(usage, stdout);
         return 0;
@@ -246,8 +245,7 @@ int main(int argc, char **argv)
         printf("baton %s (backends: %s)\n", BATON_VERSION, engine_backends());
         return 0;
     }
-    if (strcmp(word, "serve") == 0 || strcmp(word, "prefill") == 0 || strcmp(word, "decode") == 0 ||
-        strcmp(word, "perf") == 0)
+    if (is_role(word) || strcmp(word, "perf") == 0)
         settle_ucx_environment(argv);
     if (strcmp(word, "serve") == 0)
         return run_serve(argc - 2, argv + 2);
@@ -268,4 +266,34 @@ int main(int argc, char **argv)
     if (strcmp(word, "simulate") == 0)
         return daemon_simulate_run(argc - 2, argv + 2);
     return not_built(word);
+}
+
+/* Results that never reached the reader are no success: a full disk, a pipe whose reader has gone. */
+static int flush_results(const char *word, int status)
+{
+    bool lost;
+
+    errno = 0;
+    lost = fflush(stdout) != 0;
+    if (!lost && !ferror(stdout))
+        return status;
+    fprintf(stderr, "baton %s: cannot write to standard output%s%s\n", word, errno != 0 ? ": " : "",
+            errno != 0 ? strerror(errno) : "");
+    return status != 0 ? status : 1;
+}
+
+int main(int argc, char **argv)
+{
+    const char *word = argc > 1 ? argv[1] : "";
+    int status;
+
+    signal(SIGPIPE, SIG_IGN); /* a peer that is gone is an error of a write, not the end of us */
+    protect_memory(strcmp(word, "serve") == 0);
+    if (argc < 2) {
+        fputs(usage, stderr);
+        return 2;
+    }
+    status = run_command(word, argc, argv);
+    /* Those that serve have nothing to say there but that they are ready. */
+    return is_role(word) ? status : flush_results(word, status);
 }
