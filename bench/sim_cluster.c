@@ -79,9 +79,10 @@ static enum err read_class(const struct bench_yaml *y, int node, struct bench_si
         err = bench_yaml_number(y, node, "noise", false, 0, 2, &c->noise, msg);
     if (err == ERR_OK &&
         (!sched_law_known(&c->sched.prefill) || !sched_law_known(&c->sched.decode)))
-        err = err_set(msg, ERR_INVALID,
-                      "%s:%zu: class '%s' needs the laws of prefill and decode to be simulated",
-                      y->path, bench_yaml_line(y, node), c->sched.name);
+        err =
+            err_set(msg, ERR_INVALID,
+                    "%s: line %zu: class '%s' needs the laws of prefill and decode to be simulated",
+                    y->path, bench_yaml_line(y, node), c->sched.name);
     return err;
 }
 
@@ -120,15 +121,15 @@ static enum err read_pool(const struct bench_yaml *y, int node, struct bench_clu
     else if (strcmp(role, "decode") == 0)
         p->role = SCHED_ROLE_DECODE;
     else
-        return err_set(msg, ERR_INVALID, "%s:%zu: role is '%s', not prefill or decode", y->path,
-                       bench_yaml_line(y, node), role);
+        return err_set(msg, ERR_INVALID, "%s: line %zu: role is '%s', not prefill or decode",
+                       y->path, bench_yaml_line(y, node), role);
     for (p->klass = 0; name[0] != '\0' && p->klass < c->n_classes; p->klass++) {
         if (strcmp(c->klass[p->klass].sched.name, name) == 0)
             return ERR_OK;
     }
     if (name[0] == '\0')
         return ERR_OK;
-    return err_set(msg, ERR_INVALID, "%s:%zu: there is no class '%s'", y->path,
+    return err_set(msg, ERR_INVALID, "%s: line %zu: there is no class '%s'", y->path,
                    bench_yaml_line(y, node), name);
 }
 
@@ -189,8 +190,9 @@ static enum err read_tier(const struct bench_yaml *y, int node, struct sched_tie
     else if (strcmp(miss, "downgrade") == 0)
         t->on_miss = SCHED_MISS_DOWNGRADE;
     else
-        return err_set(msg, ERR_INVALID, "%s:%zu: on_miss is '%s', not refuse, wait or downgrade",
-                       y->path, bench_yaml_line(y, node), miss);
+        return err_set(msg, ERR_INVALID,
+                       "%s: line %zu: on_miss is '%s', not refuse, wait or downgrade", y->path,
+                       bench_yaml_line(y, node), miss);
     return ERR_OK;
 }
 

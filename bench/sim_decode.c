@@ -547,7 +547,7 @@ void sim_decode_end(struct sim *m, struct sim_worker *w)
     uint64_t before = w->last_end_ns;
 
     w->busy = false;
-    w->last_end_ns = m->now;
+    w->last_end_ns = m->worked_ns = m->now;
     w->steps++;
     w->ctx += w->n_step;
     w->n_step = 0;

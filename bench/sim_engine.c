@@ -631,7 +631,7 @@ static void close_world(struct sim *m)
 static void figures(struct sim *m)
 {
     double window = m->setup->load->duration_s - m->setup->warmup_s;
-    double workers[3] = {0};
+    double until = fmax(m->setup->load->duration_s * 1e9, (double)m->worked_ns);
 
     for (uint32_t i = 0; i < m->n_req; i++) {
         if (m->req[i].id != 0 && !m->req[i].over) {
@@ -640,11 +640,14 @@ static void figures(struct sim *m)
         }
     }
     for (uint32_t i = 1; i <= m->n_workers; i++) {
-        m->result->busy[m->worker[i].role] += m->worker[i].busy_ns;
-        workers[m->worker[i].role] += 1;
+        const struct sim_worker *w = &m->worker[i];
+
+        m->result->busy[w->role] += w->busy_ns;
+        if (w->alive)
+            m->there_ns[w->role] += fmax(until - (double)w->joined_ns, 0);
     }
     for (int i = 1; i < 3; i++)
-        m->result->busy[i] /= (m->now > 0 ? (double)m->now : 1) * (workers[i] > 0 ? workers[i] : 1);
+        m->result->busy[i] /= fmax(m->there_ns[i], 1);
     m->result->virtual_s = (double)m->now / 1e9;
     for (uint32_t t = 0; t <= SCHED_TIERS_MAX; t++) {
         for (int s = 0; s < SCHED_STAGES; s++) {

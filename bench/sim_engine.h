@@ -62,7 +62,7 @@ struct bench_sim_result {
     double kind_s[SCHED_EV_TIMER + 1]; /* of it, by enum sched_event_kind */
     uint64_t kind_n[SCHED_EV_TIMER + 1];
     uint64_t flips, resumes, parked, skipped, unfinished;
-    double busy[3]; /* share of time that workers of a role computed */
+    double busy[3]; /* of the time that workers of a role were there, what share they computed */
     struct sched_health health[SCHED_TIERS_MAX + 1][SCHED_STAGES]; /* last: all tiers */
     uint64_t late_mean; /* requests that missed by their mean time per token alone */
     bool gave_up;

@@ -169,6 +169,8 @@ struct sim {
     struct sched_batch_item *item;
     uint32_t *scratch, cap_item;
     uint64_t serial, link_seq;
+    uint64_t worked_ns; /* end of the last step; what comes later is waiting alone */
+    double there_ns[3]; /* of workers that have left, by role */
     uint64_t missed[SCHED_TIERS_MAX + 1]; /* measured requests; last: all */
     uint32_t class_id[SCHED_CLASSES_MAX]; /* as the scheduler numbers them */
 };

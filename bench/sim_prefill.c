@@ -203,6 +203,7 @@ static void part_done(struct sim *m, struct sim_worker *w, struct sim_part part)
 void sim_prefill_end(struct sim *m, struct sim_worker *w)
 {
     w->busy = false;
+    m->worked_ns = m->now;
     w->steps++;
     sim_say_step(m, w);
     for (uint32_t i = 0; i < w->n_part; i++)

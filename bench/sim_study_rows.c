@@ -128,6 +128,19 @@ void study_add_rows(struct study *s, const struct pooled *p)
     if (s->o->timing)
         add_timing(s, p);
 }
+
+/* With all workers of a kind dead some wait until the end of time: neither kept, broken nor refused. */
+static void print_stranded(const struct bench_run *r)
+{
+    uint64_t settled = r->all.kept + r->all.broken + r->all.refused;
+
+    if (r->note[0] == '\0' && r->all.n > settled)
+        printf("%s, %.1f req/s: %llu of %llu requests were neither served nor refused: they waited "
+               "for a worker until they were given up\n",
+               r->policy, r->rate, (unsigned long long)(r->all.n - settled),
+               (unsigned long long)r->all.n);
+}
+
 void study_print_table(const struct study *s)
 {
     printf("%-22s %-16s %9s %8s", "policy", "trace", "req/s", "all");
@@ -138,8 +151,12 @@ void study_print_table(const struct study *s)
         const struct bench_run *r = s->run[k];
         double n = r->all.n > 0 ? (double)r->all.n : 1;
 
-        printf("%-22s %-16s %9.1f %7.2f%%", r->policy, r->trace, r->rate,
-               100 * bench_run_attainment(r, BENCH_TIERS_MAX));
+        printf("%-22s %-16s %9.1f ", r->policy, r->trace, r->rate);
+        if (r->note[0] != '\0') { /* of a run cut short no figure is one of the whole */
+            printf(" %s\n", r->note);
+            continue;
+        }
+        printf("%7.2f%%", 100 * bench_run_attainment(r, BENCH_TIERS_MAX));
         for (uint32_t i = 0; i < r->n_tiers; i++)
             printf(" %7.2f%%", 100 * bench_run_attainment(r, i));
         printf(" %9.2f", bench_run_goodput(r));
@@ -151,4 +168,6 @@ void study_print_table(const struct study *s)
                100 * (double)r->all.refused / n,
                1000 * bench_hist_quantile(&r->tier[0].ttft, 0.99));
     }
+    for (size_t k = 0; k < s->n_runs; k++)
+        print_stranded(s->run[k]);
 }

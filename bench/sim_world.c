@@ -55,6 +55,7 @@ void sim_worker_leave(struct sim *m, struct sim_worker *w)
         sim_settle(m, r);
     }
     m->result->busy[w->role] += w->busy_ns;
+    m->there_ns[w->role] += (double)(m->now - w->joined_ns);
     sim_worker_clear(w);
     sim_say(m, &e);
 }

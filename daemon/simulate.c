@@ -152,9 +152,12 @@ static bool fault(const char *text, bool slow, struct bench_sim_fault *f)
         if (!(f->factor > 0 && f->factor < 1e6))
             return false;
     }
-    if (*end == '-')
+    if (*end == '-') {
         f->until_s = strtod(end + 1, &end);
-    return *end == '\0' && f->at_s >= 0 && f->at_s < 1e8 && f->until_s >= 0 && f->until_s < 1e8;
+        if (!(f->until_s > f->at_s && f->until_s < 1e8))
+            return false;
+    }
+    return *end == '\0' && f->at_s >= 0 && f->at_s < 1e8;
 }
 
 struct option {
@@ -184,7 +187,8 @@ static enum err take_fault(struct bench_study *s, const char *name, const char *
         return err_set(msg, ERR_LIMIT, "over %d faults", BENCH_FAULTS_MAX);
     if (!fault(value, slow, &s->fault[s->n_faults]))
         return err_set(msg, ERR_INVALID, "%s '%.40s': expected %s", name, value,
-                       slow ? "WORKER@SECONDSxFACTOR[-SECONDS]" : "WORKER@SECONDS[-SECONDS]");
+                       slow ? "WORKER@FROMxFACTOR[-UNTIL], in seconds, UNTIL after FROM"
+                            : "WORKER@FROM[-UNTIL], in seconds, UNTIL after FROM");
     s->n_faults++;
     return ERR_OK;
 }
