@@ -42,6 +42,22 @@ static double *law_field(struct sched_law *l, size_t i)
     return i == KNEE ? &l->knee : &l->c[i];
 }
 
+/* A rate that is not known is left out: 0 would say that nothing ever arrives. */
+static enum err read_rate(const struct bench_yaml *y, int node, const char *key, double *out,
+                          struct err_msg *msg)
+{
+    double v = -1;
+    enum err err = bench_yaml_number(y, node, key, false, 0, RATE_HIGH, &v, msg);
+
+    if (err == ERR_OK && v >= 0 && v < 1)
+        return err_set(
+            msg, ERR_INVALID,
+            "%s: line %zu: %s: nothing would ever arrive; leave it out if it is not known", y->path,
+            bench_yaml_line(y, bench_yaml_get(y, node, key)), key);
+    *out = v >= 0 ? v : 0;
+    return err;
+}
+
 static enum err read_law(const struct bench_yaml *y, int node, const char *what,
                          const struct law_key *keys, struct sched_law *l, struct err_msg *msg)
 {
@@ -85,13 +101,11 @@ enum err bench_profile_class(const struct bench_yaml *y, int node, const char *c
         err = bench_yaml_number(y, node, "kv_bytes_per_token", false, 0, BYTES_HIGH,
                                 &c.kv_bytes_per_token, msg);
     if (err == ERR_OK)
-        err = bench_yaml_number(y, node, "link_bytes_per_s", false, 0, RATE_HIGH,
-                                &c.link_bytes_per_s, msg);
+        err = read_rate(y, node, "link_bytes_per_s", &c.link_bytes_per_s, msg);
     if (err == ERR_OK)
         err = bench_yaml_number(y, node, "link_setup_us", false, 0, SETUP_US_HIGH, &setup_us, msg);
     if (err == ERR_OK)
-        err = bench_yaml_number(y, node, "park_bytes_per_s", false, 0, RATE_HIGH,
-                                &c.park_bytes_per_s, msg);
+        err = read_rate(y, node, "park_bytes_per_s", &c.park_bytes_per_s, msg);
     if (err != ERR_OK)
         return err;
     c.link_setup_ns = (uint64_t)llround(setup_us * 1e3);
@@ -189,9 +203,11 @@ static void print_class(FILE *f, const struct sched_class *c, const char *commen
     print_law(f, &c->prefill, "prefill", prefill_keys);
     print_law(f, &c->decode, "decode", decode_keys);
     fprintf(f, "kv_bytes_per_token: %.9g\n", c->kv_bytes_per_token);
-    fprintf(f, "link_bytes_per_s: %.9g\n", c->link_bytes_per_s);
+    if (c->link_bytes_per_s > 0)
+        fprintf(f, "link_bytes_per_s: %.9g\n", c->link_bytes_per_s);
     fprintf(f, "link_setup_us: %.9g\n", (double)c->link_setup_ns / 1e3);
-    fprintf(f, "park_bytes_per_s: %.9g\n", c->park_bytes_per_s);
+    if (c->park_bytes_per_s > 0)
+        fprintf(f, "park_bytes_per_s: %.9g\n", c->park_bytes_per_s);
 }
 
 /* The file that becomes `path` when it is whole. */

@@ -14,7 +14,7 @@
  *     context_token_us: 0.043198    # c[2], per token of context in all; default 0
  *     above_knee_us: 4.78           # c[3], per sequence above the knee; default 0
  *     knee_sequences: 128           # default 0
- *   kv_bytes_per_token: 131072      # these four: default 0, as struct sched_class says
+ *   kv_bytes_per_token: 131072      # these four may be left out, as struct sched_class says
  *   link_bytes_per_s: 46e9
  *   link_setup_us: 2000
  *   park_bytes_per_s: 55e9

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <yaml.h>
 
 #include "base/mem.h"
@@ -64,8 +65,11 @@ static enum err load(FILE *f, struct bench_yaml *y, struct err_msg *msg)
 
 static enum err check_size(FILE *f, const char *path, struct err_msg *msg)
 {
+    struct stat st;
     long size;
 
+    if (fstat(fileno(f), &st) != 0 || !S_ISREG(st.st_mode))
+        return err_set(msg, ERR_IO, "%.200s: cannot be read: give a regular file", path);
     if (fseek(f, 0, SEEK_END) != 0 || (size = ftell(f)) < 0 || fseek(f, 0, SEEK_SET) != 0)
         return err_set(msg, ERR_IO, "%.200s: cannot be read: %s; give a regular file", path,
                        strerror(errno));

@@ -300,11 +300,19 @@ static enum err set_defaults(struct daemon_config *c, struct err_msg *msg)
     return ERR_OK;
 }
 
-/* What no single row can judge. */
-static enum err check_whole(const struct daemon_config *c, struct err_msg *msg)
+/* What no single row can judge.  *option: where to look. */
+static enum err check_whole(const struct daemon_config *c, const char **option, struct err_msg *msg)
 {
     bool known = c->default_tier == NULL;
 
+    *option = "heartbeat_ms";
+    if (c->peer_timeout_ms < 3 * c->heartbeat_ms)
+        return err_set(
+            msg, ERR_INVALID,
+            "peer_timeout_ms is %u: it must be at least three times heartbeat_ms, which is "
+            "%u, or healthy workers would be taken for lost",
+            c->peer_timeout_ms, c->heartbeat_ms);
+    *option = "default_tier";
     for (uint32_t i = 0; i < c->n_tiers; i++)
         known |= c->default_tier != NULL && strcmp(c->default_tier, c->tiers[i].name) == 0;
     if (!known)
@@ -316,7 +324,7 @@ static enum err check_whole(const struct daemon_config *c, struct err_msg *msg)
 static enum err load(enum daemon_command command, int argc, char **argv, struct daemon_config *c,
                      struct err_msg *msg)
 {
-    const char *file = getenv("BATON_CONFIG");
+    const char *file = getenv("BATON_CONFIG"), *option;
     enum err err = set_defaults(c, msg);
 
     if (err == ERR_OK)
@@ -330,7 +338,7 @@ static enum err load(enum daemon_command command, int argc, char **argv, struct 
     if (err == ERR_OK)
         err = read_flags(command, argc, argv, c, &file, msg);
     if (err == ERR_OK)
-        err = check_whole(c, msg);
+        err = check_whole(c, &option, msg);
     return err;
 }
 
@@ -353,6 +361,9 @@ enum err daemon_config_load(enum daemon_command command, int argc, char **argv, 
 enum err daemon_config_check_file(const char *path, struct err_msg *msg)
 {
     struct daemon_config *c = mem_try_calloc(1, sizeof(*c));
+    struct err_msg what = {""};
+    const char *option = "";
+    char where[300];
     enum err err;
 
     if (c == NULL)
@@ -360,8 +371,15 @@ enum err daemon_config_check_file(const char *path, struct err_msg *msg)
     err = set_defaults(c, msg);
     if (err == ERR_OK)
         err = config_read_file(path, c, msg);
-    if (err == ERR_OK)
-        err = check_whole(c, msg);
+    if (err == ERR_OK) {
+        err = check_whole(c, &option, &what);
+        if (err == ERR_OK)
+            err = config_check_files(c, &option, &what);
+        if (err != ERR_OK) {
+            config_locate(path, option, where, sizeof(where));
+            (void)err_set(msg, err, "%s: %s", where, what.text);
+        }
+    }
     daemon_config_free(c);
     return err;
 }

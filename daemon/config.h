@@ -101,7 +101,10 @@ enum daemon_command { DAEMON_CMD_SERVE = 1, DAEMON_CMD_PREFILL = 2, DAEMON_CMD_D
  * has been printed. */
 MUST_USE enum err daemon_config_load(enum daemon_command command, int argc, char **argv,
                                      struct err_msg *msg, struct daemon_config **out);
-/* Check a file alone, for `baton config check FILE`. */
+/* The classes that class_file names; room for SCHED_CLASSES_MAX.  Errors: those of bench/profile_file.h; ERR_LIMIT. */
+MUST_USE enum err daemon_config_classes(const struct daemon_config *c, struct sched_class *out,
+                                        uint32_t *n, struct err_msg *msg);
+/* Check a file alone, with the files that it names, for `baton config check FILE`. */
 MUST_USE enum err daemon_config_check_file(const char *path, struct err_msg *msg);
 /* The effective values, as a file that could be read back (without keys); the help of a command; the whole
  * table in Markdown. */

@@ -238,6 +238,21 @@ static void make_schema(struct schema *m)
         make_section(m, k);
 }
 
+void config_locate(const char *path, const char *option, char *out, size_t room)
+{
+    struct config_source s = {path, NULL, 0};
+    struct err_msg ignored;
+    size_t line = 0;
+
+    if (read_whole(path, &s, &ignored) == ERR_OK)
+        line = find_line(s.text, s.len, "", -1, option);
+    mem_free(s.text);
+    if (line > 0)
+        snprintf(out, room, "%s, line %zu", path, line);
+    else
+        snprintf(out, room, "%s", path);
+}
+
 enum err config_read_file(const char *path, struct daemon_config *c, struct err_msg *msg)
 {
     struct schema schema;

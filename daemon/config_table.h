@@ -150,6 +150,11 @@ void config_reference_sections(FILE *to);
 /* config_file.c: "FILE, line N" of a key at the top (item < 0) or of the item-th entry of a section. */
 void config_place(const struct config_source *s, const char *section, int item, const char *key,
                   char *out, size_t room);
+/* The same for an option, from the path alone; the path where the file does not name it. */
+void config_locate(const char *path, const char *option, char *out, size_t room);
+/* config_files.c: ERR_NOT_FOUND and what is wrong in a class file; *option: who named it. */
+MUST_USE enum err config_check_files(const struct daemon_config *c, const char **option,
+                                     struct err_msg *msg);
 /* config_file.c: the file's values over what c holds. */
 MUST_USE enum err config_read_file(const char *path, struct daemon_config *c, struct err_msg *msg);
 

@@ -20,7 +20,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "bench/profile_file.h"
 #include "daemon/children.h"
 #include "daemon/frontend.h"
 #include "daemon/hub.h"
@@ -274,12 +273,6 @@ static enum err check_options(const struct daemon_config *c, struct err_msg *msg
         err = daemon_addr_parse(c->listen_workers, &at, msg);
     if (err != ERR_OK)
         return err;
-    if (c->peer_timeout_ms < 3 * c->heartbeat_ms)
-        return err_set(
-            msg, ERR_INVALID,
-            "peer_timeout_ms is %u: it must be at least three times heartbeat_ms, which is "
-            "%u, or healthy workers would be taken for lost",
-            c->peer_timeout_ms, c->heartbeat_ms);
     if (c->listen_workers != NULL && c->secret_file == NULL)
         return err_set(msg, ERR_INVALID,
                        "--listen-workers needs --secret-file: workers prove that secret");
@@ -364,28 +357,10 @@ static void sched_options(const struct daemon_config *c, struct sched_config *ou
 /* What is known of worker classes before any worker has said a word. */
 static enum err load_classes(struct serve *s, struct err_msg *msg)
 {
-    const char *at = s->c->class_file != NULL ? s->c->class_file : "";
-    enum err err = ERR_OK;
+    enum err err = daemon_config_classes(s->c, s->classes, &s->n_classes, msg);
 
-    while (err == ERR_OK && *at != '\0') {
-        size_t len = strcspn(at, ",");
-        char path[1024];
-
-        if (s->n_classes == SCHED_CLASSES_MAX)
-            return err_set(msg, ERR_LIMIT, "class_file names more than %d files",
-                           SCHED_CLASSES_MAX);
-        if (len == 0 || len >= sizeof(path))
-            return err_set(msg, ERR_INVALID,
-                           "class_file is '%.100s': it needs paths with commas between",
-                           s->c->class_file);
-        snprintf(path, sizeof(path), "%.*s", (int)len, at);
-        err = bench_profile_read(path, &s->classes[s->n_classes], msg);
-        if (err == ERR_OK)
-            LOG_INFO("serve", "class of workers", "name=%s file=%s", s->classes[s->n_classes].name,
-                     path);
-        s->n_classes++;
-        at += len + (at[len] == ',');
-    }
+    for (uint32_t i = 0; err == ERR_OK && i < s->n_classes; i++)
+        LOG_INFO("serve", "class of workers", "name=%s", s->classes[i].name);
     return err;
 }
 

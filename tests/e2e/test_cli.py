@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import socket
@@ -76,6 +77,8 @@ def test_mistakes_get_an_answer_that_helps(args, words):
     (["bench", "http://127.0.0.1:1", "--rate", "1", "--no-stream", "--cancel-rate", "0.5"], ["--no-stream"]),
     (["bench", "http://127.0.0.1:1", "--find-rate", "tier90", "--repeats", "3"], ["--repeats", "--find-rate"]),
     (["simulate", "--cluster", "x", "--trace", "synthetic", "--policy", "magic"], ["magic"]),
+    (["simulate", "--kill", "1@5-3"], ["--kill '1@5-3'", "UNTIL after FROM"]),
+    (["simulate", "--slow", "1@5x2-5"], ["--slow '1@5x2-5'", "UNTIL after FROM"]),
 ])
 def test_wrong_words_of_measuring_commands_end_with_2(args, words):
     out = run(*args)
@@ -142,10 +145,42 @@ def test_config_check_and_precedence(tmp_path):
     bad.write_text("port: 1\nhost: x\n\n\nmax_bach: 5\nprefill: 1\n")
     out = run("config", "check", bad)
     assert out.returncode == 1 and "max_bach" in out.stderr and "line 5" in out.stderr
-    for text, word in (("log_level: loud\n", "loud"), ("backend: cuda9\n", "cuda9")):
+    broken = tmp_path / "class.yaml"
+    broken.write_text("name: x\nlink_bytes_per_s: 0\n")
+    for text, line, words in (
+            ("log_level: loud\n", 1, ["loud"]),
+            ("backend: cuda9\n", 1, ["cuda9"]),
+            ("port: 1\nheartbeat_ms: 5000\n", 2, ["heartbeat_ms", "peer_timeout_ms is 3000", "three times"]),
+            ("\ndefault_tier: steel\n", 2, ["steel"]),
+            ("port: 1\n\nclass_file: /no/such/class.yaml\n", 3, ["/no/such/class.yaml", "baton perf profile"]),
+            (f"class_file: {broken}\n", 1, [f"{broken}: line 2", "link_bytes_per_s", "leave it out"]),
+            ("sim_profile: /no/such/profile\n", 1, ["sim_profile", "/no/such/profile", "No such file"]),
+            ("port: 1\nmodel: /no/such/model\n", 2, ["/no/such/model"]),
+            ("admin_key_file: /no/such/key\n", 1, ["admin_key_file", "/no/such/key"])):
         bad.write_text(text)
         out = run("config", "check", bad)
-        assert out.returncode == 1 and word in out.stderr
+        assert out.returncode == 1 and out.stdout == "" and f"{bad}, line {line}" in out.stderr, out.stderr
+        for word in words:
+            assert word in out.stderr, out.stderr
+
+
+@pytest.mark.parametrize("args", [
+    ["--help"], ["version"], ["config", "reference"], ["config", "check", ROOT / "deploy/baton.yaml"], ["perf", "--help"],
+    ["bench", "--help"], ["simulate", "--cluster", ROOT / "deploy/clusters/h100-8b.yaml", "--trace", "synthetic",
+                          "--duration", "5", "--warmup", "0", "--quiet"],
+    ["simulate", "--cluster", ROOT / "deploy/clusters/h100-8b.yaml", "--trace", "synthetic",
+     "--duration", "5", "--warmup", "0", "--quiet", "--json"]])
+def test_output_that_cannot_be_written_is_a_failure(args):
+    with open("/dev/full", "w") as full:
+        out = subprocess.run([str(BATON), *map(str, args)], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert out.returncode == 1 and "cannot write to standard output" in out.stderr
+
+
+@pytest.mark.parametrize("option", ["--records", "--report"])
+def test_results_that_cannot_be_written_are_a_failure(option):
+    out = run("simulate", "--cluster", ROOT / "deploy/clusters/h100-8b.yaml", "--trace", "synthetic", "--duration", "5",
+              "--warmup", "0", "--quiet", option, "/dev/full")
+    assert out.returncode == 1 and re.search("cannot .*/dev/full: No space left", out.stderr), out.stderr
 
 
 def test_the_shipped_configuration_is_valid():
