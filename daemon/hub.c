@@ -148,6 +148,11 @@ static void act_reject(struct daemon_hub *h, const struct sched_action *a)
     h->c.hooks.on_reject(h->c.arg, a->request, &r);
 }
 
+static double seconds_since(uint64_t ns)
+{
+    return (double)(clock_now_ns() - ns) / CLOCK_NS_PER_S;
+}
+
 /* It leaves and joins anew; if it cannot, it goes on as it was and the scheduler asks again. */
 static void act_flip(struct daemon_hub *h, const struct sched_action *a)
 {
@@ -158,8 +163,9 @@ static void act_flip(struct daemon_hub *h, const struct sched_action *a)
         return;
     m.role = w->role == SCHED_ROLE_PREFILL ? SCHED_ROLE_DECODE : SCHED_ROLE_PREFILL;
     w->flipping = true;
-    LOG_INFO("hub", "worker changes its role", "worker=%u name=%s to=%s", w->id, w->name,
-             m.role == SCHED_ROLE_PREFILL ? "prefill" : "decode");
+    LOG_INFO("hub", "worker changes its role", "worker=%u name=%s to=%s drained_s=%.1f", w->id,
+             w->name, m.role == SCHED_ROLE_PREFILL ? "prefill" : "decode",
+             h->flipping == w->id ? seconds_since(h->flip_since) : 0);
     hub_send_to(h, w->id, WIRE_FLIP, &m);
 }
 
@@ -257,6 +263,28 @@ static void apply_one(struct daemon_hub *h, const struct sched_event *e)
     hand_records_on(h);
 }
 
+/* For minutes such a worker takes nothing new: that is worth a line when it begins, and when it was in vain.  What lies
+ * between, act_flip() and the worker's leaving and joining, have their own. */
+static void note_role_change(struct daemon_hub *h)
+{
+    uint32_t now = sched_flipping(h->sched);
+    const struct worker *was = hub_find_worker(h, h->flipping), *is = hub_find_worker(h, now);
+    struct sched_worker_view v;
+
+    if (now == h->flipping)
+        return;
+    if (was != NULL && !was->lost)
+        LOG_WARN("hub", "worker keeps its role", "worker=%u name=%s tried_s=%.1f: %s", was->id,
+                 was->name, seconds_since(h->flip_since),
+                 was->flipping ? "it did not come back in time" : "it did not run empty in time");
+    if (is != NULL && sched_get_worker(h->sched, now, &v) == ERR_OK)
+        LOG_INFO("hub", "worker drains to change its role", "worker=%u name=%s to=%s requests=%u",
+                 is->id, is->name, is->role == SCHED_ROLE_PREFILL ? "decode" : "prefill",
+                 v.requests);
+    h->flipping = now;
+    h->flip_since = clock_now_ns();
+}
+
 void hub_event(struct daemon_hub *h, const struct sched_event *e)
 {
     size_t done = 0;
@@ -287,6 +315,7 @@ void hub_event(struct daemon_hub *h, const struct sched_event *e)
     }
     h->n_events = 0;
     h->applying = false;
+    note_role_change(h);
     arm_timer(h);
 }
 

@@ -59,6 +59,8 @@ struct daemon_hub {
     unsigned next_grave;
     uint64_t records; /* of the scheduler that were handed on */
     uint64_t pings;
+    uint32_t flipping; /* worker that was last seen to run empty for a change of its role; 0: none */
+    uint64_t flip_since;
     unsigned open_parts; /* timers and links that have not closed */
 };
 

@@ -90,6 +90,11 @@ void sched_get_stats(const struct sched *s, struct sched_stats *out)
     *out = s->stats;
 }
 
+uint32_t sched_flipping(const struct sched *s)
+{
+    return s->elastic.flipping;
+}
+
 static uint64_t backlog_of(const struct sched *s, const struct sched_worker *w)
 {
     double ns = sched_worker_start(s, w) + sched_edf_work(&w->edf) - (double)s->now;

@@ -28,6 +28,8 @@ struct sched_stats {
     uint32_t want[3];          /* the planner's counts by role; 0: not known yet */
 };
 void sched_get_stats(const struct sched *s, struct sched_stats *out);
+/* The worker that runs empty, or has been told, to change its role; 0: none. */
+uint32_t sched_flipping(const struct sched *s);
 
 /* Since the start, of requests whose tier at arrival this was. */
 struct sched_tier_stats {

@@ -99,6 +99,7 @@ def test_roles_follow_the_load_and_no_request_fails(elastic):
     assert m["baton_planner_flips_total"] >= 2
     assert not any(v for k, v in m.items() if k.startswith("baton_refusals_total"))
     assert sum(v for k, v in m.items() if k.startswith("baton_requests_total") and "failed" in k) == 0
+    assert s.log().count("worker drains to change its role") >= 2 and "drained_s=" in s.log()
     assert "worker died" not in s.log() and "worker restarts" not in s.log()
     lines = [list(map(int, line.split())) for line in s.noted.read_text().splitlines()]
     assert lines and all(len(line) == 4 and sum(line[2:]) in (3, 4) for line in lines), lines
