@@ -13,6 +13,7 @@
 
 enum {
     LENGTH_BINS = 80,
+    LENGTH_FINE = 68,    /* from 4,066 tokens on the bins are half octaves, up to 2^18 tokens */
     LENGTH_BUCKETS = 40, /* half octaves of prompt length: up to 2^20 tokens */
     LENGTH_SESSIONS = 4096,
     LENGTH_TENANTS = 1024,
@@ -21,13 +22,13 @@ enum {
     LENGTH_LOW = 1,              /* 5 % */
     LENGTH_LOW_CUT = 3, /* 10 %: all that may be missed, where max_new is the bound above */
     LENGTH_HIGH = LENGTH_TARGETS - 2, /* 95 % */
-    LENGTH_NO_LIMIT = 65535,
+    LENGTH_NO_LIMIT = 1 << 18,
     LIVES_SOME = 16, /* forecasts that say nothing yet, however short lives are */
     LIVES_HELD = 1500,
     LIVES_STEERED = 3, /* longest lives, after which intervals are steered by what ended */
     LIVES_SETTLED = 8  /* and after which it stands for all */
 };
-static const double LENGTH_RATIO = 1.13;
+static const double LENGTH_RATIO = 1.13, LENGTH_COARSE = 1.41421356237;
 static const double PRIOR_LOG_MEDIAN = 4.8675, PRIOR_LOG_SD = 1; /* 130 tokens */
 static const float KEEP_SESSION = 0.9f, KEEP_TENANT = 0.99f, KEEP_BUCKET = 0.995f,
                    KEEP_GLOBAL = 0.999f;
@@ -226,14 +227,18 @@ static void length_fill_bins(struct sched_length *l)
 {
     double sum = 0, mass[LENGTH_BINS];
 
-    for (int i = 0; i <= LENGTH_BINS; i++)
-        l->edge[i] = (float)pow(LENGTH_RATIO, i);
+    for (int i = 0; i <= LENGTH_BINS; i++) {
+        int fine = i < LENGTH_FINE ? i : LENGTH_FINE;
+
+        l->edge[i] = (float)(pow(LENGTH_RATIO, fine) * pow(LENGTH_COARSE, i - fine));
+    }
     for (int i = 0; i < LENGTH_BINS; i++) {
         double z;
 
         l->middle[i] = (l->edge[i] + l->edge[i + 1]) / 2;
         z = (log(l->middle[i]) - PRIOR_LOG_MEDIAN) / PRIOR_LOG_SD;
-        mass[i] = exp(-z * z / 2) + 1e-6; /* nothing is impossible */
+        mass[i] = (exp(-z * z / 2) + 1e-6) * /* nothing is impossible */
+                  log(l->edge[i + 1] / l->edge[i]) / log(LENGTH_RATIO);
         sum += mass[i];
     }
     for (int i = 0; i < LENGTH_BINS; i++)
@@ -513,6 +518,8 @@ static int length_bin_of(const struct sched_length *l, uint32_t tokens)
 {
     int bin = (int)(log((double)tokens) / log(LENGTH_RATIO));
 
+    if (bin >= LENGTH_FINE)
+        bin = LENGTH_FINE + (int)(log(tokens / (double)l->edge[LENGTH_FINE]) / log(LENGTH_COARSE));
     bin = bin >= LENGTH_BINS ? LENGTH_BINS - 1 : bin;
     /* The edges are rounded; which side is theirs to say. */
     if (bin > 0 && (float)tokens < l->edge[bin])

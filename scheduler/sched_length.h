@@ -39,7 +39,8 @@ struct sched_length_of {
 /* A forecast is asked for once per request and kept: 24 quantiles of its own mixture. */
 enum { SCHED_LENGTH_POINTS = 24 };
 struct sched_length_cast {
-    /* tokens at probability (i + 0.5) / POINTS, ascending, 1 .. 65535 */
+    /* tokens at probability (i + 0.5) / POINTS, ascending, 1 .. 65535; what is longer shows in mean, low and high, up
+     * to 2^18 */
     uint16_t q[SCHED_LENGTH_POINTS];
     float mean;
     uint32_t high; /* calibrated 95 % quantile; with low the 90 % interval */

@@ -338,6 +338,30 @@ static void before_anything_is_seen_a_forecast_is_plausible(void **arg)
     sched_length_free(l);
 }
 
+/* As far as contexts go: one who thinks for 100,000 tokens is not taken for one of 17,600. */
+static void very_long_answers_are_expected_where_they_were_seen(void **arg)
+{
+    static const uint32_t sizes[] = {6000, 17000, 30000, 60000, 120000, 240000};
+
+    (void)arg;
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        struct sched_length *l = create();
+        struct sched_length_of of = {.n_prompt = 1000, .max_new = 0};
+        struct sched_length_cast c;
+
+        for (int k = 0; k < 2000; k++)
+            teach(l, &of, sizes[i]);
+        sched_length_forecast(l, &of, &c);
+        assert_within((double)c.mean, 0.8 * sizes[i], 1.25 * sizes[i]);
+        assert_within(c.high, sizes[i], 1.5 * sizes[i]);
+        assert_within(c.low, 0.5 * sizes[i], sizes[i]);
+        assert_within(sched_length_given(&c, 0, 0.5), /* points end at 65,535 */
+                      sizes[i] < 65535 ? 0.8 * sizes[i] : 65000, 1.25 * sizes[i]);
+        assert_within(sched_length_given(&c, sizes[i] - 1, 0.5), sizes[i], 1.5 * sizes[i]);
+        sched_length_free(l);
+    }
+}
+
 static void points_ascend_and_stay_inside_the_limit(void **arg)
 {
     struct sched_length *l = create();
@@ -552,6 +576,7 @@ int main(void)
         cmocka_unit_test(answers_on_their_way_count_from_the_first_second),
         cmocka_unit_test(those_turned_away_at_once_are_not_taken_for_long_answers),
         cmocka_unit_test(before_anything_is_seen_a_forecast_is_plausible),
+        cmocka_unit_test(very_long_answers_are_expected_where_they_were_seen),
         cmocka_unit_test(points_ascend_and_stay_inside_the_limit),
         cmocka_unit_test(quantiles_given_tokens_so_far_rise_and_lie_beyond_them),
         cmocka_unit_test(a_session_that_always_answers_in_few_words_is_remembered),
