@@ -512,7 +512,7 @@ static void damaged_run_files_are_refused(void **state)
         "{\"runs\":[{\"tiers\":[{}],\"bin_s\":1,\"bins\":[1,2,3]}]}",
         "{\"runs\":[{\"tiers\":[{\"ttft\":{\"count\":[99999,1]}}],\"bin_s\":1}]}",
         "{\"runs\":[{\"tiers\":[{\"ttft\":{\"count\":[-1,1]}}],\"bin_s\":1}]}",
-        "{\"runs\":[{\"tiers\":[{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}],\"bin_s\":1}]"
+        "{\"runs\":[{\"bin_s\":1,\"tiers\":[{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}]}]"
         "}"};
     char path[] = "/tmp/bench_load_test.XXXXXX";
     int fd = mkstemp(path);
