@@ -54,8 +54,8 @@ struct sim_req {
     uint64_t p_order, p_given_ns, p_start_ns, p_end_ns;
     uint32_t tx_prev, tx_next, rx_prev, rx_next; /* SIM_P_LINK: on both cards' lists */
     uint32_t transfer_class;
-    uint64_t link_seq;
-    double wire_ns, exposed_ns;
+    uint64_t link_seq, sent_ns; /* SIM_P_SEND: when its last byte is there */
+    double wire_ns, exposed_ns; /* exposed: of what is left */
     /* decode side */
     enum sim_d_state d_state;
     uint32_t d_worker, d_epoch, d_gen, d_index, d_blocks, d_tier;
@@ -97,7 +97,7 @@ struct sim_worker {
     struct sched_step did;
     double step_ns, busy_ns;
     uint64_t steps, last_end_ns, joined_ns;
-    bool tx_busy, rx_busy;
+    uint32_t tx_slot, rx_slot; /* of the request on its network cards; SIM_NONE */
     struct sim_list tx, rx;
     /* prefill; on a decode worker, prompts of its own */
     struct sim_heap ready;

@@ -3,7 +3,9 @@
  * Layers go while later ones compute, as soon as the decode worker has set blocks aside; what is left when the
  * prompt is done needs both network cards for itself:
  *     left = max(0, t - overlap (1 - 1/L)) + t/L + setup,     t: all bytes at the rate of the link
- * Cards take one at a time, lowest transfer class first, then first come. */
+ * Cards take one at a time, lowest transfer class first, then first come.  Real ones send pieces, and after each the most
+ * urgent next one: so one of a looser class stops where a tighter one needs its card, and goes on with its rest
+ * later. */
 #include "bench/sim_impl.h"
 
 static bool precedes(const struct sim_req *a, const struct sim_req *b)
@@ -55,28 +57,81 @@ static void list_remove(struct sim *m, struct sim_list *l, struct sim_req *r, in
         *prev_of(&m->req[next], which) = prev;
 }
 
-static void send(struct sim *m, struct sim_req *r)
+static uint32_t *sending(struct sim *m, struct sim_req *r, int which)
 {
-    struct sim_worker *p = &m->worker[r->p_worker], *d = &m->worker[r->d_worker];
-
-    list_remove(m, &p->tx, r, 0);
-    list_remove(m, &d->rx, r, 1);
-    p->tx_busy = d->rx_busy = true;
-    r->p_state = SIM_P_SEND;
-    sim_at(m, m->now + (uint64_t)r->exposed_ns, SIM_EV_SENT, sim_slot(m, r), r->p_gen);
+    return which == 0 ? &m->worker[r->p_worker].tx_slot : &m->worker[r->d_worker].rx_slot;
 }
 
-/* The first of a card's list whose other card is free. */
+static void lists_add(struct sim *m, struct sim_req *r)
+{
+    list_add(m, &m->worker[r->p_worker].tx, r, 0);
+    list_add(m, &m->worker[r->d_worker].rx, r, 1);
+    r->p_state = SIM_P_LINK;
+}
+
+static void lists_remove(struct sim *m, struct sim_req *r)
+{
+    list_remove(m, &m->worker[r->p_worker].tx, r, 0);
+    list_remove(m, &m->worker[r->d_worker].rx, r, 1);
+}
+
+static void start(struct sim *m, struct sim_req *r)
+{
+    lists_remove(m, r);
+    *sending(m, r, 0) = *sending(m, r, 1) = sim_slot(m, r);
+    r->p_state = SIM_P_SEND;
+    r->sent_ns = m->now + (uint64_t)r->exposed_ns;
+    sim_at(m, r->sent_ns, SIM_EV_SENT, sim_slot(m, r), r->p_gen);
+}
+
+/* Off the cards, with what is left of it. */
+static void stop(struct sim *m, struct sim_req *r)
+{
+    *sending(m, r, 0) = *sending(m, r, 1) = SIM_NONE;
+    r->exposed_ns = (double)(r->sent_ns - m->now);
+    r->p_gen++; /* the event of its end is of another time */
+}
+
+/* Is the card free for r, or does it send one of a looser class? */
+static bool free_for(struct sim *m, struct sim_req *r, int which)
+{
+    uint32_t slot = *sending(m, r, which);
+
+    return slot == SIM_NONE || r->transfer_class < m->req[slot].transfer_class;
+}
+
+static void next(struct sim *m, struct sim_worker *w, int which);
+
+/* Each card that this takes from a looser class may leave another one free, for looser ones yet or as many: what is
+ * taken in turn is looser each time, so this ends. */
+static void send(struct sim *m, struct sim_req *r)
+{
+    uint32_t other[2] = {*sending(m, r, 0), *sending(m, r, 1)};
+
+    for (int which = 0; which < 2; which++)
+        if (other[which] != SIM_NONE && m->req[other[which]].p_state == SIM_P_SEND) {
+            stop(m, &m->req[other[which]]);
+            lists_add(m, &m->req[other[which]]);
+        }
+    start(m, r);
+    for (int which = 0; which < 2; which++)
+        if (other[which] != SIM_NONE) {
+            next(m, &m->worker[m->req[other[which]].p_worker], 0);
+            next(m, &m->worker[m->req[other[which]].d_worker], 1);
+        }
+}
+
+/* The first of a card's list that gets both its cards. */
 static void next(struct sim *m, struct sim_worker *w, int which)
 {
     struct sim_list *l = which == 0 ? &w->tx : &w->rx;
 
-    if (which == 0 ? w->tx_busy : w->rx_busy)
-        return;
     for (uint32_t i = l->first; i != SIM_NONE; i = *next_of(&m->req[i], which)) {
         struct sim_req *r = &m->req[i];
 
-        if (which == 0 ? !m->worker[r->d_worker].rx_busy : !m->worker[r->p_worker].tx_busy) {
+        if (!free_for(m, r, which))
+            return;
+        if (free_for(m, r, 1 - which)) {
             send(m, r);
             return;
         }
@@ -98,19 +153,10 @@ void sim_link_ready(struct sim *m, struct sim_req *r)
     left = left < t ? left : t;
     r->wire_ns = t;
     r->exposed_ns = left + (double)a->sched.link_setup_ns;
-    r->p_state = SIM_P_LINK;
     r->link_seq = m->link_seq++;
-    list_add(m, &p->tx, r, 0);
-    list_add(m, &d->rx, r, 1);
-    if (!p->tx_busy && !d->rx_busy)
-        next(m, p, 0);
-}
-
-static void cards_free(struct sim *m, struct sim_worker *p, struct sim_worker *d)
-{
-    p->tx_busy = d->rx_busy = false;
-    next(m, p, 0);
-    next(m, d, 1);
+    lists_add(m, r);
+    if (free_for(m, r, 0) && free_for(m, r, 1))
+        send(m, r);
 }
 
 void sim_link_sent(struct sim *m, struct sim_req *r)
@@ -128,8 +174,10 @@ void sim_link_sent(struct sim *m, struct sim_req *r)
     e.u.handover.wire_ns = (uint64_t)r->wire_ns;
     e.u.handover.exposed_ns = m->now - asked;
     sim_say(m, &e);
-    r->p_state = SIM_P_GRANT; /* off the cards */
-    cards_free(m, p, d);
+    stop(m, r);
+    r->p_state = SIM_P_GRANT;
+    next(m, p, 0);
+    next(m, d, 1);
     sim_prefill_drop(m, r);
     sim_say_released(m, r, p->id, epoch, ERR_OK);
     sim_decode_arrived(m, r);
@@ -138,14 +186,13 @@ void sim_link_sent(struct sim *m, struct sim_req *r)
 /* The sender or the receiver gave it up. */
 void sim_link_drop(struct sim *m, struct sim_req *r)
 {
-    struct sim_worker *p = &m->worker[r->p_worker], *d = &m->worker[r->d_worker];
-
-    if (r->p_state == SIM_P_SEND) {
+    if (r->p_state == SIM_P_LINK) {
+        lists_remove(m, r);
         r->p_state = SIM_P_GRANT;
-        cards_free(m, p, d);
         return;
     }
-    list_remove(m, &p->tx, r, 0);
-    list_remove(m, &d->rx, r, 1);
+    stop(m, r);
     r->p_state = SIM_P_GRANT;
+    next(m, &m->worker[r->p_worker], 0);
+    next(m, &m->worker[r->d_worker], 1);
 }

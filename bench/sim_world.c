@@ -16,6 +16,7 @@ void sim_worker_join(struct sim *m, struct sim_worker *w)
     w->block_tokens = c->block_tokens;
     w->n_blocks = w->free_blocks = c->kv_tokens / c->block_tokens;
     w->tx = w->rx = (struct sim_list){SIM_NONE, SIM_NONE};
+    w->tx_slot = w->rx_slot = SIM_NONE;
     w->plan_wake_ns = SIM_NEVER;
     w->joined_ns = m->now;
     e.u.join.role = w->role;
