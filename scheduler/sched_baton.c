@@ -34,6 +34,8 @@ const struct baton_constants baton_c = {
     .link_slow =
         0.5, /* hand-overs may keep a decode worker's link busy for so long, per time that its prompts take */
 
+    .link_busy = 0.9, /* part of a link's time that tighter tiers are taken to need, at most */
+
     .margin_step = 0.05, /* [ref] of the conformal margin on decode waits */
     .margin_max = 8,     /* [ref] */
     .broken_part =
@@ -158,8 +160,6 @@ static void fill_bind(const struct baton_ask *a, const struct baton_plan *plan, 
     r->baton.ready_ns =
         at_least_0(plan->p.finish + (double)out->forecast.handover * baton_c.exposed);
     r->baton.out = (float)a->out;
-    r->baton.step_ns = (float)plan->d.step;
-    r->baton.prefill_ns = (float)plan->p.work;
     for (uint32_t i = 0; i < plan->victims.n; i++)
         sched_queue_evict(a->s, plan->victims.v[i]);
 }
@@ -321,7 +321,7 @@ static struct sched_worker *baton_redecide(struct sched *s, struct sched_request
     baton_ask_terms(&a, r->tier);
     if (a.n_d > 0) /* as when it was placed: one load is brought up to now with it counted */
         (void)baton_load_step(s, a.d[0]);
-    baton_load_drop(s, r); /* it must not count against itself */
+    baton_load_drop(r); /* it must not count against itself */
     baton_plan_decode(&a, r->home, (double)s->now + r->item.work, &best);
     baton_load_add(s, best.w != NULL ? best.w : r->mate, r);
     return best.w;
@@ -385,7 +385,7 @@ static void fact_ended(struct sched *s, struct sched_request *r)
 {
     bool in_time = r->first_ns != 0 && r->first_ns <= r->deadline_ns;
 
-    baton_load_drop(s, r);
+    baton_load_drop(r);
     held_no_more(s, r, false);
     if (r->probe)
         baton_probe_end(s, r);
@@ -403,7 +403,7 @@ static void baton_request(struct sched *s, struct sched_request *r, enum sched_f
         fact_bound(s, r);
         break;
     case SCHED_FACT_UNBOUND:
-        baton_load_drop(s, r);
+        baton_load_drop(r);
         baton_price_bound(s, r, true);
         baton_share_bound(s, r, true);
         break;
@@ -414,14 +414,14 @@ static void baton_request(struct sched *s, struct sched_request *r, enum sched_f
         fact_prefilled(s, r);
         break;
     case SCHED_FACT_DECODING:
-        baton_load_came(s, r);
+        baton_load_came(r);
         baton_load_touch(s, r);
         break;
     case SCHED_FACT_LATE:
         fact_late(s, r);
         break;
     case SCHED_FACT_ATTEMPT_OVER:
-        baton_load_drop(s, r);
+        baton_load_drop(r);
         break;
     case SCHED_FACT_ENDED:
         fact_ended(s, r);
@@ -440,7 +440,7 @@ static void baton_worker(struct sched *s, struct sched_worker *w, enum sched_eve
         if (w->shape->role == SCHED_ROLE_DECODE && baton_load_create(w) != ERR_OK)
             w->baton.load = NULL; /* asked as if it were empty; its own wait list bounds it */
     } else if (e == SCHED_EV_WORKER_LEAVE) {
-        baton_load_free(s, w);
+        baton_load_free(w);
     }
 }
 
@@ -470,7 +470,7 @@ static void baton_destroy(struct sched *s)
 {
     for (int role = SCHED_ROLE_PREFILL; role <= SCHED_ROLE_DECODE; role++)
         for (struct sched_worker *w = s->first_worker[role]; w != NULL; w = w->next)
-            baton_load_free(s, w);
+            baton_load_free(w);
     mem_free(s->policy_state);
     s->policy_state = NULL;
 }

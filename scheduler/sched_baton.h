@@ -6,22 +6,23 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "scheduler/sched_config.h"
+
 struct sched_baton; /* sched.policy_state */
 struct sched_worker;
 
 struct sched_baton_request {
-    struct sched_worker *on; /* decode worker whose load counts it; NULL: none */
-    uint32_t slot;           /* in that load */
-    float weight;            /* at which it was bound: what evicting it costs */
-    float out, step_ns;      /* predicted tokens and time of a step */
-    float prefill_ns;        /* predicted work, as it was charged to the pool */
-    bool counted : 1;        /* seen as an arrival */
+    struct sched_worker *on;   /* decode worker whose load counts it; NULL: none */
+    struct sched_worker *from; /* prefill worker whose KV for `on` has not come; NULL: none */
+    uint32_t slot;             /* in that load */
+    float weight;              /* at which it was bound: what evicting it costs */
+    float out;                 /* predicted tokens */
+    bool counted : 1;          /* seen as an arrival */
     bool was_held : 1;
     bool over : 1;     /* its tenant asked for more than its fair share when it arrived */
     bool starving : 1; /* bound by its tier's right, reserved or starving: not to be evicted */
     bool large : 1;    /* of the largest tenth of prompts, when it arrived */
     bool slow : 1;     /* a decode promise was broken by waiting or slow steps */
-    bool coming : 1;   /* its KV is still to come to `on` */
     uint8_t held_tier; /* was_held: where it is counted */
     uint64_t ready_ns; /* when its KV is expected on the decode worker */
 };
@@ -29,6 +30,8 @@ struct sched_baton_request {
 struct sched_baton_worker {
     void *load;       /* decode: expected KV and batch; owned by the policy */
     uint64_t seen_ns; /* its last step, or when it joined */
+    double coming
+        [SCHED_TIERS_MAX]; /* tokens of KV that were promised to it, or from it, and have not come */
 };
 
 #endif

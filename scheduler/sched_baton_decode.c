@@ -42,7 +42,6 @@ struct baton_load {
     uint64_t at;                  /* horizons count from here */
     double step;                  /* present step time */
     double room;                  /* tokens of KV in its blocks */
-    double coming;                /* tokens of KV that others compute for it */
     double slots;                 /* sequences in one step, at most */
     double pace[SCHED_TIERS_MAX]; /* ns per token of a stream of the tier */
     struct sched_law law;
@@ -59,14 +58,14 @@ enum err baton_load_create(struct sched_worker *w)
     return ERR_OK;
 }
 
-void baton_load_free(struct sched *s, struct sched_worker *w)
+void baton_load_free(struct sched_worker *w)
 {
     struct baton_load *l = w->baton.load;
 
     if (l == NULL)
         return;
     while (l->n > 0)
-        baton_load_drop(s, l->v[l->n - 1].r);
+        baton_load_drop(l->v[l->n - 1].r);
     mem_free(l->v);
     mem_free(l);
     w->baton.load = NULL;
@@ -334,19 +333,17 @@ static void load_refresh(struct sched *s, struct sched_worker *w, struct baton_l
 /* ---- who is counted ---- */
 
 /* Whole numbers: nothing is left of what comes and goes. */
-static void load_coming(struct sched *s, struct baton_load *l, double tokens)
+static void load_coming(struct sched_request *r, double sign)
 {
-    struct sched_baton *b = baton_of(s);
-
-    l->coming += tokens;
-    b->coming += tokens;
+    r->baton.on->baton.coming[r->tier] += sign * r->n_prompt;
+    r->baton.from->baton.coming[r->tier] += sign * r->n_prompt;
 }
 
 void baton_load_add(struct sched *s, struct sched_worker *w, struct sched_request *r)
 {
     struct baton_load *l = w->baton.load;
 
-    baton_load_drop(s, r);
+    baton_load_drop(r);
     if (l == NULL)
         return;
     if (l->n == l->cap) {
@@ -364,33 +361,27 @@ void baton_load_add(struct sched *s, struct sched_worker *w, struct sched_reques
     load_fill(s, l, &l->v[l->n]);
     load_count(l, &l->v[l->n]);
     l->n++;
-    r->baton.coming = r->home != NULL && r->home != w && r->state != SCHED_STATE_DECODING;
-    if (r->baton.coming)
-        load_coming(s, l, r->n_prompt);
+    if (r->home != w && r->state != SCHED_STATE_DECODING)
+        r->baton.from = r->home;
+    if (r->baton.from != NULL)
+        load_coming(r, 1);
 }
 
-void baton_load_came(struct sched *s, struct sched_request *r)
+void baton_load_came(struct sched_request *r)
 {
-    if (r->baton.on != NULL && r->baton.coming)
-        load_coming(s, r->baton.on->baton.load, -(double)r->n_prompt);
-    r->baton.coming = false;
+    if (r->baton.from != NULL)
+        load_coming(r, -1);
+    r->baton.from = NULL;
 }
 
-double baton_load_coming(const struct sched_worker *w)
-{
-    const struct baton_load *l = w->baton.load;
-
-    return l != NULL ? l->coming : 0;
-}
-
-void baton_load_drop(struct sched *s, struct sched_request *r)
+void baton_load_drop(struct sched_request *r)
 {
     struct baton_load *l;
     uint32_t at = r->baton.slot;
 
     if (r->baton.on == NULL)
         return;
-    baton_load_came(s, r);
+    baton_load_came(r);
     l = r->baton.on->baton.load;
     if (!SCHED_PLANTED(30))
         load_uncount(l, &l->v[at]);
@@ -605,6 +596,7 @@ static void load_answer(struct sched *s, const struct baton_load *l, const struc
         out->wait = in_time;
         out->lacks = SCHED_RES_DECODE_TIME;
     }
+    out->link = need->link;
     if (need->link > out->wait) {
         out->wait = need->link;
         out->lacks = SCHED_RES_LINK_TIME;
@@ -734,6 +726,7 @@ enum err baton_load_check(const struct sched_worker *w, uint32_t *n, struct err_
 {
     const struct baton_load *l = w->baton.load;
     struct baton_load sum = {.n = 0};
+    double coming[SCHED_TIERS_MAX] = {0};
 
     *n = l != NULL ? l->n : 0;
     for (uint32_t i = 0; i < *n; i++) {
@@ -743,11 +736,14 @@ enum err baton_load_check(const struct sched_worker *w, uint32_t *n, struct err_
             return err_set(msg, ERR_BAD_STATE, "worker %u: its load lists what is not its own",
                            w->id);
         load_count(&sum, &l->v[i]);
-        sum.coming += r->coming ? (double)l->v[i].r->n_prompt : 0;
+        if (r->from != NULL)
+            coming[l->v[i].r->tier] += l->v[i].r->n_prompt;
     }
-    if (l != NULL && fabs(l->coming - sum.coming) > 0.5)
-        return err_set(msg, ERR_BAD_STATE, "worker %u: %g tokens are to come, counted %g", w->id,
-                       sum.coming, l->coming);
+    for (uint32_t t = 0; l != NULL && t < SCHED_TIERS_MAX; t++)
+        if (fabs(w->baton.coming[t] - coming[t]) > 0.5)
+            return err_set(msg, ERR_BAD_STATE,
+                           "worker %u, tier %u: %g tokens are to come, counted %g", w->id, t,
+                           coming[t], w->baton.coming[t]);
     for (uint32_t t = 0; l != NULL && t < SCHED_TIERS_MAX; t++)
         if (!load_same(&l->tier[t], &sum.tier[t]))
             return err_set(msg, ERR_BAD_STATE,

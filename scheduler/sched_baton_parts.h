@@ -32,7 +32,8 @@ struct baton_constants {
     /* decode */
     double room_share, room_least, time_share, turn_room, tbt_share, wait_share, refresh_ns;
     /* prefill */
-    double guard_ns, density_power, local_use, local_ahead, local_tbt, exposed, link_slow;
+    double guard_ns, density_power, local_use, local_ahead, local_tbt, exposed, link_slow,
+        link_busy;
     /* margins */
     double margin_step, margin_max, broken_part;
     double stretch_start, stretch_min, stretch_max, stretch_step;
@@ -71,6 +72,7 @@ struct baton_tier {
     uint64_t short_ns;      /* since when some ask in vain; 0: none since the last one got in */
     double inflow;          /* tokens of KV admitted, all workers, decayed over inflow_s */
     double stay;            /* the same times the ns that they will stay */
+    double sent;            /* tokens of the inflow that go over a link */
     uint64_t inflow_at;     /* ns */
     struct baton_kept kept; /* of the inflow */
 };
@@ -115,7 +117,6 @@ struct sched_baton {
     double lift;                 /* of that tenth's value, in values of the least tier */
     uint64_t settled_at;         /* credits are filled up to here */
     struct baton_probe probe[2]; /* of prompts, of decode steps */
-    double coming;               /* tokens of KV that decode workers wait for, all of them */
 };
 
 static inline struct sched_baton *baton_of(const struct sched *s)
@@ -153,6 +154,8 @@ bool baton_price_ok(const struct sched *s, const struct sched_request *r, double
 bool baton_price_scarce(const struct sched *s, int side);
 /* What most of the bill is for: 0 prompts, 1 decode. */
 int baton_price_of(const struct sched *s, const struct baton_bill *bill);
+/* Tokens of KV per ns that come over links at a tier, to all workers, by what was admitted lately. */
+double baton_sent(const struct sched *s, uint32_t tier);
 void baton_price_bound(struct sched *s, struct sched_request *r, bool undo);
 /* A promise was kept or broken in a stage. */
 void baton_margin_decode(struct sched *s, uint32_t tier, bool broken);
@@ -208,6 +211,7 @@ struct baton_need {
 struct baton_decode {
     struct sched_worker *w;
     double wait, step;                 /* predicted */
+    double link;                       /* of the wait, for KV on slow links */
     double limit;                      /* longest wait that keeps the promise */
     double used;                       /* share of its room at `ready`, all tiers */
     bool ok, hopeless;                 /* hopeless: an idle worker would not do either */
@@ -215,18 +219,16 @@ struct baton_decode {
 };
 
 MUST_USE enum err baton_load_create(struct sched_worker *w);
-void baton_load_free(struct sched *s, struct sched_worker *w);
+void baton_load_free(struct sched_worker *w);
 /* Count r on w from now on, or no longer. */
 void baton_load_add(struct sched *s, struct sched_worker *w, struct sched_request *r);
-void baton_load_drop(struct sched *s, struct sched_request *r);
+void baton_load_drop(struct sched_request *r);
 /* Its state or place in time has changed. */
 void baton_load_touch(struct sched *s, struct sched_request *r);
 void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_need *need,
                     struct baton_decode *out);
-/* Tokens of KV promised to it that other workers compute and that have not come. */
-double baton_load_coming(const struct sched_worker *w);
 /* The KV of r is there. */
-void baton_load_came(struct sched *s, struct sched_request *r);
+void baton_load_came(struct sched_request *r);
 /* Share of its room that is held now. */
 double baton_load_use(struct sched *s, struct sched_worker *w);
 /* Tokens of KV at half their lives, of the n that are there or promised. */
@@ -246,6 +248,7 @@ double baton_left(const struct sched *s, const struct sched_request *r, double s
 struct baton_prefill {
     struct sched_worker *w;
     double work, begin, finish;
+    double link;       /* ns later that its card is free for the KV; 0: links are not slow */
     uint64_t late_ns;  /* when it must be done, by the work in that queue */
     bool self, others; /* in time; all behind it too */
     bool local;        /* w is a decode worker that would compute it between its steps */

@@ -7,6 +7,8 @@
 
 #include <math.h>
 
+#include "scheduler/sched_num.h"
+
 static uint64_t baton_key(const struct sched *s, const struct sched_request *r, uint32_t tier,
                           uint64_t deadline)
 {
@@ -40,24 +42,51 @@ static struct ask_wire ask_wire(const struct baton_ask *a, const struct sched_wo
     return w;
 }
 
-/* How much later than `ready` the KV would be on w because links are slow: cards take one hand-over at a time, so all
- * that was promised to w comes first, and on the way out each prefill worker has its part of what is promised to
- * all. */
+/* ns until the card of w, one of n, has moved what comes before the KV of a->r, of which `token` ns each: what is promised
+ * at tiers of its transfer class and of tighter ones, and what those bring in meanwhile, if it goes on like that. */
+static double link_ahead(const struct baton_ask *a, const struct sched_worker *w, uint32_t n,
+                         double token)
+{
+    const struct sched_tier *tiers = a->s->cfg.tiers, *own = &tiers[a->tier];
+    double ahead = 0, busy = 0;
+
+    for (uint32_t t = 0; t < a->s->cfg.n_tiers; t++) {
+        if (tiers[t].transfer_class <= own->transfer_class)
+            ahead += token * w->baton.coming[t];
+        if (tiers[t].transfer_class < own->transfer_class)
+            busy += token * baton_sent(a->s, t) / n;
+    }
+    return ahead / (1 - num_min(busy, baton_c.link_busy));
+}
+
+/* How much later than p computes it its card is free for the KV. */
+static double link_out(const struct baton_ask *a, const struct baton_prefill *p)
+{
+    struct ask_wire l;
+
+    if (a->n_d == 0)
+        return 0;
+    l = ask_wire(a, p->w, a->d[0]);
+    if (!l.slow)
+        return 0;
+    return num_max(0, (double)a->s->now +
+                          link_ahead(a, p->w, a->s->pool[SCHED_ROLE_PREFILL].n, l.token) -
+                          p->finish);
+}
+
+/* How much later than `ready` the KV would be on w because links are slow: cards take one hand-over at a time. */
 static double ask_link(const struct baton_ask *a, const struct sched_worker *from, double ready,
                        const struct sched_worker *w)
 {
     struct ask_wire l = ask_wire(a, from, w);
-    uint32_t n_p = a->s->pool[SCHED_ROLE_PREFILL].n;
-    double ahead = baton_load_coming(w), out, end;
+    double out, in;
 
     if (!l.slow)
         return 0;
-    out = n_p > 0 ? baton_of(a->s)->coming / n_p : 0;
-    ahead = out > ahead ? out : ahead;
-    end = (double)a->s->now + ahead * l.token + l.own;
-    if (end < ready - l.alone + l.own)
-        end = ready - l.alone + l.own;
-    return end > ready ? end - ready : 0;
+    out = link_ahead(a, from, a->s->pool[SCHED_ROLE_PREFILL].n, l.token);
+    in = link_ahead(a, w, a->s->pool[SCHED_ROLE_DECODE].n, l.token);
+    return num_max(num_max((double)a->s->now + num_max(out, in), ready - l.alone) + l.own - ready,
+                   0);
 }
 
 /* How long before its deadline the first token must be there: the next one leaves with the second step that
@@ -154,8 +183,10 @@ void baton_plan_decode(const struct baton_ask *a, const struct sched_worker *fro
 
 /* ---- prefill side ---- */
 
-/* A decode worker computes the prompt in what its steps leave of the tightest time between tokens. */
-static bool try_local(const struct baton_ask *a, struct sched_worker *w, struct baton_prefill *out)
+/* A decode worker computes the prompt in what its steps leave of the tightest time between tokens.  only: no link takes
+ * it in time; then it may be of any length, one at a time. */
+static bool try_local(const struct baton_ask *a, struct sched_worker *w, bool only,
+                      struct baton_prefill *out)
 {
     struct sched_law law = sched_decode_law(a->s, w);
     struct sched_edf_item c = {.key = a->key, .id = a->r->id, .deadline_ns = a->late};
@@ -180,6 +211,8 @@ static bool try_local(const struct baton_ask *a, struct sched_worker *w, struct 
     out->finish = answer.finish;
     out->self = answer.self;
     out->others = answer.others;
+    if (only && sched_edf_count(&w->edf) == 0)
+        return true;
     return out->begin + sched_edf_work(&w->edf) + out->work <=
            (double)a->s->now + baton_c.local_ahead;
 }
@@ -206,7 +239,8 @@ static double prefill_score(const struct baton_prefill *p, double least)
 {
     double late = 86400e9;
 
-    return p->finish + (p->work - least) + (p->self ? 0 : late) + (p->others ? 0 : late / 2);
+    return p->finish + p->link + (p->work - least) + (p->self ? 0 : late) +
+           (p->others ? 0 : late / 2);
 }
 
 uint32_t baton_plan_queues(const struct baton_ask *a, struct baton_prefill *v,
@@ -217,6 +251,7 @@ uint32_t baton_plan_queues(const struct baton_ask *a, struct baton_prefill *v,
 
     for (uint32_t i = 0; i < a->n_p; i++) {
         baton_prefill_try(a->s, a->r, a->p[i], a->tier, a->key, a->late, &v[n]);
+        v[n].link = link_out(a, &v[n]);
         least = v[n].work < least ? v[n].work : least;
         n++;
     }
@@ -248,16 +283,25 @@ static void plan_local(struct baton_plan *plan, const struct baton_prefill *p,
     plan->victims.n = 0;
 }
 
+/* Where links are slow, its KV comes later than its first token. */
+static double remote_score(const struct baton_plan *plan)
+{
+    return num_max(plan->score, plan->p.finish + plan->d.link);
+}
+
 static void try_locals(const struct baton_ask *a, struct baton_plan *plan)
 {
+    bool only = plan->d.w != NULL && !plan->d.ok && plan->d.lacks == SCHED_RES_LINK_TIME;
+
     for (uint32_t i = 0; a->s->cfg.local_prefill && i < a->n_d; i++) {
         struct baton_prefill p;
         struct baton_decode d;
 
-        if (!try_local(a, a->d[i], &p) || !p.self || !p.others)
+        if (!try_local(a, a->d[i], only, &p) || !p.self || !p.others)
             continue;
         baton_ask_decode(a, p.w, p.finish, p.w, &d);
-        if (!d.ok || (plan->in_time && plan->d.ok && plan->score <= p.finish + baton_c.local_gain))
+        if (!d.ok ||
+            (plan->in_time && plan->d.ok && remote_score(plan) <= p.finish + baton_c.local_gain))
             continue;
         plan_local(plan, &p, &d);
     }

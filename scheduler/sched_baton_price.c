@@ -211,14 +211,31 @@ static void inflow_to_now(const struct sched *s, struct baton_tier *t)
 
     t->inflow *= keep;
     t->stay *= keep;
+    t->sent *= keep;
     t->inflow_at = s->now;
+}
+
+/* How much of a decayed sum there is by now: less than all at the start. */
+static double inflow_seen(const struct sched *s)
+{
+    struct sched_baton *b = baton_of(s);
+
+    return num_max(1 - inflow_kept(&b->unseen, b->began_at, s->now), baton_c.inflow_seen);
+}
+
+double baton_sent(const struct sched *s, uint32_t tier)
+{
+    struct baton_tier *t = &baton_of(s)->tier[tier];
+
+    return inflow_kept(&t->kept, t->inflow_at, s->now) * t->sent /
+           (inflow_seen(s) * baton_c.inflow_s * 1e9);
 }
 
 void baton_inflow(const struct sched *s, uint32_t tier, const double *share, double *kv,
                   double *stay)
 {
     struct sched_baton *b = baton_of(s);
-    double in = 0, token_ns = 0, seen;
+    double in = 0, token_ns = 0;
 
     for (uint32_t t = 0; t < tier; t++) {
         double keep = inflow_kept(&b->tier[t].kept, b->tier[t].inflow_at, s->now);
@@ -227,9 +244,8 @@ void baton_inflow(const struct sched *s, uint32_t tier, const double *share, dou
         in += keep * b->tier[t].inflow;
         token_ns += keep * b->tier[t].stay;
     }
-    *stay = in > 0 && token_ns > 0 ? token_ns / in : 1;      /* none: no step time is known yet */
-    seen = 1 - inflow_kept(&b->unseen, b->began_at, s->now); /* less than all at the start */
-    token_ns /= seen > baton_c.inflow_seen ? seen : baton_c.inflow_seen;
+    *stay = in > 0 && token_ns > 0 ? token_ns / in : 1; /* none: no step time is known yet */
+    token_ns /= inflow_seen(s);
     *kv = token_ns / (baton_c.inflow_s * 1e9 * ((double)s->pool[SCHED_ROLE_DECODE].n + 1e-9));
 }
 
@@ -241,13 +257,16 @@ void baton_price_bound(struct sched *s, struct sched_request *r, bool undo)
 
     inflow_to_now(s, t);
     t->inflow += sign * tokens;
-    t->stay += sign * tokens * (double)r->baton.out * (double)r->baton.step_ns;
+    t->stay += sign * tokens * (double)r->baton.out * (double)r->forecast.step;
+    if (r->mate != NULL && r->mate != r->home)
+        t->sent += sign * r->n_prompt;
     t->inflow = t->inflow > 0 ? t->inflow : 0;
+    t->sent = t->sent > 0 ? t->sent : 0;
     t->stay = t->stay > 0 ? t->stay : 0;
     if (!undo && t->short_ns != 0 && r->baton.starving)
         t->short_ns = s->now; /* one at a time; it may still be lost before its turn */
     if (!undo || r->baton.starving)
-        t->credit -= sign * (double)r->baton.prefill_ns;
+        t->credit -= sign * (double)r->forecast.prefill;
     if (t->credit < 0 && !SCHED_PLANTED(31))
         t->credit = 0;
 }

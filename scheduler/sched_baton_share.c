@@ -50,7 +50,7 @@ void baton_share_arrive(struct sched *s, struct sched_request *r, double prefill
 
 void baton_share_bound(struct sched *s, const struct sched_request *r, bool undo)
 {
-    double work[2] = {(double)r->baton.prefill_ns, 0};
+    double work[2] = {(double)r->forecast.prefill, 0};
 
     if (r->tenant == 0)
         return;

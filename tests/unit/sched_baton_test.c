@@ -497,25 +497,33 @@ static void who_goes_to_a_decode_worker_pushes_nobody_out_of_a_queue(void **stat
 }
 
 /* Hand-overs take ten times as long as their prompts: what is promised comes over one after the other. */
-static void a_slow_link_has_a_queue_that_is_promised_away(void **state)
+/* The KV of a prompt takes ten times as long on the way as it takes to compute. */
+static uint32_t open_slow_links(struct rig *r)
 {
     struct sched_class c = {.name = "slow", .frozen = true};
     struct sched_config cfg;
     struct err_msg msg;
-    uint64_t last = 1;
-    struct rig r;
     uint32_t k;
 
-    (void)state;
     plain_config(&cfg);
-    rig_open(&r, &cfg);
+    rig_open(r, &cfg);
     c.prefill.c[1] = 1e6;
     c.decode.c[0] = 10e6;
     c.kv_bytes_per_token = 1;
     c.link_bytes_per_s = 100;
-    assert_int_equal(sched_add_class(r.s, &c, &msg, &k), ERR_OK);
-    rig_join_can(&r, P, SCHED_ROLE_PREFILL, k, true);
-    rig_join_can(&r, D, SCHED_ROLE_DECODE, k, false);
+    assert_int_equal(sched_add_class(r->s, &c, &msg, &k), ERR_OK);
+    rig_join_can(r, P, SCHED_ROLE_PREFILL, k, true);
+    rig_join_can(r, D, SCHED_ROLE_DECODE, k, false);
+    return k;
+}
+
+static void a_slow_link_has_a_queue_that_is_promised_away(void **state)
+{
+    uint64_t last = 1;
+    struct rig r;
+
+    (void)state;
+    open_slow_links(&r);
     rig_arrive(&r, last, SILVER, 100, 1000); /* there after 1 s */
     assert_null(refusal(&r, last));
     while (refusal(&r, last) == NULL && last < 5)
@@ -530,6 +538,52 @@ static void a_slow_link_has_a_queue_that_is_promised_away(void **state)
     rig_handover(&r, 1, 1, D, true, ERR_OK);
     rig_arrive(&r, 9, SILVER, 100, 1000);
     assert_null(refusal(&r, 9));
+    rig_close(&r);
+}
+
+/* Its transfer class goes first; and what it brings makes those behind it late. */
+static void gold_does_not_wait_for_the_bytes_of_bronze(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    open_slow_links(&r);
+    for (uint64_t id = 100; id < 105; id++) { /* 5 s of 10 */
+        rig_arrive(&r, id, BRONZE, 100, 1000);
+        assert_null(refusal(&r, id));
+    }
+    rig_arrive(&r, 1, GOLD, 30, 1000); /* 300 ms of 500 */
+    assert_null(refusal(&r, 1));
+    rig_arrive(&r, 2, GOLD, 30, 1000);
+    assert_non_null(refusal(&r, 2));
+    assert_int_equal(refusal(&r, 2)->refusal.resource, SCHED_RES_LINK_TIME);
+    rig_arrive(&r, 108, BRONZE, 100, 1000);
+    assert_null(refusal(&r, 108));
+    for (uint64_t id = 3; id < 7;
+         id++) { /* the link is nearly theirs: bronze would come too late */
+        r.now += 350 * RIG_MS;
+        rig_prefilled(&r, id == 3 ? 1 : id - 1, 1, P, false);
+        rig_granted(&r, id == 3 ? 1 : id - 1, 1, D, true);
+        rig_handover(&r, id == 3 ? 1 : id - 1, 1, D, true, ERR_OK);
+        rig_arrive(&r, id, GOLD, 30, 1000);
+        assert_null(refusal(&r, id));
+    }
+    rig_arrive(&r, 109, BRONZE, 10, 1000);
+    assert_non_null(refusal(&r, 109));
+    rig_close(&r);
+}
+
+static void of_two_idle_prefill_workers_the_one_whose_card_is_free_computes(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    rig_join_can(&r, P2, SCHED_ROLE_PREFILL, open_slow_links(&r), true);
+    rig_arrive(&r, 1, BRONZE, 100, 1000);
+    rig_prefilled(&r, 1, 1, rig_find(&r, SCHED_ACT_PREFILL)->worker,
+                  false); /* its KV is on its way */
+    rig_arrive(&r, 2, BRONZE, 100, 1000);
+    assert_int_equal(rig_find(&r, SCHED_ACT_PREFILL)->worker, P2);
     rig_close(&r);
 }
 
@@ -897,6 +951,8 @@ int main(void)
         cmocka_unit_test(a_tier_that_got_nothing_for_its_bound_gets_in),
         cmocka_unit_test(a_tier_that_did_not_ask_has_not_starved),
         cmocka_unit_test(a_slow_link_has_a_queue_that_is_promised_away),
+        cmocka_unit_test(gold_does_not_wait_for_the_bytes_of_bronze),
+        cmocka_unit_test(of_two_idle_prefill_workers_the_one_whose_card_is_free_computes),
         cmocka_unit_test(a_tier_that_a_price_shuts_out_gets_in_after_its_bound),
         cmocka_unit_test(a_full_queue_has_no_price_before_somebody_was_turned_away),
         cmocka_unit_test(after_that_a_price_refuses_what_costs_more_than_it_is_worth),

@@ -160,7 +160,7 @@ static void test_inflow_is_a_number_before_any_step_time_is_known(void **state)
 
     w->small->tier = GOLD;
     w->small->baton.out = 100;
-    w->small->baton.step_ns = 0;
+    w->small->forecast.step = 0;
     baton_price_bound(w->s, w->small, false);
     baton_inflow(w->s, BRONZE, NULL, &kv, &stay);
     assert_true(stay > 0);
