@@ -357,9 +357,15 @@ static void fact_bound(struct sched *s, struct sched_request *r)
 
 static void fact_dispatched(struct sched *s, struct sched_request *r)
 {
-    struct sched_worker *d = r->current != NULL ? r->current->side[SCHED_SIDE_DECODE].worker : NULL;
+    struct sched_worker *d = r->current->side[SCHED_SIDE_DECODE].worker;
 
     baton_got_in(s, r);
+    for (int side = 0; side < 2; side++) {
+        struct sched_worker *w = r->current->side[side].worker;
+
+        if (w != NULL && w->baton.work_ns == 0)
+            w->baton.work_ns = s->now > 0 ? s->now : 1;
+    }
     if (d != NULL && d != r->baton.on)
         baton_load_add(s, d, r);
 }

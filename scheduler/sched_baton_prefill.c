@@ -36,8 +36,12 @@ void baton_prefill_try(struct sched *s, const struct sched_request *r, struct sc
     queue_stretch(s, w);
     out->work = sched_work_ns(s, r, w, NULL);
     out->begin = sched_worker_start(s, w);
-    out->late_ns =
-        late_ns == SCHED_NEVER ? late_ns : late_ns - (uint64_t)baton_margin_shared(s, tier, w);
+    out->late_ns = late_ns;
+    if (late_ns != SCHED_NEVER) {
+        uint64_t shared = (uint64_t)baton_margin_shared(s, tier, w);
+
+        out->late_ns = late_ns > shared ? late_ns - shared : 0;
+    }
     c = queue_item(r, key, out->late_ns, out->work);
     a = sched_edf_try(&w->edf, &c, out->begin);
     out->finish = a.finish;

@@ -114,6 +114,14 @@ static bool cold_class(const struct sched_law *seed, const struct sched_worker *
     return !w->klass->c.frozen && !sched_law_known(seed);
 }
 
+/* It has had work for long, and nobody of its class ever said how long a step took. */
+static bool cold_mute(const struct sched *s, const struct sched_worker *w,
+                      const struct sched_predict *of)
+{
+    return of->n == 0 && w->baton.work_ns != 0 &&
+           (double)(s->now - w->baton.work_ns) > baton_c.cold_mute;
+}
+
 static double cold_tightest(const struct sched *s)
 {
     uint64_t least = s->cfg.tiers[0].tbt_ns;
@@ -128,16 +136,15 @@ static double cold_tightest(const struct sched *s)
 bool baton_cold(const struct sched *s, const struct sched_worker *p, const struct sched_worker *d,
                 double tokens)
 {
-    const struct sched_baton *b = baton_of(s);
-    bool mute = (double)(s->now - b->began_at) > baton_c.cold_mute; /* it reports no steps */
     double reach = d != NULL ? baton_c.cold_reach * d->klass->most_context : 0;
     struct sched_law law;
     uint32_t n;
 
-    if (p->shape->role == SCHED_ROLE_PREFILL && cold_class(&p->klass->prefill.seed, p) && !mute &&
-        p->klass->prefill.n < BATON_COLD_STEPS && sched_edf_count(&p->edf) >= BATON_COLD_PROMPTS)
+    if (p->shape->role == SCHED_ROLE_PREFILL && cold_class(&p->klass->prefill.seed, p) &&
+        !cold_mute(s, p, &p->klass->prefill) && p->klass->prefill.n < BATON_COLD_STEPS &&
+        sched_edf_count(&p->edf) >= BATON_COLD_PROMPTS)
         return true;
-    if (d == NULL || !cold_class(&d->klass->decode.seed, d) || (mute && d->klass->decode.n == 0))
+    if (d == NULL || !cold_class(&d->klass->decode.seed, d) || cold_mute(s, d, &d->klass->decode))
         return false;
     tokens += baton_load_total(d, &n);
     law = sched_decode_law(s, d);

@@ -123,6 +123,27 @@ static void steps_longer_than_the_clock_is_old_leave_no_time(void **state)
     rig_close(&r);
 }
 
+/* The same beside another prompt, whose step takes what little of the clock is left. */
+static void nor_do_shared_steps_beside_them(void **state)
+{
+    struct sched_config cfg;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.local_prefill = false;
+    for (uint32_t t = 0; t < cfg.n_tiers; t++)
+        cfg.tiers[t].tbt_ns = 2000 * RIG_MS;
+    open_with(&r, &cfg,
+              1740); /* 3.48 s for two steps, 2 s of it in hand: 20 ms after the clock began */
+    rig_arrive(&r, 1, BRONZE, 900, 10);
+    assert_null(refusal(&r, 1));
+    rig_arrive(&r, 2, GOLD, 100, 10);
+    assert_non_null(refusal(&r, 2));
+    assert_int_equal(refusal(&r, 2)->reason, SCHED_REASON_TTFT);
+    rig_close(&r);
+}
+
 static void no_more_is_promised_than_can_be_kept(void **state)
 {
     struct rig r;
@@ -932,12 +953,83 @@ static void busy_workers_are_not_probed(void **state)
     rig_close(&r);
 }
 
+/* ---- slow start ---- */
+
+static uint32_t in_queue_of(const struct rig *r, uint32_t worker, uint64_t first, uint64_t last)
+{
+    uint32_t n = 0;
+
+    for (uint64_t id = first; id <= last; id++)
+        n += rig_prefill_of(r, id) == worker;
+    return n;
+}
+
+/* Machines of a kind that nobody knows take two prompts and wait, be it the first day or a later one. */
+static void unknown_machines_start_slowly_whenever_they_come(void **state)
+{
+    struct sched_class c = {.name = "new", .kv_bytes_per_token = 1};
+    struct sched_config cfg;
+    struct err_msg msg;
+    struct rig r;
+    uint32_t k = 0;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.prefill_window_tokens = 100000; /* who is bound is sent */
+    open_with(&r, &cfg, 10);
+    rig_arrive(&r, 1, GOLD, 100, 1);
+    rig_prefilled(&r, 1, rig_epoch(&r, 1), P, true);
+    rig_released(&r, 1, rig_epoch(&r, 1), P, ERR_OK);
+    rig_finish(&r, 1);
+    rig_leave(&r, P);
+    r.now += 3600 * 1000 * RIG_MS;
+    assert_int_equal(sched_add_class(r.s, &c, &msg, &k), ERR_OK);
+    rig_join_can(&r, P2, SCHED_ROLE_PREFILL, k, true);
+    for (uint64_t id = 10; id < 20; id++)
+        rig_arrive(&r, id, BRONZE, 1000, 1);
+    assert_int_equal(in_queue_of(&r, P2, 10, 19), 2);
+    for (int i = 0; i < 2; i++) { /* it says what its first step took; another prompt comes in */
+        r.now += 200 * RIG_MS;
+        say_step(&r, P2, 1000, 0, 0, 200);
+        rig_prefilled(&r, 10 + (uint64_t)i, rig_epoch(&r, 10 + (uint64_t)i), P2, true);
+    }
+    assert_int_equal(in_queue_of(&r, P2, 12, 19), 2);
+    rig_close(&r);
+}
+
+/* One that reports no steps is not waited for. */
+static void machines_that_never_say_how_long_steps_take_are_taken_as_they_are(void **state)
+{
+    struct sched_class c = {.name = "mute", .kv_bytes_per_token = 1};
+    struct sched_config cfg;
+    struct err_msg msg;
+    struct rig r;
+    uint32_t k = 0;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.prefill_window_tokens = 100000; /* who is bound is sent */
+    cfg.tiers[BRONZE].ttft_ns = 60000 * RIG_MS;
+    rig_open(&r, &cfg);
+    assert_int_equal(sched_add_class(r.s, &c, &msg, &k), ERR_OK);
+    rig_join_can(&r, P, SCHED_ROLE_PREFILL, k, true);
+    rig_join_can(&r, D, SCHED_ROLE_DECODE, k, false);
+    for (uint64_t id = 10; id < 20; id++)
+        rig_arrive(&r, id, BRONZE, 1000, 1);
+    assert_int_equal(in_queue_of(&r, P, 10, 19), 2);
+    r.now += 11000 * RIG_MS;
+    rig_prefilled(&r, 10, rig_epoch(&r, 10), P, true);
+    assert_true(in_queue_of(&r, P, 11, 19) > 2);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_idle_pool_serves_at_once),
         cmocka_unit_test(what_cannot_be_in_time_is_refused_at_once_and_says_why),
         cmocka_unit_test(steps_longer_than_the_clock_is_old_leave_no_time),
+        cmocka_unit_test(nor_do_shared_steps_beside_them),
         cmocka_unit_test(no_more_is_promised_than_can_be_kept),
         cmocka_unit_test(a_tighter_promise_overtakes_what_has_time),
         cmocka_unit_test(what_is_worth_less_makes_way_and_is_told),
@@ -966,6 +1058,8 @@ int main(void)
         cmocka_unit_test(a_belief_that_refuses_everything_is_asked_again_and_heals),
         cmocka_unit_test(probes_that_find_the_belief_right_become_rare),
         cmocka_unit_test(busy_workers_are_not_probed),
+        cmocka_unit_test(unknown_machines_start_slowly_whenever_they_come),
+        cmocka_unit_test(machines_that_never_say_how_long_steps_take_are_taken_as_they_are),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
