@@ -189,6 +189,8 @@ static void maybe_release(struct decode_request *r)
 static void quarantine(struct decode_request *r)
 {
     (void)set_state(r, DECODE_QUARANTINED);
+    if (r->grant != NULL)
+        set_block_state(r, ENGINE_BLOCK_QUARANTINED);
     maybe_release(r);
 }
 
@@ -206,7 +208,9 @@ static void end_request(struct decode_request *r, enum err err, const char *why)
     set_end(r, err, why);
     r->holds++;
     if (r->grant != NULL) {
-        set_block_state(r, ENGINE_BLOCK_QUARANTINED);
+        /* the engine thread takes and parks blocks of those that run: quarantine() will */
+        if (r->state != DECODE_RUNNING)
+            set_block_state(r, ENGINE_BLOCK_QUARANTINED);
         kvt_grant_cancel(r->grant);
     }
     r->holds--;

@@ -204,6 +204,39 @@ static void cancel_while_a_step_runs_waits_for_it_and_sends_nothing_more(void **
     dt_check_at_rest(1);
 }
 
+static bool has_quarantined(void)
+{
+    return dt_report().blocks_quarantined > 0;
+}
+
+/* While a step runs its blocks are the engine's, which may take one more or park them: the loop that moved them aside
+ * under its hands lost them for good. */
+static void
+cancel_of_one_that_runs_leaves_its_blocks_to_the_step_and_then_waits_until_they_are_safe(
+    void **state)
+{
+    struct dt_ask a = {.request = 5, .n_tokens = 10, .max_new = 20};
+    struct wire_meta meta = {.request = 5, .epoch = 1, .n_tokens = 10, .token = 100};
+    uint8_t bytes[WIRE_META_LEN];
+
+    (void)state;
+    wire_meta_encode(&meta, bytes);
+    fake_engine_hold(true);
+    dt_reserve(a);
+    fake_grant_arrive(fake_grant_at(0), ERR_OK, bytes, sizeof(bytes));
+    assert_true(fake_run_until(&dt_loop, fake_engine_in_step));
+    dt_cancel(5);
+    fake_run_some(&dt_loop);
+    assert_int_equal(dt_report().blocks_owned, 3);
+    fake_engine_hold(false);
+    assert_true(fake_run_until(&dt_loop, has_quarantined));
+    assert_int_equal(dt_report().blocks_quarantined, 3);
+    assert_int_equal(fake_count(WIRE_RELEASED), 0);
+    fake_grant_safe(fake_grant_at(0));
+    assert_int_equal(dt_released(0)->err, ERR_CANCELED);
+    dt_check_at_rest(1);
+}
+
 static void cancel_during_the_last_step_still_releases_once(void **state)
 {
     struct dt_ask a = {.request = 5, .n_tokens = 10, .max_new = 2};
@@ -576,6 +609,8 @@ int main(void)
         DT_TEST(cancel_before_the_hand_over_waits_until_its_blocks_are_safe),
         DT_TEST(hand_over_that_wins_the_race_with_a_cancel_is_not_decoded),
         DT_TEST(cancel_while_a_step_runs_waits_for_it_and_sends_nothing_more),
+        DT_TEST(
+            cancel_of_one_that_runs_leaves_its_blocks_to_the_step_and_then_waits_until_they_are_safe),
         DT_TEST(cancel_during_the_last_step_still_releases_once),
         DT_TEST(first_token_that_was_the_last_needs_no_step),
         DT_TEST(tokens_of_a_step_go_out_in_one_frame_per_front_end),
