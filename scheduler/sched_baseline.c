@@ -69,7 +69,8 @@ static struct sched_worker *next_in_turn(struct sched *s, enum sched_role role,
 {
     struct sched_need need = sched_request_need(r);
     struct sched_worker *last = s->rr[role] == 0 ? NULL : sched_ledger_worker(s, s->rr[role]);
-    struct sched_worker *w = last != NULL ? last->next : NULL;
+    /* the one of last time may have come back in the other role */
+    struct sched_worker *w = last != NULL && last->shape->role == role ? last->next : NULL;
 
     for (uint32_t i = 0; i < s->stats.workers[role]; i++, w = w->next) {
         if (w == NULL)
