@@ -308,6 +308,8 @@ static void feed(struct sim *m, const struct sched_event *e);
 static void arrive(struct sim *m, const struct bench_arrival_row *a)
 {
     const struct sched_tier *t = &m->cluster->tiers[a->tier];
+    uint32_t asked = m->setup->exact_new ? a->n_out : m->max_new;
+    uint32_t room = prompt_class(m->cluster)->max_context - a->n_prompt;
     struct sched_event e = {.kind = SCHED_EV_ARRIVE};
     struct sim_req *r = req_make(m);
 
@@ -315,7 +317,7 @@ static void arrive(struct sim *m, const struct bench_arrival_row *a)
         return;
     r->arrived_ns = a->at_ns;
     r->n_prompt = a->n_prompt;
-    r->n_out = a->n_out < m->max_new ? a->n_out : m->max_new;
+    r->n_out = a->n_out < asked ? a->n_out : asked;
     r->n_hit = a->n_hit;
     r->tier = a->tier;
     r->tenant = a->tenant;
@@ -328,9 +330,7 @@ static void arrive(struct sim *m, const struct bench_arrival_row *a)
     e.u.arrive.tier = a->tier;
     e.u.arrive.tenant = a->tenant;
     e.u.arrive.n_prompt = a->n_prompt;
-    e.u.arrive.max_new = m->max_new < prompt_class(m->cluster)->max_context - a->n_prompt
-                             ? m->max_new
-                             : prompt_class(m->cluster)->max_context - a->n_prompt;
+    e.u.arrive.max_new = asked < room ? asked : room;
     e.u.arrive.arrived_ns = a->at_ns;
     e.u.arrive.length_key = a->session;
     e.u.arrive.true_new = m->setup->clairvoyant ? r->n_out : 0;

@@ -40,6 +40,7 @@ struct bench_sim_setup {
     uint64_t seed;
     double warmup_s;
     uint32_t max_new; /* what clients ask for; 0: the longest answer, rounded up */
+    bool exact_new;   /* they ask for exactly what they get instead */
     bool clairvoyant; /* the scheduler is told the true lengths */
     bool no_learning; /* laws are what they are seeded with */
     double bias;      /* steps take so much more than the laws told; 1: no lie */

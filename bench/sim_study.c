@@ -163,6 +163,7 @@ static void setup_of(struct study *s, const char *policy, uint64_t seed, struct 
                                   .seed = seed,
                                   .warmup_s = o->warmup_s,
                                   .max_new = o->max_new,
+                                  .exact_new = o->exact_new,
                                   .clairvoyant = strstr(policy, "clairvoyant") != NULL,
                                   .no_learning = o->no_learning,
                                   .bias = o->bias,

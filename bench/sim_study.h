@@ -33,7 +33,8 @@ struct bench_study {
     uint32_t prefill, decode; /* other counts of workers; 0: the file's */
     uint64_t seed;
     uint32_t seeds;
-    uint32_t max_new;
+    uint32_t max_new; /* as in struct bench_sim_setup */
+    bool exact_new;
     double noise, bias, told, stale_s; /* as in struct bench_sim_setup */
     bool cold, no_learning, no_local, elastic, no_bound;
     const char *command; /* as it may be shown in the report; NULL: not */

@@ -41,7 +41,8 @@ static const char usage[] =
     "                         bucket holds (10)\n"
     "  --surge A:N,...        these send N times as much, on top of a load that stays as it is for "
     "the others\n"
-    "  --max-new N            tokens that clients ask for (the longest answer, rounded up to 256)\n"
+    "  --max-new N|exact      tokens that clients ask for (the longest answer, rounded up to 256); exact: as many as\n"
+    "                         they will get, which the scheduler then knows; so does `baton bench`\n"
     "\n"
     "Study\n"
     "  --policy a,b,c|all     default baton\n"
@@ -193,10 +194,21 @@ static enum err take_fault(struct bench_study *s, const char *name, const char *
     return ERR_OK;
 }
 
+static bool take_max_new(const char *text, struct bench_study *s)
+{
+    double n = 0;
+
+    s->exact_new = strcmp(text, "exact") == 0;
+    if (!s->exact_new && !number(text, 1, 1 << 24, &n))
+        return false;
+    s->max_new = (uint32_t)n;
+    return true;
+}
+
 static enum err parse(int argc, char **argv, struct bench_study *s, struct err_msg *msg)
 {
-    const char *speedup = NULL, *rate = NULL;
-    double seed = 1, seeds = 1, prefill = 0, decode = 0, max_new = 0;
+    const char *speedup = NULL, *rate = NULL, *max_new = NULL;
+    double seed = 1, seeds = 1, prefill = 0, decode = 0;
     const struct option options[] = {
         {"--cluster", &s->cluster, NULL, 0, 0, NULL},
         {"--trace", &s->trace, NULL, 0, 0, NULL},
@@ -223,7 +235,7 @@ static enum err parse(int argc, char **argv, struct bench_study *s, struct err_m
         {"--seeds", NULL, &seeds, 1, 1000, NULL},
         {"--prefill", NULL, &prefill, 1, BENCH_WORKERS_MAX, NULL},
         {"--decode", NULL, &decode, 1, BENCH_WORKERS_MAX, NULL},
-        {"--max-new", NULL, &max_new, 1, 1 << 24, NULL},
+        {"--max-new", &max_new, NULL, 0, 0, NULL},
         {"--cold", NULL, NULL, 0, 0, &s->cold},
         {"--no-learning", NULL, NULL, 0, 0, &s->no_learning},
         {"--no-local-prefill", NULL, NULL, 0, 0, &s->no_local},
@@ -274,7 +286,9 @@ static enum err parse(int argc, char **argv, struct bench_study *s, struct err_m
     s->seeds = (uint32_t)seeds;
     s->prefill = (uint32_t)prefill;
     s->decode = (uint32_t)decode;
-    s->max_new = (uint32_t)max_new;
+    if (max_new != NULL && !take_max_new(max_new, s))
+        return err_set(msg, ERR_INVALID,
+                       "--max-new '%.40s': expected a number from 1 to 16777216, or exact", max_new);
     return ERR_OK;
 }
 
