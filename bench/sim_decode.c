@@ -161,6 +161,7 @@ void sim_decode_reserve(struct sim *m, struct sim_worker *w, struct sim_req *r,
     r->d_worker = w->id;
     r->d_epoch = a->epoch;
     r->d_local = local;
+    r->d_skipped = false;
     r->d_tier = a->terms.tier;
     r->d_deadline_ns = a->terms.deadline_ns != 0 ? a->terms.deadline_ns : r->deadline_ns;
     r->d_tbt_ns = a->terms.tbt_ns != 0 ? a->terms.tbt_ns : r->tbt_ns;
@@ -294,6 +295,8 @@ static struct sched_batch_pool pool_of(struct sim *m, const struct sim_worker *w
 static void skip(struct sim *m, struct sim_worker *w, struct sim_req *r)
 {
     m->result->skipped++;
+    w->n_skipped += !r->d_skipped;
+    r->d_skipped = true;
     sim_batch_close(m, w, r);
     (void)sim_batch_open(m, w, r);
     w->n_step--;

@@ -60,6 +60,7 @@ struct sim_req {
     enum sim_d_state d_state;
     uint32_t d_worker, d_epoch, d_gen, d_index, d_blocks, d_tier;
     bool d_local, d_fresh; /* fresh: no token in this segment yet */
+    bool d_skipped;        /* by a step since the last report */
     uint64_t d_asked_ns, d_granted_ns, d_deadline_ns, d_tbt_ns;
     /* segment of a resident */
     uint64_t join; /* step count; its steps are those after it */
@@ -107,7 +108,8 @@ struct sim_worker {
     uint32_t n_prompts;
     uint64_t prompt_tokens;
     /* decode */
-    uint32_t *member; /* slots of all that it holds */
+    uint32_t *member;   /* slots of all that it holds */
+    uint32_t n_skipped; /* streams, since the last report */
     uint32_t n_member, cap_member;
     uint32_t n_res, n_step, n_wait, n_parked, n_arriving;
     uint64_t ctx; /* of residents, by the last step */

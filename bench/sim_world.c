@@ -86,6 +86,22 @@ void sim_worker_clear(struct sim_worker *w)
     *w = kept;
 }
 
+/* A worker tells with every report how far each stream is.  Those that were in every step are where the scheduler
+ * takes them to be anyway: the others alone are news. */
+static void tell_progress(struct sim *m, struct sim_worker *w)
+{
+    if (w->n_skipped + w->n_parked == 0)
+        return;
+    w->n_skipped = 0;
+    for (uint32_t i = 0; i < w->n_member; i++) {
+        struct sim_req *r = &m->req[w->member[i]];
+
+        if (r->d_skipped || r->d_state == SIM_D_PARKED)
+            sim_say_tokens(m, r);
+        r->d_skipped = false;
+    }
+}
+
 void sim_worker_report(struct sim *m, struct sim_worker *w)
 {
     struct sched_event e = {.kind = SCHED_EV_WORKER_REPORT, .worker = w->id};
@@ -115,9 +131,10 @@ void sim_worker_report(struct sim *m, struct sim_worker *w)
         }
         m->late[i] = e;
         sim_at(m, m->now + (uint64_t)(m->setup->stale_s * 1e9), SIM_EV_DELAYED, i, w->gen);
-        return;
+    } else {
+        sim_say(m, &e);
     }
-    sim_say(m, &e);
+    tell_progress(m, w);
 }
 
 void sim_worker_delayed(struct sim *m, uint32_t i, uint32_t gen)

@@ -129,9 +129,9 @@ static void on_tokens(struct sched *s, struct sched_request *r, const struct sch
         return;
     }
     r->delivered = delivered;
+    if (r->mate != NULL)
+        r->steps_joined = r->mate->steps; /* the estimate of what came since starts here */
     if (delivered > before) {
-        if (r->mate != NULL)
-            r->steps_joined = r->mate->steps; /* the estimate of what came since starts here */
         if (r->state == SCHED_STATE_DECODING)
             sched_request_progress(s, r);
         sched_tell(s, r, SCHED_FACT_TOKENS);
