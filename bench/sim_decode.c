@@ -435,6 +435,24 @@ static struct sim_req *own_prompt(struct sim *m, struct sim_worker *w)
     return w->ready.n > 0 ? &m->req[w->ready.v[0].slot] : NULL;
 }
 
+/* Slack of those that step, that is there, not what later steps would earn: while prompts fill the steps they earn none;
+ * and how long those that are on their way can wait for the end of this step. */
+static int64_t chunk_slack(struct sim *m, struct sim_worker *w, const struct sched_law *decode)
+{
+    double step = sched_law_decode(decode, w->did.b + 1, w->did.ctx);
+    int64_t least = sim_batch_slack(m, w, 1e18);
+
+    for (uint32_t i = 0; w->n_wait + w->n_arriving > 0 && i < w->n_member; i++) {
+        const struct sim_req *r = &m->req[w->member[i]];
+        int64_t before = INT64_MAX;
+
+        if (r->d_state == SIM_D_WAITING || r->d_state == SIM_D_ARRIVING)
+            before = sched_pace_before(&w->pace, r->d_tbt_ns, step);
+        least = before < least ? before : least;
+    }
+    return least;
+}
+
 static void add_chunk(struct sim *m, struct sim_worker *w, const struct sched_law *decode)
 {
     const struct bench_sim_class *c = sim_class(m, w);
@@ -451,9 +469,8 @@ static void add_chunk(struct sim *m, struct sim_worker *w, const struct sched_la
         prefill.c[i] *= w->factor * m->setup->bias;
     left = r->p_total - r->p_done;
     left = left < c->max_step_tokens ? left : c->max_step_tokens;
-    /* Slack that is there, not what later steps would earn: while prompts fill the steps they earn none. */
     take = sched_batch_chunk(&prefill, decode, w->did.b, w->did.ctx, r->p_past + r->p_done, left,
-                             sim_batch_slack(m, w, 1e18), w->block_tokens);
+                             chunk_slack(m, w, decode), w->block_tokens);
     turn = sched_batch_turn(&prefill, decode, r->p_past + r->p_done, left, w->block_tokens, &every);
     if (take == 0 && m->now - w->prompt_ns >= every)
         take = turn;

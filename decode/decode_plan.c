@@ -255,18 +255,23 @@ void decode_plan_decide(struct decode_plan *p, struct decode_pool *pool, uint64_
 
 /* ---- prompts ---- */
 
-/* Slack that is there, not what later steps would earn: while prompts fill the steps they earn none. */
-static int64_t least_slack(const struct decode_plan *p, uint64_t now)
+/* Slack that is there, not what later steps would earn: while prompts fill the steps they earn none; and how long those
+ * that are on their way can wait for the end of this step. */
+static int64_t least_slack(const struct decode_plan *p, const struct sched_step *beside,
+                           uint64_t now)
 {
+    double step = sched_law_decode(&p->fit.decode, beside->b + 1, beside->ctx);
     int64_t least = INT64_MAX;
 
     for (uint32_t i = 0; i < p->n; i++) {
         const struct decode_run *run = p->runs[i];
         int64_t slack = untimed_slack_ns;
 
-        if (run->state != DECODE_RUN_RESIDENT)
+        if (run->state == DECODE_RUN_WAITING || run->state == DECODE_RUN_ARRIVING)
+            slack = sched_pace_before(&p->pace, run->has_terms ? run->tbt_ns : 0, step);
+        else if (run->state != DECODE_RUN_RESIDENT)
             continue;
-        if (run->has_terms && run->tbt_ns > 0)
+        else if (run->has_terms && run->tbt_ns > 0)
             slack = decode_plan_slack(p, run, no_gain_ns, now);
         if (slack <= 0) /* late already: a prompt that stands still for ever would not mend it */
             slack = (int64_t)run->tbt_ns / 2;
@@ -299,7 +304,7 @@ struct decode_run *decode_plan_prompt(struct decode_plan *p, const struct sched_
         return NULL;
     left = first->n_tokens - first->done;
     *chunk = sched_batch_chunk(&p->fit.prefill, &p->fit.decode, beside->b, beside->ctx, first->done,
-                               left, least_slack(p, now), p->block_tokens);
+                               left, least_slack(p, beside, now), p->block_tokens);
     turn = sched_batch_turn(&p->fit.prefill, &p->fit.decode, first->done, left, p->block_tokens,
                             &every_ns);
     if (*chunk == 0 && now >= p->prompt_ns + every_ns)

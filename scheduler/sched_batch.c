@@ -598,7 +598,7 @@ uint32_t sched_batch_chunk(const struct sched_law *prefill, const struct sched_l
     uint32_t block = block_tokens > 0 ? block_tokens : 1, chunk;
     double step, fixed, n, least;
 
-    if (want == 0 || b <= 0)
+    if (want == 0 || (b <= 0 && min_slack_ns == INT64_MAX))
         return want; /* nobody to be late */
     if (min_slack_ns <= 0)
         return 0;

@@ -101,7 +101,7 @@ static inline int64_t sched_batch_slack(uint64_t due_ns, uint64_t first_ns, uint
 }
 
 /* Prompt tokens that may be computed in the next step beside a batch of b with ctx tokens so that nobody
- * with slack min_slack_ns or more gets late: all of `want`, or a multiple of block_tokens; 0: none now.  While
+ * with slack min_slack_ns or more (INT64_MAX: there is nobody) gets late: all of `want`, or a multiple of block_tokens; 0: none now.  While
  * the least slack is below two decode steps only chunks that are worth their fixed cost are given. */
 uint32_t sched_batch_chunk(const struct sched_law *prefill, const struct sched_law *decode,
                            double b, double ctx, uint32_t past, uint32_t want, int64_t min_slack_ns,

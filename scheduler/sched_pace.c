@@ -61,6 +61,16 @@ double sched_pace_least(uint64_t tbt_ns)
     return PACE_LEAST * (double)tbt_ns;
 }
 
+int64_t sched_pace_before(const struct sched_pace *p, uint64_t tbt_ns, double step_ns)
+{
+    double left, least = sched_pace_least(tbt_ns);
+
+    if (!p->learned || tbt_ns == 0)
+        return INT64_MAX;
+    left = 0.5 * (p->rest[1] + 1) * (PACE_PART_OF_TBT * (double)tbt_ns - step_ns);
+    return (int64_t)(left > least ? left : least);
+}
+
 double sched_pace_of(const struct sched_pace *p, uint64_t first_ns, uint64_t k, uint64_t tbt_ns,
                      uint64_t now_ns)
 {

@@ -32,6 +32,9 @@ void sched_pace_ended(struct sched_pace *p, uint32_t tokens);
  * 0: any, because it is within its mean, or too far behind to catch up while it is young. */
 double sched_pace_of(const struct sched_pace *p, uint64_t first_ns, uint64_t k, uint64_t tbt_ns,
                      uint64_t now_ns);
+/* The longest step that may run when a stream comes whose own take step_ns: it waits for the rest of that one, its
+ * hand-over took as long, and it is to be within its mean all the same; INT64_MAX: any. */
+int64_t sched_pace_before(const struct sched_pace *p, uint64_t tbt_ns, double step_ns);
 /* No pace is shorter: steps of a few streams alone would slow the others down more than they help. */
 double sched_pace_least(uint64_t tbt_ns);
 

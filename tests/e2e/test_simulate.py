@@ -148,6 +148,20 @@ def test_gold_comes_first_over_slow_links_that_nothing_else_relieves(tmp_path):
             assert of("baton", "goodput.weighted") >= of(baseline, "goodput.weighted"), (rate, baseline)
 
 
+def test_short_answers_that_come_all_at_once_keep_their_time_between_tokens(tmp_path):
+    """200 at a time; one in twenty has two tokens, and cannot wait for a long piece of a prompt on its decode worker."""
+    trace = tmp_path / "burst.csv"
+    lines = [f"2023-11-16 18:{k // 6:02d}:{k % 6 * 10:02d}.{i:06d}0,{100 + 37 * i % 1000},{2 + 7 * i % 40}"
+             for k in range(12) for i in range(200)]
+    trace.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens"] + lines) + "\n")
+    out = simulate("--trace", trace, "--duration", 120, "--warmup", 0, "--seeds", 2, "--policy", "baton,edf",
+                   "--no-bound", "--json", "--quiet")
+    assert out.returncode == 0, out.stderr
+    got = {r["name"]: r["value"] for r in json.loads(out.stdout)["results"]}
+    assert got["baton.azure.x1.attainment.gold"] >= 0.998
+    assert got["baton.azure.x1.goodput.weighted"] >= 0.998 * got["edf.azure.x1.goodput.weighted"]
+
+
 def test_results_have_the_documented_names():
     got = results("--trace", "synthetic", "--rate", "40", "--duration", "30", "--warmup", "5", "--timing")
     head = "baton.poisson.x1"

@@ -713,7 +713,9 @@ static void test_a_chunk_waits_for_time_that_is_worth_its_fixed_cost(void **stat
                                        (int64_t)(mixed(64, 0, 64, 64000) / 0.97), 16),
                      40);
     /* Nobody beside it: all of it.  Laws unknown: one block at a time. */
-    assert_int_equal(sched_batch_chunk(&PREFILL, &DECODE, 0, 0, 0, 4000, 0, 16), 4000);
+    assert_int_equal(sched_batch_chunk(&PREFILL, &DECODE, 0, 0, 0, 4000, INT64_MAX, 16), 4000);
+    /* Somebody who comes during the step waits for its end. */
+    assert_in_range(sched_batch_chunk(&PREFILL, &DECODE, 0, 0, 0, 4000, 30 * MS, 16), 16, 2000);
     struct sched_law none = {.knee = 0};
     assert_int_equal(sched_batch_chunk(&none, &DECODE, 8, 800, 0, 4000, 50 * MS, 16), 16);
 }

@@ -115,6 +115,24 @@ static void test_a_step_is_as_short_as_the_one_that_hurries_needs(void **state)
     assert_true(sched_law_decode(&law, b + 1, ctx + 10000) > 15.0 * (double)MS);
 }
 
+/* Two tokens within 60 ms: the hand-over, the rest of a prompt's piece, and a step. */
+static void test_a_step_leaves_time_for_who_comes_and_ends_soon(void **state)
+{
+    struct sched_pace none = {0}, soon = lengths(800, 20, 2), later = lengths(800, 20, 40);
+    double step = 8 * (double)MS;
+    int64_t before = sched_pace_before(&soon, TBT, step);
+
+    (void)state;
+    assert_true(before > 0);
+    assert_true(2 * (double)before + step <= (double)TBT);
+    assert_true(sched_pace_before(&soon, 4 * TBT, step) > 4 * before);
+    assert_true(sched_pace_before(&later, TBT, step) > 30 * before);
+    /* Steps that are too long already are no reason to stop all prompts. */
+    assert_true(sched_pace_before(&soon, TBT, 40 * (double)MS) > 0);
+    assert_true(sched_pace_before(&none, TBT, step) == INT64_MAX);
+    assert_true(sched_pace_before(&soon, 0, step) == INT64_MAX);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -122,6 +140,7 @@ int main(void)
         cmocka_unit_test(test_a_stream_that_may_end_at_three_tokens_is_within_its_mean_by_then),
         cmocka_unit_test(test_a_stream_with_many_tokens_to_come_is_hurried_less),
         cmocka_unit_test(test_nobody_within_its_mean_or_beyond_help_is_hurried),
+        cmocka_unit_test(test_a_step_leaves_time_for_who_comes_and_ends_soon),
         cmocka_unit_test(test_lengths_of_long_ago_are_forgotten),
         cmocka_unit_test(test_a_step_is_as_short_as_the_one_that_hurries_needs),
     };
