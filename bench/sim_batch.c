@@ -7,6 +7,8 @@
  * in O(1) whether a step made anybody late, and the largest left side since `join` how late one ever was. */
 #include "bench/sim_impl.h"
 
+enum { FORGET_EVERY = 256 /* steps */ };
+
 uint32_t sim_batch_done(const struct sim_worker *w, const struct sim_req *r)
 {
     return w->steps > r->join ? (uint32_t)(w->steps - r->join) : 0;
@@ -187,31 +189,50 @@ uint64_t sim_batch_tightest(const struct sim_worker *w)
 
 static void tell_late(struct sim *m, struct sim_worker *w, struct sim_req *r)
 {
-    struct sched_event e = {.kind = SCHED_EV_TOKENS, .request = r->id};
-
     r->late_told = true;
-    e.u.tokens.delivered = r->n0 + sim_batch_done(w, r);
-    sim_say(m, &e);
+    sim_say(m, SCHED_EV_TOKENS, r->id, 0, 0)->u.tokens.delivered = r->n0 + sim_batch_done(w, r);
 }
 
-/* Peaks that no resident can ask for any more go when the ring is full. */
-static void forget_old(struct sim *m, struct sim_worker *w, struct sim_peak *p)
+static void forget_stale(struct sim *m, struct sim_heap *h)
 {
-    uint64_t oldest = w->steps;
+    uint32_t n = 0;
 
-    if (p->n < p->cap || p->n == 0)
-        return;
+    for (uint32_t i = 0; i < h->n; i++) {
+        if (m->req[h->v[i].slot].d_gen == h->v[i].gen)
+            h->v[n++] = h->v[i];
+    }
+    sim_heap_keep(h, n);
+}
+
+/* Now and then, what nobody asks for any more.  While steps are faster than tokens are due, keys become smaller and
+ * smaller: stale entries would never come to the top, and peaks would keep all steps of the run. */
+static void forget(struct sim *m, struct sim_worker *w)
+{
+    uint64_t oldest[SIM_TBTS], of_all = w->steps;
+
+    for (uint32_t i = 0; i < w->n_tbt; i++)
+        oldest[i] = w->steps;
     for (uint32_t i = 0; i < w->n_member; i++) {
         const struct sim_req *r = &m->req[w->member[i]];
 
-        if (r->d_state == SIM_D_RESIDENT && r->join < oldest)
-            oldest = r->join;
+        if (r->d_state != SIM_D_RESIDENT)
+            continue;
+        oldest[r->group] = r->join < oldest[r->group] ? r->join : oldest[r->group];
+        of_all = r->join < of_all ? r->join : of_all;
     }
-    sim_peak_forget(p, oldest);
+    for (uint32_t i = 0; i < w->n_tbt; i++) {
+        sim_peak_forget(&w->tbt[i].peak, oldest[i]);
+        forget_stale(m, &w->tbt[i].theta);
+        forget_stale(m, &w->tbt[i].late);
+        forget_stale(m, &w->tbt[i].mean);
+    }
+    sim_peak_forget(&w->gaps, of_all);
 }
 
 void sim_batch_stepped(struct sim *m, struct sim_worker *w, uint64_t before_ns)
 {
+    if (w->steps % FORGET_EVERY == 0)
+        forget(m, w);
     for (uint32_t i = 0; i < w->n_tbt; i++) {
         struct sim_tbt *g = &w->tbt[i];
         int64_t f = (int64_t)m->now - (int64_t)(w->steps * g->tbt_ns);
@@ -219,7 +240,6 @@ void sim_batch_stepped(struct sim *m, struct sim_worker *w, uint64_t before_ns)
 
         if (g->count == 0)
             continue;
-        forget_old(m, w, &g->peak);
         if (!sim_peak_push(&g->peak, w->steps, f))
             sim_fail(m, ERR_NOMEM, "out of memory");
         while ((top = top_of(m, &g->theta)) != NULL && sim_key_value(top->key) < f) {
@@ -231,7 +251,6 @@ void sim_batch_stepped(struct sim *m, struct sim_worker *w, uint64_t before_ns)
                 sim_fail(m, ERR_NOMEM, "out of memory");
         }
     }
-    forget_old(m, w, &w->gaps);
     if (!sim_peak_push(&w->gaps, w->steps, (int64_t)(m->now - before_ns)))
         sim_fail(m, ERR_NOMEM, "out of memory");
 }

@@ -119,12 +119,6 @@ static uint32_t growth_room(const struct sim_worker *w)
 
 static void grant(struct sim *m, struct sim_worker *w, struct sim_req *r)
 {
-    struct sched_event e = {.kind = SCHED_EV_GRANTED,
-                            .request = r->id,
-                            .epoch = r->d_epoch,
-                            .worker = w->id,
-                            .u.granted = {true}};
-
     r->d_blocks = sim_blocks(w, r->c0);
     w->free_blocks -= r->d_blocks;
     w->n_wait--;
@@ -137,7 +131,7 @@ static void grant(struct sim *m, struct sim_worker *w, struct sim_req *r)
         return;
     }
     r->d_state = SIM_D_ARRIVING;
-    sim_say(m, &e);
+    sim_say(m, SCHED_EV_GRANTED, r->id, w->id, r->d_epoch)->u.granted.ok = true;
     if (r->p_state == SIM_P_GRANT)
         sim_link_ready(m, r);
 }
@@ -145,11 +139,6 @@ static void grant(struct sim *m, struct sim_worker *w, struct sim_req *r)
 void sim_decode_reserve(struct sim *m, struct sim_worker *w, struct sim_req *r,
                         const struct sched_action *a, bool local)
 {
-    struct sched_event no = {.kind = SCHED_EV_GRANTED,
-                             .request = r->id,
-                             .epoch = a->epoch,
-                             .worker = w->id,
-                             .u.granted = {false}};
     bool first = w->n_wait + w->n_parked == 0;
 
     if (r->d_state != SIM_D_NONE) {
@@ -174,7 +163,7 @@ void sim_decode_reserve(struct sim *m, struct sim_worker *w, struct sim_req *r,
     w->n_wait++;
     if (sim_blocks(w, r->c0) > w->n_blocks) {
         sim_decode_drop(m, r);
-        sim_say(m, &no);
+        sim_say(m, SCHED_EV_GRANTED, r->id, w->id, a->epoch)->u.granted.ok = false;
         sim_say_released(m, r, w->id, a->epoch, ERR_NOMEM);
         return;
     }
@@ -541,15 +530,7 @@ static void chunk_done(struct sim *m, struct sim_worker *w)
         return;
     r->p_done += part.take;
     if (r->p_done < r->p_total) {
-        struct sched_event e = {.kind = SCHED_EV_PREFILL_PROGRESS,
-                                .request = r->id,
-                                .epoch = r->d_epoch,
-                                .worker = w->id};
-
-        e.u.progress.tokens_done = r->p_past + r->p_done;
-        e.u.progress.step_ns = (uint64_t)w->step_ns;
-        e.u.progress.step_tokens = part.take;
-        sim_say(m, &e);
+        sim_say_progress(m, w, r, r->d_epoch, part.take);
         return;
     }
     sim_prefill_first_token(m, w, r);

@@ -99,33 +99,46 @@ static struct sim_due due_pop(struct sim *m)
 
 /* ---- events for the scheduler ---- */
 
-void sim_say(struct sim *m, const struct sched_event *e)
+struct sched_event *sim_say(struct sim *m, enum sched_event_kind kind, uint64_t request,
+                            uint32_t worker, uint32_t epoch)
 {
     void *p = m->say;
+    struct sched_event *e = &m->unsaid;
 
-    if (!sim_grow(m, &p, m->n_say + 1, &m->cap_say, sizeof(*m->say)))
-        return;
-    m->say = p;
-    m->say[m->n_say++] = *e;
+    if (sim_grow(m, &p, m->n_say + 1, &m->cap_say, sizeof(*m->say))) {
+        m->say = p;
+        e = &m->say[m->n_say++];
+    }
+    memset(e, 0, offsetof(struct sched_event, u.arrive.prefix)); /* arrivals are never said */
+    e->kind = kind;
+    e->request = request;
+    e->worker = worker;
+    e->epoch = epoch;
+    return e;
 }
 
 void sim_say_released(struct sim *m, const struct sim_req *r, uint32_t worker, uint32_t epoch,
                       enum err err)
 {
-    struct sched_event e = {
-        .kind = SCHED_EV_RELEASED, .request = r->id, .epoch = epoch, .worker = worker};
+    sim_say(m, SCHED_EV_RELEASED, r->id, worker, epoch)->u.released.err = err;
+}
 
-    e.u.released.err = err;
-    sim_say(m, &e);
+void sim_say_progress(struct sim *m, const struct sim_worker *w, const struct sim_req *r,
+                      uint32_t epoch, uint32_t tokens)
+{
+    struct sched_event *e = sim_say(m, SCHED_EV_PREFILL_PROGRESS, r->id, w->id, epoch);
+
+    e->u.progress.tokens_done = r->p_past + r->p_done;
+    e->u.progress.step_ns = (uint64_t)w->step_ns;
+    e->u.progress.step_tokens = tokens;
 }
 
 void sim_say_step(struct sim *m, const struct sim_worker *w)
 {
-    struct sched_event e = {.kind = SCHED_EV_STEP, .worker = w->id};
+    struct sched_event *e = sim_say(m, SCHED_EV_STEP, 0, w->id, 0);
 
-    e.u.step.did = w->did;
-    e.u.step.ns = (uint64_t)w->step_ns;
-    sim_say(m, &e);
+    e->u.step.did = w->did;
+    e->u.step.ns = (uint64_t)w->step_ns;
 }
 
 double sim_step_time(struct sim *m, struct sim_worker *w, const struct sched_step *did)
@@ -249,18 +262,18 @@ void sim_over(struct sim *m, struct sim_req *r, enum bench_fate fate, uint64_t r
 
 void sim_finish(struct sim *m, struct sim_req *r)
 {
-    struct sched_event e = {.kind = SCHED_EV_FINISH, .request = r->id, .epoch = r->epoch};
+    struct sched_event *e;
     int64_t over; /* what the mean time between tokens is over its target, all together */
 
     if (r->over)
         return;
     over = r->n0 > 1 ? (int64_t)(m->now - r->first_ns) - (int64_t)((r->n0 - 1) * r->tbt_ns)
                      : INT64_MIN;
-    e.u.finish.first_token_ns = r->first_ns;
-    e.u.finish.last_token_ns = m->now;
-    e.u.finish.late_ns = r->late_ns > over ? r->late_ns : over;
-    e.u.finish.tokens = r->n0;
-    sim_say(m, &e);
+    e = sim_say(m, SCHED_EV_FINISH, r->id, 0, r->epoch);
+    e->u.finish.first_token_ns = r->first_ns;
+    e->u.finish.last_token_ns = m->now;
+    e->u.finish.late_ns = r->late_ns > over ? r->late_ns : over;
+    e->u.finish.tokens = r->n0;
     sim_over(m, r, BENCH_DONE, 0);
 }
 
@@ -272,10 +285,7 @@ uint32_t sim_delivered(struct sim *m, const struct sim_req *r)
 
 void sim_say_tokens(struct sim *m, const struct sim_req *r)
 {
-    struct sched_event e = {.kind = SCHED_EV_TOKENS, .request = r->id};
-
-    e.u.tokens.delivered = sim_delivered(m, r);
-    sim_say(m, &e);
+    sim_say(m, SCHED_EV_TOKENS, r->id, 0, 0)->u.tokens.delivered = sim_delivered(m, r);
 }
 
 /* ---- arrivals ---- */

@@ -31,11 +31,9 @@ bool sim_heap_push(struct sim_heap *h, uint64_t key, uint32_t slot, uint32_t gen
     return true;
 }
 
-void sim_heap_pop(struct sim_heap *h)
+/* From `at` down, to the place of x. */
+static void sift_down(struct sim_heap *h, uint32_t at, struct sim_key x)
 {
-    struct sim_key x = h->v[--h->n];
-    uint32_t at = 0;
-
     for (;;) {
         uint32_t first = 4 * at + 1, best = first, end = first + 4 < h->n ? first + 4 : h->n;
 
@@ -51,6 +49,19 @@ void sim_heap_pop(struct sim_heap *h)
         at = best;
     }
     h->v[at] = x;
+}
+
+void sim_heap_pop(struct sim_heap *h)
+{
+    h->n--;
+    sift_down(h, 0, h->v[h->n]);
+}
+
+void sim_heap_keep(struct sim_heap *h, uint32_t n)
+{
+    h->n = n;
+    for (uint32_t i = (n + 2) / 4; i-- > 0;)
+        sift_down(h, i, h->v[i]);
 }
 
 void sim_heap_free(struct sim_heap *h)

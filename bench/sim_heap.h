@@ -22,6 +22,8 @@ struct sim_heap {
 /* false: out of memory, unchanged. */
 bool sim_heap_push(struct sim_heap *h, uint64_t key, uint32_t slot, uint32_t gen);
 void sim_heap_pop(struct sim_heap *h); /* n > 0 */
+/* Its first n entries are what is left, in any order: puts them in theirs. */
+void sim_heap_keep(struct sim_heap *h, uint32_t n);
 void sim_heap_free(struct sim_heap *h);
 
 /* Signed keys in the order of unsigned ones. */

@@ -159,7 +159,7 @@ struct sim {
     uint32_t max_new, live;
     struct sim_due *due;
     uint32_t n_due, cap_due;
-    struct sched_event *say;
+    struct sched_event *say, unsaid; /* unsaid: where there is no memory */
     uint32_t say_head, n_say, cap_say;
     struct sched_event *late; /* delayed reports */
     uint32_t n_late, cap_late;
@@ -182,7 +182,10 @@ struct sim {
 void sim_fail(struct sim *m, enum err err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void sim_at(struct sim *m, uint64_t at, enum sim_event kind, uint32_t arg, uint32_t gen);
-void sim_say(struct sim *m, const struct sched_event *e);
+/* One more event for the scheduler, all else 0: the caller fills it in at once, where it lies.  (A copy of what was just
+ * written in other pieces waits for all of them.) */
+struct sched_event *sim_say(struct sim *m, enum sched_event_kind kind, uint64_t request,
+                            uint32_t worker, uint32_t epoch);
 void sim_say_released(struct sim *m, const struct sim_req *r, uint32_t worker, uint32_t epoch,
                       enum err err);
 struct sim_req *sim_find(struct sim *m, uint64_t id); /* NULL: gone */
@@ -197,6 +200,8 @@ void sim_over(struct sim *m, struct sim_req *r, enum bench_fate fate, uint64_t r
 void sim_settle(struct sim *m, struct sim_req *r);
 /* Time of a step: the law, the worker's factor, noise. */
 double sim_step_time(struct sim *m, struct sim_worker *w, const struct sched_step *did);
+void sim_say_progress(struct sim *m, const struct sim_worker *w, const struct sim_req *r,
+                      uint32_t epoch, uint32_t tokens);
 void sim_say_step(struct sim *m, const struct sim_worker *w);
 void sim_say_tokens(struct sim *m, const struct sim_req *r);
 uint32_t sim_delivered(struct sim *m,

@@ -163,17 +163,13 @@ void sim_link_sent(struct sim *m, struct sim_req *r)
 {
     struct sim_worker *p = &m->worker[r->p_worker], *d = &m->worker[r->d_worker];
     uint64_t asked = r->p_end_ns > r->d_granted_ns ? r->p_end_ns : r->d_granted_ns;
-    struct sched_event e = {.kind = SCHED_EV_HANDOVER_DONE,
-                            .request = r->id,
-                            .epoch = r->d_epoch,
-                            .worker = r->d_worker};
+    struct sched_event *e = sim_say(m, SCHED_EV_HANDOVER_DONE, r->id, r->d_worker, r->d_epoch);
     uint32_t epoch = r->p_epoch;
 
-    e.u.handover.from_decode = true;
-    e.u.handover.bytes = (uint64_t)(r->c0 * sim_class(m, p)->sched.kv_bytes_per_token);
-    e.u.handover.wire_ns = (uint64_t)r->wire_ns;
-    e.u.handover.exposed_ns = m->now - asked;
-    sim_say(m, &e);
+    e->u.handover.from_decode = true;
+    e->u.handover.bytes = (uint64_t)(r->c0 * sim_class(m, p)->sched.kv_bytes_per_token);
+    e->u.handover.wire_ns = (uint64_t)r->wire_ns;
+    e->u.handover.exposed_ns = m->now - asked;
     stop(m, r);
     r->p_state = SIM_P_GRANT;
     next(m, p, 0);

@@ -143,10 +143,8 @@ void sim_prefill_drop(struct sim *m, struct sim_req *r)
 void sim_prefill_first_token(struct sim *m, struct sim_worker *w, struct sim_req *r)
 {
     bool local = r->d_state == SIM_D_LOCAL;
-    struct sched_event e = {.kind = SCHED_EV_PREFILL_DONE,
-                            .request = r->id,
-                            .epoch = local ? r->d_epoch : r->p_epoch,
-                            .worker = w->id};
+    uint32_t epoch = local ? r->d_epoch : r->p_epoch;
+    struct sched_event *e = sim_say(m, SCHED_EV_PREFILL_DONE, r->id, w->id, epoch);
     uint64_t due = r->deadline_ns + (uint64_t)r->n0 * r->tbt_ns;
     int64_t late = (int64_t)m->now - (int64_t)due;
 
@@ -159,10 +157,9 @@ void sim_prefill_first_token(struct sim *m, struct sim_worker *w, struct sim_req
     r->n0++;
     r->late_ns = late > r->late_ns ? late : r->late_ns;
     r->late_told = r->late_told || late > 0;
-    e.u.prefilled.finished = r->n0 >= r->n_out;
-    e.u.prefilled.queue_ns = r->p_start_ns - r->p_given_ns;
-    e.u.prefilled.prefill_ns = m->now - r->p_start_ns;
-    sim_say(m, &e);
+    e->u.prefilled.finished = r->n0 >= r->n_out;
+    e->u.prefilled.queue_ns = r->p_start_ns - r->p_given_ns;
+    e->u.prefilled.prefill_ns = m->now - r->p_start_ns;
     if (r->n0 < r->n_out)
         return;
     sim_finish(m, r);
@@ -171,25 +168,19 @@ void sim_prefill_first_token(struct sim *m, struct sim_worker *w, struct sim_req
     } else {
         sim_prefill_drop(m, r);
     }
-    sim_say_released(m, r, w->id, e.epoch, ERR_OK);
+    sim_say_released(m, r, w->id, epoch, ERR_OK);
     sim_settle(m, r);
 }
 
 static void part_done(struct sim *m, struct sim_worker *w, struct sim_part part)
 {
     struct sim_req *r = &m->req[part.slot];
-    struct sched_event e = {.kind = SCHED_EV_PREFILL_PROGRESS, .worker = w->id};
 
     if (r->p_gen != part.gen)
         return; /* canceled meanwhile */
     r->p_done += part.take;
     if (r->p_done < r->p_total) {
-        e.request = r->id;
-        e.epoch = r->p_epoch;
-        e.u.progress.tokens_done = r->p_past + r->p_done;
-        e.u.progress.step_ns = (uint64_t)w->step_ns;
-        e.u.progress.step_tokens = part.take;
-        sim_say(m, &e);
+        sim_say_progress(m, w, r, r->p_epoch, part.take);
         return;
     }
     sim_prefill_first_token(m, w, r);

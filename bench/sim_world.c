@@ -10,7 +10,7 @@ enum { REPORT_MS = 100 };
 void sim_worker_join(struct sim *m, struct sim_worker *w)
 {
     const struct bench_sim_class *c = sim_class(m, w);
-    struct sched_event e = {.kind = SCHED_EV_WORKER_JOIN, .worker = w->id};
+    struct sched_event *e = sim_say(m, SCHED_EV_WORKER_JOIN, 0, w->id, 0);
 
     w->alive = true;
     w->block_tokens = c->block_tokens;
@@ -19,24 +19,21 @@ void sim_worker_join(struct sim *m, struct sim_worker *w)
     w->tx_slot = w->rx_slot = SIM_NONE;
     w->plan_wake_ns = SIM_NEVER;
     w->joined_ns = m->now;
-    e.u.join.role = w->role;
-    e.u.join.n_blocks = w->n_blocks;
-    e.u.join.block_tokens = c->block_tokens;
-    e.u.join.max_batch = c->max_batch;
-    e.u.join.max_context = c->max_context;
-    e.u.join.klass = m->class_id[w->klass];
-    e.u.join.max_step_tokens = c->max_step_tokens;
-    e.u.join.can_flip = true;
-    e.u.join.can_prefill = w->role == SCHED_ROLE_DECODE;
-    sim_say(m, &e);
+    e->u.join.role = w->role;
+    e->u.join.n_blocks = w->n_blocks;
+    e->u.join.block_tokens = c->block_tokens;
+    e->u.join.max_batch = c->max_batch;
+    e->u.join.max_context = c->max_context;
+    e->u.join.klass = m->class_id[w->klass];
+    e->u.join.max_step_tokens = c->max_step_tokens;
+    e->u.join.can_flip = true;
+    e->u.join.can_prefill = w->role == SCHED_ROLE_DECODE;
     sim_at(m, m->now + (REPORT_MS + w->id % REPORT_MS) * SIM_MS, SIM_EV_REPORT, w->id, w->gen);
 }
 
 /* All it held is gone; the front end tells what each client has. */
 void sim_worker_leave(struct sim *m, struct sim_worker *w)
 {
-    struct sched_event e = {.kind = SCHED_EV_WORKER_LEAVE, .worker = w->id};
-
     for (uint32_t i = 0; i < m->n_req; i++) {
         struct sim_req *r = &m->req[i];
 
@@ -58,7 +55,7 @@ void sim_worker_leave(struct sim *m, struct sim_worker *w)
     m->result->busy[w->role] += w->busy_ns;
     m->there_ns[w->role] += (double)(m->now - w->joined_ns);
     sim_worker_clear(w);
-    sim_say(m, &e);
+    sim_say(m, SCHED_EV_WORKER_LEAVE, 0, w->id, 0);
 }
 
 void sim_worker_clear(struct sim_worker *w)
@@ -132,7 +129,7 @@ void sim_worker_report(struct sim *m, struct sim_worker *w)
         m->late[i] = e;
         sim_at(m, m->now + (uint64_t)(m->setup->stale_s * 1e9), SIM_EV_DELAYED, i, w->gen);
     } else {
-        sim_say(m, &e);
+        *sim_say(m, e.kind, 0, 0, 0) = e;
     }
     tell_progress(m, w);
 }
@@ -143,7 +140,7 @@ void sim_worker_delayed(struct sim *m, uint32_t i, uint32_t gen)
 
     m->late_free[m->n_late_free++] = i;
     if (m->worker[e.worker].gen == gen)
-        sim_say(m, &e);
+        *sim_say(m, e.kind, 0, 0, 0) = e;
 }
 
 void sim_worker_fault(struct sim *m, const struct bench_sim_fault *f, bool begins)

@@ -34,9 +34,9 @@ double sched_handover_ns(const struct sched *s, const struct sched_worker *p,
                          const struct sched_worker *d, uint64_t tokens);
 struct sched_estimate sched_handover_estimate(const struct sched *s, const struct sched_worker *p,
                                               const struct sched_worker *d, uint64_t tokens);
-/* Bytes to or from a worker: ns of each, at the rate of the link from p to d. */
-double sched_link_byte_ns(const struct sched *s, const struct sched_worker *p,
-                          const struct sched_worker *d);
+/* What is known of the link from p to d. */
+const struct sched_link_predict *sched_link(const struct sched *s, const struct sched_worker *p,
+                                            const struct sched_worker *d);
 /* Prefill time of r alone on an idle worker of the best class here. */
 uint64_t sched_isolated_ns(const struct sched *s, const struct sched_request *r);
 /* Deadline of the first token and time between tokens if it were served at `tier`. */

@@ -225,11 +225,11 @@ static double load_turn(const struct baton_load *l, double b, double kv)
 
 /* Tokens of KV that steps have slots for: so many sequences of the mean KV there.  That more of them could take turns and
  * still be in time is not counted: they end no sooner, and short answers have no time for turns. */
-static double load_span_slots(const struct baton_load *l)
+static double load_span_slots(const struct sched *s, const struct baton_load *l)
 {
     double n = 0, full = 0;
 
-    for (uint32_t t = 0; t < SCHED_TIERS_MAX; t++) {
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
         n += l->tier[t].n;
         full += l->tier[t].full;
     }
@@ -238,13 +238,13 @@ static double load_span_slots(const struct baton_load *l)
 
 /* Tokens of KV that b sequences may have for steps of `tbt`; INFINITY: context costs no time and there are slots for all
  * of them, or nothing is known. */
-static double load_span(const struct baton_load *l, double tbt, double b)
+static double load_span(const struct sched *s, const struct baton_load *l, double tbt, double b)
 {
     double left = baton_c.tbt_share * tbt - sched_law_decode(&l->law, b, 0), slots, span;
 
     if (!sched_law_known(&l->law))
         return INFINITY;
-    slots = load_span_slots(l);
+    slots = load_span_slots(s, l);
     if (l->law.c[2] <= 0)
         return slots;
     span = left > 0 ? left / l->law.c[2] : 0;
@@ -270,9 +270,9 @@ static double load_room_together(const struct sched *s, const struct sched_worke
             tbt = load_tier_tbt(s, t);
     if (tbt <= 0)
         return room;
-    most = baton_c.turn_room * load_span(l, tbt, 1);
+    most = baton_c.turn_room * load_span(s, l, tbt, 1);
     room = most > 0 && most < room ? most : room;
-    span = load_span(l, tbt, (double)w->decoding);
+    span = load_span(s, l, tbt, (double)w->decoding);
     return span > room ? room : span > baton_c.room_least * room ? span : baton_c.room_least * room;
 }
 
@@ -289,7 +289,7 @@ static void load_pace(const struct sched *s, const struct sched_worker *w, struc
     for (uint32_t t = 0; t < s->cfg.n_tiers; t++)
         b += w->decoding_tier[t] * (tbt / load_tier_tbt(s, t));
     held = held < l->room ? held : l->room;
-    span = tbt > 0 ? load_span(l, tbt, b) : INFINITY;
+    span = tbt > 0 ? load_span(s, l, tbt, b) : INFINITY;
     if (sched_law_known(&l->law))
         l->step = held <= span ? load_turn(l, (double)w->decoding, held) : baton_c.tbt_share * tbt;
     for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
@@ -531,7 +531,7 @@ static double load_wait_in_time(const struct sched *s, const struct baton_load *
                                 const struct baton_need *need, const struct load_ask *blocks,
                                 struct baton_decode *out)
 {
-    struct load_ask q = *blocks;
+    struct load_ask q = {.ahead = blocks->ahead, .life = blocks->life};
     double tight = load_tightest(s, l, need->tbt), share[SCHED_TIERS_MAX], all, n = 0, wait = 0;
     double before = 0, after = 0;
     int h = load_next(q.ahead);
@@ -544,8 +544,8 @@ static double load_wait_in_time(const struct sched *s, const struct baton_load *
         after += share[t] * l->tier[t].kv[h];
         n += share[t] * l->tier[t].n;
     }
-    q.need *= tight / need->tbt;
-    q.room = baton_c.time_share * load_span(l, tight, n);
+    q.need = blocks->need * (tight / need->tbt);
+    q.room = baton_c.time_share * load_span(s, l, tight, n);
     if (q.room >= blocks->room)
         return 0; /* blocks run out first: none of them counts more here than there */
     all = load_between(before, after, h, q.ahead) + q.need;
@@ -610,20 +610,21 @@ static void load_answer(struct sched *s, const struct baton_load *l, const struc
  * more. */
 static double load_use(const struct sched *s, const struct baton_load *l)
 {
-    double tight = load_tightest(s, l, INFINITY), most = 0;
+    double tight = load_tightest(s, l, INFINITY), share[SCHED_TIERS_MAX], b = 0, span, most = 0;
 
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
+        share[t] = isfinite(tight) ? tight / load_tier_tbt(s, t) : 0;
+        b += share[t] * l->tier[t].n;
+    }
+    span = isfinite(tight) ? load_span(s, l, tight, b) : INFINITY;
     for (int h = 0; h <= LOAD_SOON; h++) {
-        double kv = 0, timed = 0, b = 0, span, use;
+        double kv = 0, timed = 0, use;
 
         for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
-            double share = isfinite(tight) ? tight / load_tier_tbt(s, t) : 0;
-
             kv += l->tier[t].kv[h];
-            timed += share * l->tier[t].kv[h];
-            b += share * l->tier[t].n;
+            timed += share[t] * l->tier[t].kv[h];
         }
         use = l->room > 0 ? kv / l->room : 1;
-        span = isfinite(tight) ? load_span(l, tight, b) : INFINITY;
         use = timed > use * span ? timed / (span > 1 ? span : 1) : use;
         most = use > most ? use : most;
     }

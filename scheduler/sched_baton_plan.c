@@ -20,25 +20,33 @@ static uint64_t baton_key(const struct sched *s, const struct sched_request *r, 
     return sched_after(deadline, unit * (uint64_t)p);
 }
 
+/* ns that computing all of the prompt takes there. */
+static double ask_alone(const struct baton_ask *a, const struct sched_worker *w)
+{
+    return sched_prefill_ns(a->s, w, (uint32_t)a->need.prefill_tokens, 0);
+}
+
 /* KV of what is asked about, from one worker to another. */
 struct ask_wire {
+    double move;       /* ns until it is there */
     double token, own; /* ns on the wire: of one token's KV, of all */
-    double alone;      /* ns that computing all of it takes */
+    double alone;      /* of `from` */
     bool
         slow; /* hand-overs queue: prefill workers make KV nearly as fast as links to decode workers take it, or faster */
 };
 
 static struct ask_wire ask_wire(const struct baton_ask *a, const struct sched_worker *from,
-                                const struct sched_worker *to)
+                                double alone, const struct sched_worker *to)
 {
+    const struct sched_link_predict *link = sched_link(a->s, from, to);
+    double tokens = (double)a->need.prefill_tokens, bytes = from->klass->c.kv_bytes_per_token;
     uint32_t n_p = a->s->pool[SCHED_ROLE_PREFILL].n, n_d = a->s->pool[SCHED_ROLE_DECODE].n;
     double fan = n_d > 0 && n_p > n_d ? (double)n_p / n_d : 1;
-    struct ask_wire w;
+    struct ask_wire w = {.move = sched_link_ns(link, tokens * bytes), .alone = alone};
 
-    w.token = sched_link_byte_ns(a->s, from, to) * from->klass->c.kv_bytes_per_token;
-    w.own = (double)a->need.prefill_tokens * w.token;
-    w.alone = sched_prefill_ns(a->s, from, (uint32_t)a->need.prefill_tokens, 0);
-    w.slow = w.alone > 0 && w.own * fan > baton_c.link_slow * w.alone;
+    w.token = link->ns_per_byte * bytes;
+    w.own = tokens * w.token;
+    w.slow = alone > 0 && w.own * fan > baton_c.link_slow * alone;
     return w;
 }
 
@@ -66,7 +74,7 @@ static double link_out(const struct baton_ask *a, const struct baton_prefill *p)
 
     if (a->n_d == 0)
         return 0;
-    l = ask_wire(a, p->w, a->d[0]);
+    l = ask_wire(a, p->w, ask_alone(a, p->w), a->d[0]);
     if (!l.slow)
         return 0;
     return num_max(0, (double)a->s->now +
@@ -75,17 +83,16 @@ static double link_out(const struct baton_ask *a, const struct baton_prefill *p)
 }
 
 /* How much later than `ready` the KV would be on w because links are slow: cards take one hand-over at a time. */
-static double ask_link(const struct baton_ask *a, const struct sched_worker *from, double ready,
-                       const struct sched_worker *w)
+static double ask_link(const struct baton_ask *a, const struct sched_worker *from,
+                       const struct ask_wire *l, double ready, const struct sched_worker *w)
 {
-    struct ask_wire l = ask_wire(a, from, w);
     double out, in;
 
-    if (!l.slow)
+    if (!l->slow)
         return 0;
-    out = link_ahead(a, from, a->s->pool[SCHED_ROLE_PREFILL].n, l.token);
-    in = link_ahead(a, w, a->s->pool[SCHED_ROLE_DECODE].n, l.token);
-    return num_max(num_max((double)a->s->now + num_max(out, in), ready - l.alone) + l.own - ready,
+    out = link_ahead(a, from, a->s->pool[SCHED_ROLE_PREFILL].n, l->token);
+    in = link_ahead(a, w, a->s->pool[SCHED_ROLE_DECODE].n, l->token);
+    return num_max(num_max((double)a->s->now + num_max(out, in), ready - l->alone) + l->own - ready,
                    0);
 }
 
@@ -96,8 +103,8 @@ static double ask_guard(const struct baton_ask *a)
     double guard = baton_c.guard_ns, next = 0;
 
     if (a->n_d > 0 && a->n_p > 0) {
-        double move = sched_handover_ns(a->s, a->p[0], a->d[0], a->need.prefill_tokens);
-        struct ask_wire l = ask_wire(a, a->p[0], a->d[0]);
+        struct ask_wire l = ask_wire(a, a->p[0], ask_alone(a, a->p[0]), a->d[0]);
+        double move = l.move;
 
         if (l.slow && move > l.alone)
             move = l.alone; /* the rest is a wait that who computes it where it decodes has not */
@@ -137,14 +144,12 @@ void baton_ask_init(struct baton_ask *a, struct sched *s, struct sched_request *
 
 /* ---- decode side ---- */
 
-void baton_ask_decode(const struct baton_ask *a, const struct sched_worker *from, double ready,
-                      struct sched_worker *w, struct baton_decode *out)
+/* alone: of `from`, ask_alone. */
+static void ask_decode(const struct baton_ask *a, const struct sched_worker *from, double alone,
+                       double ready, struct sched_worker *w, struct baton_decode *out)
 {
-    double move =
-        from == w ? 0 : sched_handover_ns(a->s, from, w, a->need.prefill_tokens) * baton_c.exposed;
     struct baton_need need = {.tier = a->tier,
-                              .ready = ready + move,
-                              .link = from == w ? 0 : ask_link(a, from, ready + move, w),
+                              .ready = ready,
                               .deadline = (double)a->deadline,
                               .tbt = a->tbt,
                               .tokens = (double)a->need.prefill_tokens,
@@ -152,13 +157,25 @@ void baton_ask_decode(const struct baton_ask *a, const struct sched_worker *from
                               .inflow = a->inflow,
                               .stay = a->stay};
 
+    if (from != w) {
+        struct ask_wire wire = ask_wire(a, from, alone, w);
+
+        need.ready += wire.move * baton_c.exposed;
+        need.link = ask_link(a, from, &wire, need.ready, w);
+    }
     baton_load_ask(a->s, w, &need, out);
+}
+
+void baton_ask_decode(const struct baton_ask *a, const struct sched_worker *from, double ready,
+                      struct sched_worker *w, struct baton_decode *out)
+{
+    ask_decode(a, from, ask_alone(a, from), ready, w, out);
 }
 
 static bool decode_better(const struct baton_decode *x, const struct baton_decode *y)
 {
-    if (y->w == NULL || x->ok != y->ok)
-        return y->w == NULL || x->ok;
+    if (x->ok != y->ok)
+        return x->ok;
     if (x->wait < y->wait || x->wait > y->wait)
         return x->wait < y->wait;
     return x->used < y->used;
@@ -167,18 +184,19 @@ static bool decode_better(const struct baton_decode *x, const struct baton_decod
 void baton_plan_decode(const struct baton_ask *a, const struct sched_worker *from, double ready,
                        struct baton_decode *best)
 {
-    *best = (struct baton_decode){.ok = true};
-    if (!a->need.decode)
-        return;
-    for (uint32_t i = 0; i < a->n_d; i++) {
-        struct baton_decode d;
+    struct baton_decode v[SCHED_CANDIDATES_MAX];
+    uint32_t first = 0;
+    double alone;
 
-        baton_ask_decode(a, from, ready, a->d[i], &d);
-        if (decode_better(&d, best))
-            *best = d;
+    *best = (struct baton_decode){.ok = !a->need.decode};
+    if (!a->need.decode || a->n_d == 0)
+        return;
+    alone = ask_alone(a, from);
+    for (uint32_t i = 0; i < a->n_d; i++) {
+        ask_decode(a, from, alone, ready, a->d[i], &v[i]);
+        first = i > 0 && decode_better(&v[i], &v[first]) ? i : first;
     }
-    if (best->w == NULL)
-        best->ok = false;
+    *best = v[first];
 }
 
 /* ---- prefill side ---- */

@@ -100,16 +100,16 @@ double baton_value(const struct sched *s, const struct sched_request *r, double 
 void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill, double decode)
 {
     struct sched_baton *b = baton_of(s);
-    double keep = 1 - baton_c.mean_step;
+    double keep = 1 - baton_c.mean_step, still;
 
     if (b->began_at == 0)
         b->began_at = s->now > 0 ? s->now : 1;
     size_learn(b, r->n_prompt);
     r->baton.large = r->n_prompt >= b->large;
     b->mean_value = keep * b->mean_value + pow(baton_weight(s, r, r->tier), baton_c.value_power);
-    for (int side = 0; side < 2; side++)
-        b->offered[side] = decayed(b->offered[side], b->offered_at, s->now, baton_c.rate_s) +
-                           (side == 0 ? prefill : decode);
+    still = decayed(1, b->offered_at, s->now, baton_c.rate_s);
+    b->offered[0] = b->offered[0] * still + prefill;
+    b->offered[1] = b->offered[1] * still + decode;
     b->offered_at = s->now;
     b->mean_work[0] = keep * b->mean_work[0] + prefill;
     b->mean_work[1] = keep * b->mean_work[1] + decode;

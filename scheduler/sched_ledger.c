@@ -23,9 +23,8 @@ static bool worker_less(const struct sched_node *na, const struct sched_node *nb
 {
     const struct sched_worker *a = worker_of(na), *b = worker_of(nb);
 
-    if (a->load < b->load || a->load > b->load)
-        return a->load < b->load;
-    return a->id < b->id;
+    /* No branches: who is less loaded cannot be guessed. */
+    return (a->load < b->load) | (!(a->load > b->load) & (a->id < b->id));
 }
 
 /* Prefill: when all its work would be done, 0 for none, so that time need not pass in the index.

@@ -315,8 +315,8 @@ static uint64_t link_key(const struct sched_worker *p, const struct sched_worker
     return (uint64_t)p->id << 32 | d->id;
 }
 
-static const struct sched_link_predict *link_of(const struct sched *s, const struct sched_worker *p,
-                                                const struct sched_worker *d)
+const struct sched_link_predict *sched_link(const struct sched *s, const struct sched_worker *p,
+                                            const struct sched_worker *d)
 {
     const struct sched_link_predict *l = map_get(&s->links, link_key(p, d));
 
@@ -326,19 +326,13 @@ static const struct sched_link_predict *link_of(const struct sched *s, const str
 double sched_handover_ns(const struct sched *s, const struct sched_worker *p,
                          const struct sched_worker *d, uint64_t tokens)
 {
-    return sched_link_ns(link_of(s, p, d), (double)tokens * p->klass->c.kv_bytes_per_token);
+    return sched_link_ns(sched_link(s, p, d), (double)tokens * p->klass->c.kv_bytes_per_token);
 }
 
 struct sched_estimate sched_handover_estimate(const struct sched *s, const struct sched_worker *p,
                                               const struct sched_worker *d, uint64_t tokens)
 {
-    return sched_link_time(link_of(s, p, d), (double)tokens * p->klass->c.kv_bytes_per_token);
-}
-
-double sched_link_byte_ns(const struct sched *s, const struct sched_worker *p,
-                          const struct sched_worker *d)
-{
-    return link_of(s, p, d)->ns_per_byte;
+    return sched_link_time(sched_link(s, p, d), (double)tokens * p->klass->c.kv_bytes_per_token);
 }
 
 static struct sched_link_predict *link_make(struct sched *s, const struct sched_worker *p,

@@ -125,7 +125,7 @@ static void score_watch_drift(struct sched_score *s, double z)
     s->ph_up = num_max(0, s->ph_up + z - s->ph_mean - PH_SLACK);
     s->ph_down = num_max(0, s->ph_down - z + s->ph_mean - PH_SLACK);
     s->ph_n += s->ph_n < UINT32_MAX;
-    s->ph_mean += num_max(0.001, 1 / ((double)s->ph_n + 20)) * (z - s->ph_mean);
+    s->ph_mean += (s->ph_n < 980 ? 1 / ((double)s->ph_n + 20) : 0.001) * (z - s->ph_mean);
     s->calm = num_max(s->ph_up, s->ph_down) > PH_ALARM / 2 ? 0
               : s->calm < UINT32_MAX                       ? s->calm + 1
                                                            : s->calm;
@@ -164,7 +164,7 @@ void sched_score_take(struct sched_score *s, const struct sched_scored *o)
     s->n++;
     s->inside += o->inside;
     score_slide(s, o->inside);
-    gain = num_max(1.0 / SCHED_SCORE_WINDOW, 1 / (double)s->n);
+    gain = 1 / num_min((double)s->n, SCHED_SCORE_WINDOW);
     s->bias += gain * (error - s->bias);
     s->mape += gain * (o->off - s->mape);
     score_watch_drift(s, error / num_max(o->spread, 1e-3));
