@@ -32,7 +32,7 @@ struct sched_baton_worker {
     uint64_t seen_ns; /* its last step, or when it joined */
     double coming
         [SCHED_TIERS_MAX]; /* tokens of KV that were promised to it, or from it, and have not come */
-    uint64_t work_ns; /* when it was given work for the first time; 0: never */
+    uint64_t work_ns;      /* when it was given work for the first time; 0: never */
 };
 
 #endif

@@ -223,16 +223,25 @@ static double load_turn(const struct baton_load *l, double b, double kv)
     return sched_law_decode(&l->law, part * b, part * kv) / part;
 }
 
+/* KV of all that are there or promised, each at half its life.  *n: how many. */
+static double load_full(const struct sched *s, const struct baton_load *l, double *n)
+{
+    double full = 0;
+
+    *n = 0;
+    for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
+        *n += l->tier[t].n;
+        full += l->tier[t].full;
+    }
+    return full;
+}
+
 /* Tokens of KV that steps have slots for: so many sequences of the mean KV there.  That more of them could take turns and
  * still be in time is not counted: they end no sooner, and short answers have no time for turns. */
 static double load_span_slots(const struct sched *s, const struct baton_load *l)
 {
-    double n = 0, full = 0;
+    double n, full = load_full(s, l, &n);
 
-    for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
-        n += l->tier[t].n;
-        full += l->tier[t].full;
-    }
     return l->slots > 0 && n >= 0.5 * l->slots ? l->slots * full / n : INFINITY;
 }
 
@@ -248,6 +257,19 @@ static double load_span(const struct sched *s, const struct baton_load *l, doubl
     if (l->law.c[2] <= 0)
         return slots;
     span = left > 0 ? left / l->law.c[2] : 0;
+    return span < slots ? span : slots;
+}
+
+/* The same if all of them are as long as the mean there, however many these are.  Where a machine computes one sequence
+ * after another it is their number that fills a step: what b of them leave is much until the last one, and nothing then. */
+static double load_span_alike(const struct sched *s, const struct baton_load *l, double tbt)
+{
+    double n, full = load_full(s, l, &n), slots = load_span_slots(s, l), span;
+    double token = l->law.c[2] + (full > 0 ? l->law.c[1] * n / full : 0);
+
+    if (token <= 0)
+        return slots;
+    span = fmax(baton_c.tbt_share * tbt - l->law.c[0], 0) / token;
     return span < slots ? span : slots;
 }
 
@@ -270,7 +292,7 @@ static double load_room_together(const struct sched *s, const struct sched_worke
             tbt = load_tier_tbt(s, t);
     if (tbt <= 0)
         return room;
-    most = baton_c.turn_room * load_span(s, l, tbt, 1);
+    most = baton_c.turn_room * load_span_alike(s, l, tbt);
     room = most > 0 && most < room ? most : room;
     span = load_span(s, l, tbt, (double)w->decoding);
     return span > room ? room : span > baton_c.room_least * room ? span : baton_c.room_least * room;

@@ -114,6 +114,23 @@ def test_promises_are_kept_where_steps_have_fewer_slots_than_kv_has_room_for(slo
         assert of("baton", "goodput.weighted") >= 0.98 * of("mooncake-early-reject", "goodput.weighted"), rate
 
 
+def test_promises_are_kept_where_each_sequence_costs_a_step_its_own_time(tmp_path):
+    """As on machines without matrix units: 18 streams fill the steps of gold, however little KV they have."""
+    cluster = tmp_path / "sequences.yaml"
+    prefill, decode = (ROOT / "bench/compare/cluster.yaml").read_text().split("    decode:")
+    law = {"step_us": 3000, "sequence_us": 1500, "context_token_us": 0.01, "above_knee_us": 0}
+    for name, value in law.items():
+        decode = re.sub(rf"(?<= ){name}: .*", f"{name}: {value}", decode)
+    cluster.write_text(prefill + "    decode:" + decode)
+    out = simulate("--trace", "synthetic", "--in", "300:1", "--out", "100:0.8", "--rate", 8, "--duration", 120,
+                   "--policy", "baton,edf", "--no-bound", "--json", "--quiet", cluster=cluster)
+    assert out.returncode == 0, out.stderr
+    got = {r["name"]: r["value"] for r in json.loads(out.stdout)["results"]}
+    for tier in ("gold", "silver", "bronze"):
+        assert got[f"baton.poisson.x1.broken_promises.{tier}"] <= 0.02, tier
+    assert got["baton.poisson.x1.goodput.weighted"] >= got["edf.poisson.x1.goodput.weighted"]
+
+
 def test_promises_are_kept_where_links_are_slower_than_prompts(tmp_path):
     """10 GbE: a hand-over takes five times as long as its prompt, and all of them do not fit; decode workers have time
     for prompts."""
