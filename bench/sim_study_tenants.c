@@ -124,9 +124,9 @@ static void print_run(const struct study *s, const struct bench_run *r)
         double n = t->n > 0 ? (double)t->n : 1;
 
         printf("%-22s %-16.16s %9.1f %9llu %7.2f%% %7.2f%% %7.2f%% %7.0f ms", r->policy, t->name,
-               r->rate, (unsigned long long)t->n, 100 * (double)t->kept / n,
-               100 * bench_broken_share(t->kept, t->broken), 100 * (double)t->refused / n,
-               1000 * bench_tenant_ttft(r, i, BENCH_TIERS_MAX, 0.99));
+               r->window_s > 0 ? (double)t->n / r->window_s : 0, (unsigned long long)t->n,
+               100 * (double)t->kept / n, 100 * bench_broken_share(t->kept, t->broken),
+               100 * (double)t->refused / n, 1000 * bench_tenant_ttft(r, i, BENCH_TIERS_MAX, 0.99));
         for (uint32_t k = 0; k < s->cluster.n_tiers; k++)
             printf(" %7.0f ms", 1000 * bench_tenant_ttft(r, i, k, 0.99));
         printf("\n");
