@@ -49,6 +49,16 @@ def test_golden_runs_give_the_same_bytes_as_ever(name):
     assert out.stdout == path.read_text()
 
 
+def test_clients_that_ask_for_exactly_what_they_get_tell_the_scheduler_how_long_answers_are():
+    load = ["--trace", "synthetic", "--rate", "60", "--duration", "40", "--warmup", "20", "--no-bound"]
+    told, guessed = results(*load, "--max-new", "exact"), results(*load)
+    for tier in ("gold", "silver", "bronze"):
+        error = f"mape.length.{tier}"
+        assert [v for k, v in told.items() if k.endswith(error)] < [0.5 * v for k, v in guessed.items() if k.endswith(error)]
+    out = simulate("--trace", "synthetic", "--rate", "1", "--max-new", "about")
+    assert out.returncode == 2 and "--max-new" in out.stderr and "exact" in out.stderr
+
+
 @pytest.mark.sanitize
 def test_every_invariant_holds_after_every_event_while_workers_die_and_slow_down():
     out = simulate("--trace", BLOCKS, "--speedup", "4", "--duration", "20", "--warmup", "1", "--prefill", "2",

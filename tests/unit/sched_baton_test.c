@@ -334,6 +334,43 @@ static void the_decode_worker_with_more_room_is_chosen(void **state)
     rig_close(&r);
 }
 
+/* A stream that steps pass over stays as long as it is; its worker says so with every report. */
+static void a_stream_that_got_no_tokens_still_holds_its_room(void **state)
+{
+    struct sched_event report = {.kind = SCHED_EV_WORKER_REPORT, .worker = D};
+    struct sched_class c = {.name = "fast", .frozen = true, .kv_bytes_per_token = 1};
+    struct sched_config cfg;
+    struct err_msg msg;
+    uint32_t k = 0;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.local_prefill = false;
+    c.prefill.c[1] = 1e3;
+    c.decode.c[0] = 10e6;
+    rig_open(&r, &cfg);
+    assert_int_equal(sched_add_class(r.s, &c, &msg, &k), ERR_OK);
+    rig_join_can(&r, P, SCHED_ROLE_PREFILL, k, true);
+    rig_join_can(&r, D, SCHED_ROLE_DECODE, k, false);
+    rig_arrive(&r, 1, SILVER, 15000, 500); /* of 16,000 */
+    rig_granted(&r, 1, rig_epoch(&r, 1), D, true);
+    rig_prefilled(&r, 1, rig_epoch(&r, 1), P, false);
+    rig_handover(&r, 1, rig_epoch(&r, 1), D, true, ERR_OK);
+    assert_int_equal(rig_state(&r, 1), SCHED_STATE_DECODING);
+    rig_tokens(&r, 1, 1);
+    report.u.report.steps = 600; /* more than it has left, had it been in each */
+    report.u.report.running = 1;
+    report.u.report.step_ns = 10 * RIG_MS;
+    r.now += 6000 * RIG_MS;
+    rig_apply(&r, &report);
+    rig_tokens(&r, 1, 1);
+    rig_arrive(&r, 2, SILVER, 15000, 5);
+    assert_non_null(refusal(&r, 2));
+    assert_int_equal(refusal(&r, 2)->refusal.resource, SCHED_RES_DECODE_ROOM);
+    rig_close(&r);
+}
+
 static void who_was_admitted_is_served_after_its_worker_died(void **state)
 {
     struct sched_config cfg;
@@ -1039,6 +1076,7 @@ int main(void)
         cmocka_unit_test(own_targets_of_a_request_loosen_those_of_its_tier_and_never_tighten_them),
         cmocka_unit_test(tier_rule_wait_holds_until_it_is_hopeless),
         cmocka_unit_test(the_decode_worker_with_more_room_is_chosen),
+        cmocka_unit_test(a_stream_that_got_no_tokens_still_holds_its_room),
         cmocka_unit_test(who_was_admitted_is_served_after_its_worker_died),
         cmocka_unit_test(a_tier_that_got_nothing_for_its_bound_gets_in),
         cmocka_unit_test(a_tier_that_did_not_ask_has_not_starved),
