@@ -150,10 +150,10 @@ static enum err read_pools(const struct bench_yaml *y, struct bench_cluster *c, 
 static enum err read_tier(const struct bench_yaml *y, int node, struct sched_tier *t, double *share,
                           struct err_msg *msg)
 {
-    static const char *const keys[] = {"name",       "ttft_ms", "ttft_factor", "tbt_ms",
-                                       "percentile", "weight",  "share",       "transfer_class",
-                                       "reserved",   "on_miss", NULL};
-    double ttft = 0, tbt = 0;
+    static const char *const keys[] = {"name",       "ttft_ms", "ttft_factor",   "tbt_ms",
+                                       "percentile", "weight",  "share",         "transfer_class",
+                                       "reserved",   "on_miss", "starvation_ms", NULL};
+    double ttft = 0, tbt = 0, starvation = 10000;
     char miss[16] = "refuse";
     enum err err = bench_yaml_keys(y, node, "a tier", keys, NULL, msg);
 
@@ -174,6 +174,8 @@ static enum err read_tier(const struct bench_yaml *y, int node, struct sched_tie
     if (err == ERR_OK)
         err = bench_yaml_number(y, node, "reserved", false, 0, 0.99, &t->reserved, msg);
     if (err == ERR_OK)
+        err = bench_yaml_number(y, node, "starvation_ms", false, 1, 86400000, &starvation, msg);
+    if (err == ERR_OK)
         err = bench_yaml_number(y, node, "share", false, 0, 1e6, share, msg);
     if (err == ERR_OK)
         err = count_of(y, node, "transfer_class", false, 0, 15, &t->transfer_class, msg);
@@ -183,6 +185,7 @@ static enum err read_tier(const struct bench_yaml *y, int node, struct sched_tie
         return err;
     t->ttft_ns = (uint64_t)(ttft * 1e6);
     t->tbt_ns = (uint64_t)(tbt * 1e6);
+    t->starvation_ns = (uint64_t)(starvation * 1e6);
     if (strcmp(miss, "refuse") == 0)
         t->on_miss = SCHED_MISS_REFUSE;
     else if (strcmp(miss, "wait") == 0)

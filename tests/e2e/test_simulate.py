@@ -281,6 +281,22 @@ def test_a_wrong_belief_about_the_machines_heals(tmp_path, told, rate):
     assert len(admitted) - sum(admitted) <= 0.02 * len(admitted)
 
 
+def test_the_bound_on_starvation_is_part_of_a_tier_in_a_cluster_file(tmp_path):
+    cluster = tmp_path / "cluster.yaml"
+    text = (ROOT / "deploy/clusters/h100-70b-tp4.yaml").read_text()
+    ask = ("--trace", "synthetic", "--rate", "100", "--duration", "60", "--warmup", "0", "--no-bound", "--quiet")
+    shares = []
+    for ms in (100, 86400000):
+        cluster.write_text(text.replace("on_miss: wait}", f"on_miss: wait, starvation_ms: {ms}}}"))
+        out = simulate(*ask, cluster=cluster)
+        assert out.returncode == 0, out.stderr
+        shares.append(out.stdout)
+    assert shares[0] != shares[1]  # a tier that may not starve is served beyond what its weight is worth
+    cluster.write_text(text.replace("on_miss: wait}", "on_miss: wait, starvation_ms: 0}"))
+    out = simulate(*ask, cluster=cluster)
+    assert out.returncode == 1 and "starvation_ms: 0" in out.stderr and "line " in out.stderr
+
+
 def test_a_pool_that_died_shows_in_the_results():
     """Its workers were busy while they lived; and those who waited for them in vain are counted."""
     args = ("--trace", "synthetic", "--rate", "20", "--duration", "60", "--warmup", "0", "--prefill", "3", "--decode", "1",
