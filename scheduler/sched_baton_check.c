@@ -45,8 +45,8 @@ static enum err check_tier(const struct sched *s, uint32_t i, const struct baton
         !within(t->inflow, 0, INFINITY) || !within(t->stay, 0, INFINITY))
         FAIL(msg, "baton, tier %u: credit %g, inflow %g for %g, %g get in", i, t->credit, t->inflow,
              t->stay, t->held_rate);
-    if (!within(t->margin, 0, baton_c.margin_max))
-        FAIL(msg, "baton, tier %u: margin %g", i, t->margin);
+    if (!within(t->margin, 0, baton_c.margin_max) || !within(t->pad, 0, baton_c.pad_max))
+        FAIL(msg, "baton, tier %u: margin %g, %g steps", i, t->margin, t->pad);
     return ERR_OK;
 }
 
@@ -55,11 +55,16 @@ static enum err check_learned(const struct sched_baton *b, struct err_msg *msg)
     bool ok = within(b->stretch, baton_c.stretch_min, baton_c.stretch_max) &&
               within(b->lift, 0, baton_c.floor_max) && within(b->asked, 0, INFINITY) &&
               within(b->hurt, 0, b->asked) && within(b->backlog, 0, INFINITY) &&
-              within(b->crowd, 0, INFINITY) && within(b->mean_value, 0, INFINITY);
+              within(b->crowd, 0, INFINITY) && within(b->mean_value, 0, INFINITY) &&
+              within(b->share_full, baton_c.share_least, baton_c.share_most);
 
     for (int k = 0; k < 2; k++)
         ok = ok && within(b->offered[k], 0, INFINITY) && within(b->mean_work[k], 0, INFINITY) &&
              within(b->ended[k], 0, INFINITY) && within(b->kept[k], 0, b->ended[k]);
+    for (int k = 0; k < 2 * SCHED_TIERS_MAX; k++)
+        ok = ok && within(b->within[k / 2].work[k % 2], 0, INFINITY) &&
+             within(b->over_asked[k / 2].work[k % 2], 0, INFINITY) &&
+             within(b->over[k / 2].work[k % 2], 0, INFINITY);
     if (!ok)
         FAIL(msg, "baton: a price, a margin or a share is not within its bounds");
     return ERR_OK;
