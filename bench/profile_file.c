@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct law_key {
     const char *key;
@@ -210,10 +211,13 @@ static void print_class(FILE *f, const struct sched_class *c, const char *commen
         fprintf(f, "park_bytes_per_s: %.9g\n", c->park_bytes_per_s);
 }
 
-/* The file that becomes `path` when it is whole. */
+/* The file that becomes `path` when it is whole; a device or a pipe is never replaced by a file. */
 static enum err open_part(const char *path, char *part, size_t room, FILE **f, struct err_msg *msg)
 {
-    if ((size_t)snprintf(part, room, "%s.part", path) >= room)
+    struct stat st;
+    bool in_place = stat(path, &st) == 0 && !S_ISREG(st.st_mode);
+
+    if ((size_t)snprintf(part, room, "%s%s", path, in_place ? "" : ".part") >= room)
         return err_set(msg, ERR_INVALID, "%.100s...: the path is too long", path);
     *f = fopen(part, "wb");
     if (*f == NULL)
@@ -230,7 +234,8 @@ enum err bench_profile_writable(const char *path, struct err_msg *msg)
     if (err != ERR_OK)
         return err;
     fclose(f);
-    (void)remove(part);
+    if (strcmp(part, path) != 0)
+        (void)remove(part);
     return ERR_OK;
 }
 
@@ -249,9 +254,10 @@ enum err bench_profile_write(const char *path, const struct sched_class *c, cons
     print_class(f, c, comment);
     bad = ferror(f) != 0;
     bad = fclose(f) != 0 || bad;
-    if (!bad && rename(part, path) == 0)
+    if (!bad && (strcmp(part, path) == 0 || rename(part, path) == 0))
         return ERR_OK;
     err = err_set(msg, ERR_IO, "%.200s: cannot be written: %s", path, strerror(errno));
-    (void)remove(part);
+    if (strcmp(part, path) != 0)
+        (void)remove(part);
     return err;
 }

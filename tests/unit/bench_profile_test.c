@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -189,6 +190,25 @@ static void a_class_that_could_not_be_read_back_is_not_written(void **arg)
     assert_non_null(strstr(msg.text, "/no/such/folder/x.yaml"));
 }
 
+/* Through a link, so that a mistake costs the link and not the device. */
+static void a_device_is_written_to_and_never_replaced(void **arg)
+{
+    struct sched_class c = {.name = "x"};
+    char link[sizeof(path) + 8];
+    struct err_msg msg = {""};
+    struct stat st;
+
+    (void)arg;
+    snprintf(link, sizeof(link), "%s.full", path);
+    assert_int_equal(symlink("/dev/full", link), 0);
+    assert_int_equal(bench_profile_writable(link, &msg), ERR_OK);
+    assert_int_equal(bench_profile_write(link, &c, NULL, &msg), ERR_IO);
+    assert_non_null(strstr(msg.text, link));
+    assert_int_equal(lstat(link, &st), 0);
+    assert_true(S_ISLNK(st.st_mode));
+    unlink(link);
+}
+
 /* ---- the fit ---- */
 
 static void exact_steps_give_the_law_back(void **arg)
@@ -254,6 +274,7 @@ int main(void)
         cmocka_unit_test(what_is_wrong_is_named_with_line_key_and_range),
         cmocka_unit_test(files_that_are_not_there_or_not_yaml_are_refused),
         cmocka_unit_test(a_class_that_could_not_be_read_back_is_not_written),
+        cmocka_unit_test(a_device_is_written_to_and_never_replaced),
         cmocka_unit_test(exact_steps_give_the_law_back),
         cmocka_unit_test(a_fit_has_no_negative_coefficient_and_refuses_what_no_law_fits),
     };
