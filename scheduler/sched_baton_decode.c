@@ -17,6 +17,7 @@
 #include <math.h>
 
 #include "base/mem.h"
+#include "scheduler/sched_num.h"
 
 enum {
     LOAD_TURN = 32, /* entries counted anew by one question */
@@ -236,13 +237,22 @@ static double load_full(const struct sched *s, const struct baton_load *l, doubl
     return full;
 }
 
-/* Tokens of KV that steps have slots for: so many sequences of the mean KV there.  That more of them could take turns and
- * still be in time is not counted: they end no sooner, and short answers have no time for turns. */
-static double load_span_slots(const struct sched *s, const struct baton_load *l)
+/* Tokens of KV that steps have slots for: so many sequences of the mean KV there.  Where full steps are that much shorter
+ * than `tbt`, looser tiers may take turns of two to ride out a burst: in longer turns they would end no sooner, and in an
+ * overload they would stay in the way of tighter ones. */
+static double load_span_slots(const struct sched *s, const struct baton_load *l, double tbt)
 {
-    double n, full = load_full(s, l, &n);
+    double n, full = load_full(s, l, &n), tightest = 0, span, turn;
 
-    return l->slots > 0 && n >= 0.5 * l->slots ? l->slots * full / n : INFINITY;
+    if (l->slots <= 0 || n < 0.5 * l->slots)
+        return INFINITY;
+    span = l->slots * full / n;
+    if (baton_price_scarce(s, 1))
+        return span;
+    for (uint32_t t = 0; t < s->cfg.n_tiers && tightest < 0.5; t++)
+        tightest = l->tier[t].n;
+    turn = baton_c.tbt_share * tbt / sched_law_decode(&l->law, l->slots, span);
+    return span * num_max(1, num_min(turn, 2 - tightest / n));
 }
 
 /* Tokens of KV that b sequences may have for steps of `tbt`; INFINITY: context costs no time and there are slots for all
@@ -253,7 +263,7 @@ static double load_span(const struct sched *s, const struct baton_load *l, doubl
 
     if (!sched_law_known(&l->law))
         return INFINITY;
-    slots = load_span_slots(s, l);
+    slots = load_span_slots(s, l, tbt);
     if (l->law.c[2] <= 0)
         return slots;
     span = left > 0 ? left / l->law.c[2] : 0;
@@ -264,7 +274,7 @@ static double load_span(const struct sched *s, const struct baton_load *l, doubl
  * after another it is their number that fills a step: what b of them leave is much until the last one, and nothing then. */
 static double load_span_alike(const struct sched *s, const struct baton_load *l, double tbt)
 {
-    double n, full = load_full(s, l, &n), slots = load_span_slots(s, l), span;
+    double n, full = load_full(s, l, &n), slots = load_span_slots(s, l, tbt), span;
     double token = l->law.c[2] + (full > 0 ? l->law.c[1] * n / full : 0);
 
     if (token <= 0)
