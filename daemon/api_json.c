@@ -5,6 +5,7 @@
  * is never longer than its source, so one allocation does for all of them. */
 #include "daemon/api_json.h"
 
+#include <endian.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -473,6 +474,29 @@ static bool enter(struct reader *r, uint8_t closer, bool *opened)
     return closer == ']' || read_key(r);
 }
 
+/* How many digits stand at p, 1 to 7, and their value; 0: none, or more.  Eight bytes at once, since a loop over
+ * digits of which there are now three and now four is mispredicted half of the time: digits become 0 to 9 and all
+ * else more; what is behind them is shifted out, as if zeros stood before; then neighbours are added up. */
+static inline unsigned short_digits(const uint8_t *p, uint64_t *value)
+{
+    const uint64_t ones = 0x0101010101010101ull, fours = 0x000000ff000000ffull;
+    uint64_t w, other;
+    unsigned n;
+
+    memcpy(&w, p, sizeof(w));
+    w = le64toh(w) ^ (ones * '0');
+    other = (w | (w + ones * 0x76)) & (ones * 0x80);
+    n = other != 0 ? (unsigned)__builtin_ctzll(other) / 8 : 8;
+    if (n == 0 || n == 8)
+        return 0;
+    w <<= 64 - 8 * n;
+    w = w * 10 + (w >> 8);
+    *value =
+        ((w & fours) * (100 + (1000000ull << 32)) + (w >> 16 & fours) * (1 + (10000ull << 32))) >>
+        32;
+    return n;
+}
+
 /* The elements of an array as long as they are short integers with a comma behind: the bulk of a prompt of
  * token ids, without the general dispatch.  Whatever looks different is left where it is. */
 static bool read_short_ints(struct reader *r)
@@ -481,20 +505,19 @@ static bool read_short_ints(struct reader *r)
     uint32_t array = r->open[r->depth - 1], before = doc->n_nodes;
 
     for (;;) {
-        const uint8_t *p = r->p, *first;
-        uint64_t value = 0;
+        const uint8_t *p = r->p;
+        uint64_t value;
+        unsigned n;
 
         while (p < r->end && *p == ' ')
             p++;
-        for (first = p; p < r->end && is_digit(*p); p++)
-            value = value * 10 + (uint64_t)(*p - '0');
-        if (p == r->end || *p != ',' || p == first || p - first > 10 ||
-            (*first == '0' && p - first > 1))
+        n = r->end - p >= 8 ? short_digits(p, &value) : 0;
+        if (n == 0 || p[n] != ',' || (*p == '0' && n > 1))
             break;
         if (is_full(doc) && !grow(r))
             return false;
         doc->nodes[doc->n_nodes++] = (struct api_node){.type = API_JSON_INT, .i = (int64_t)value};
-        r->p = p + 1;
+        r->p = p + n + 1;
     }
     doc->nodes[array].n += doc->n_nodes - before;
     return true;

@@ -474,6 +474,56 @@ static void any_failed_allocation_is_reported_and_leaves_nothing(void **state)
     buf_free(&b);
 }
 
+/* Token ids are read eight bytes at a time. */
+static void ids_of_every_length_are_read_as_they_are(void **state)
+{
+    char text[1024];
+    struct api_json doc;
+    struct api_json_error error;
+    int64_t want[64];
+    size_t n = 0, len = 0;
+
+    (void)state;
+    text[len++] = '[';
+    for (int64_t v = 1; v < 100000000000; v = 10 * v + v % 7) {
+        for (int64_t add = 0; add < 2; add++) {
+            want[n++] = v + add;
+            len += (size_t)snprintf(text + len, sizeof(text) - len, "%lld,%s", (long long)(v + add),
+                                    n % 3 == 0 ? " " : "");
+        }
+    }
+    want[n++] = 0;
+    len += (size_t)snprintf(text + len, sizeof(text) - len, "0]");
+    assert_int_equal(api_json_parse(text, len, &doc, &error), ERR_OK);
+    assert_int_equal(doc.nodes[0].n, n);
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(doc.nodes[1 + i].type, API_JSON_INT);
+        assert_true(doc.nodes[1 + i].i == want[i]);
+    }
+    api_json_free(&doc);
+}
+
+static void what_stands_behind_digits_is_seen_wherever_it_stands(void **state)
+{
+    (void)state;
+    for (int digits = 1; digits <= 9; digits++) {
+        for (int c = 1; c < 256; c++) {
+            char text[64];
+            struct api_json doc;
+            struct api_json_error error;
+            size_t len = (size_t)snprintf(text, sizeof(text), "[%.*s%c5,6,7,8,9,10,11]", digits,
+                                          "987654321", c);
+            bool good = (c >= '0' && c <= '9') || strchr(",.eE", c) != NULL;
+
+            assert_int_equal(api_json_parse(text, len, &doc, &error) == ERR_OK, good);
+            if (good) {
+                assert_int_equal(doc.nodes[0].n, c == ',' ? 8 : 7);
+                api_json_free(&doc);
+            }
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -486,6 +536,8 @@ int main(void)
         cmocka_unit_test(strings_come_out_decoded),
         cmocka_unit_test(numbers_keep_their_exact_value),
         cmocka_unit_test(mutated_texts_get_the_verdict_and_value_of_jansson),
+        cmocka_unit_test(ids_of_every_length_are_read_as_they_are),
+        cmocka_unit_test(what_stands_behind_digits_is_seen_wherever_it_stands),
         cmocka_unit_test(any_failed_allocation_is_reported_and_leaves_nothing),
     };
 
