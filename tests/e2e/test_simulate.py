@@ -141,6 +141,18 @@ def test_promises_are_kept_where_each_sequence_costs_a_step_its_own_time(tmp_pat
     assert got["baton.poisson.x1.goodput.weighted"] >= got["edf.poisson.x1.goodput.weighted"]
 
 
+def test_no_tier_is_without_a_first_token_for_longer_than_its_starvation_bound(tmp_path):
+    """At twice capacity gold and silver could take everything; 10 s, and the time that one waits for its turn."""
+    records = tmp_path / "records.jsonl"
+    out = simulate("--trace", "synthetic", "--in", "1155:0.99", "--out", "211:0.86", "--rate", 300, "--duration", 100,
+                   "--records", records, "--no-bound", "--json", "--quiet")
+    assert out.returncode == 0, out.stderr
+    rows = [json.loads(line) for line in records.read_text().splitlines()]
+    for tier in ("gold", "silver", "bronze"):
+        first = sorted(r["arrived_s"] + r["ttft_s"] for r in rows if r["tier"] == tier and r["admitted"])
+        assert max(b - a for a, b in zip([0] + first, first + [100])) <= 13, tier
+
+
 def test_eight_slots_are_filled_and_promises_kept(tmp_path):
     """One pair, capacity about 5 req/s: below it everybody is served, since those of looser tiers take turns."""
     cluster = tmp_path / "slots.yaml"

@@ -439,8 +439,9 @@ static void a_tier_that_did_not_ask_has_not_starved(void **state)
     rig_close(&r);
 }
 
-/* Answers that need more KV than there is, without end; how long after the first in vain a bronze one gets in, in ms. */
-static uint64_t starves_for(uint64_t bound_ms, enum sched_reason *why)
+/* Answers that need more KV than there is, without end; how long after the first in vain a bronze one gets in, in ms.
+ * patience_ms: bronze's time to first token. */
+static uint64_t starves_for(uint64_t bound_ms, uint64_t patience_ms, enum sched_reason *why)
 {
     struct sched_class c = {.name = "room", .frozen = true, .kv_bytes_per_token = 1};
     uint64_t vain = 0, took = 0;
@@ -451,6 +452,7 @@ static uint64_t starves_for(uint64_t bound_ms, enum sched_reason *why)
 
     plain_config(&cfg);
     cfg.tiers[BRONZE].starvation_ns = bound_ms * RIG_MS;
+    cfg.tiers[BRONZE].ttft_ns = patience_ms * RIG_MS;
     c.prefill.c[1] = 1e3;
     c.decode.c[0] = 10e6;
     rig_open(&r, &cfg);
@@ -485,9 +487,76 @@ static void a_tier_that_a_price_shuts_out_gets_in_after_its_bound(void **state)
     uint64_t took;
 
     (void)state;
-    took = starves_for(2000, &why);
+    took = starves_for(2000, 10000, &why);
     assert_int_equal(why, SCHED_REASON_PRICE);
     assert_in_range(took, 2000, 2200);
+}
+
+/* Its prompts are in time, its answers would wait for room. */
+static void a_tier_without_room_to_decode_gets_in_after_its_bound(void **state)
+{
+    enum sched_reason why = SCHED_REASON_NONE;
+    uint64_t took;
+
+    (void)state;
+    took = starves_for(2000, 500, &why);
+    assert_int_equal(why, SCHED_REASON_TBT);
+    assert_in_range(took, 2000, 2200);
+}
+
+/* Each bronze one gets a place in the queue, and each is pushed out again by gold. */
+static void a_tier_that_is_always_displaced_stays_after_its_bound(void **state)
+{
+    struct sched_config cfg;
+    bool displaced = true;
+    uint64_t vain;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.tiers[BRONZE].ttft_ns = 500 * RIG_MS;
+    cfg.tiers[BRONZE].starvation_ns = 2000 * RIG_MS;
+    open_with(&r, &cfg, 10);
+    vain = r.now;
+    for (uint64_t id = 100; displaced; id += 10) {
+        assert_true(id < 200);
+        rig_arrive(&r, id, GOLD, 250, 1); /* runs */
+        rig_arrive(&r, id + 1, BRONZE, 100, 1);
+        assert_null(refusal(&r, id + 1));
+        rig_arrive(&r, id + 2, GOLD, 150, 1); /* has time for one of the two */
+        displaced = refusal(&r, id + 1) != NULL;
+        if (displaced)
+            assert_int_equal(refusal(&r, id + 1)->reason, SCHED_REASON_DISPLACED);
+        else
+            assert_non_null(refusal(&r, id + 2));
+        assert_int_equal(displaced, r.now <= vain + 2000 * RIG_MS);
+        r.now += 250 * RIG_MS;
+        rig_prefilled(&r, id, 1, P, true);
+        r.now += 150 * RIG_MS;
+        rig_prefilled(&r, displaced ? id + 2 : id + 1, 1, P, true);
+    }
+    rig_close(&r);
+}
+
+/* Nobody could show yet how fast those that wait get in. */
+static void a_burst_at_one_instant_is_held_and_those_that_come_later_are_told(void **state)
+{
+    struct sched_config cfg;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.tiers[BRONZE].on_miss = SCHED_MISS_WAIT;
+    open_with(&r, &cfg, 10);
+    for (uint64_t id = 100; id < 140;
+         id++) { /* of 0.9 s each: 10 s are enough for a quarter of them */
+        rig_arrive(&r, id, BRONZE, 900, 1);
+        assert_null(refusal(&r, id));
+    }
+    r.now += 500 * RIG_MS;
+    rig_arrive(&r, 140, BRONZE, 2000, 1);
+    assert_non_null(refusal(&r, 140));
+    rig_close(&r);
 }
 
 /* Those that a downgrade made wait at a looser tier, and that went, are in nobody's way there. */
@@ -1084,6 +1153,9 @@ int main(void)
         cmocka_unit_test(gold_does_not_wait_for_the_bytes_of_bronze),
         cmocka_unit_test(of_two_idle_prefill_workers_the_one_whose_card_is_free_computes),
         cmocka_unit_test(a_tier_that_a_price_shuts_out_gets_in_after_its_bound),
+        cmocka_unit_test(a_tier_without_room_to_decode_gets_in_after_its_bound),
+        cmocka_unit_test(a_tier_that_is_always_displaced_stays_after_its_bound),
+        cmocka_unit_test(a_burst_at_one_instant_is_held_and_those_that_come_later_are_told),
         cmocka_unit_test(a_full_queue_has_no_price_before_somebody_was_turned_away),
         cmocka_unit_test(after_that_a_price_refuses_what_costs_more_than_it_is_worth),
         cmocka_unit_test(a_price_for_decode_names_the_room_and_arms_itself),
