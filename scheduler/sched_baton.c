@@ -10,6 +10,7 @@
 #include <math.h>
 
 #include "base/mem.h"
+#include "scheduler/sched_num.h"
 
 /* One set for all loads.  [ref]: from published or measured rules for such pools, kept as it was;
  * [sim]: chosen by simulation over several traces and seeds. */
@@ -164,6 +165,16 @@ static void fill_bind(const struct baton_ask *a, const struct baton_plan *plan, 
         sched_queue_evict(a->s, plan->victims.v[i]);
 }
 
+/* ns until its price has sunk to what it is worth, if nothing comes meanwhile: what the price is read off, prompts before
+ * a worker or streams that end one after the other, gets less by the part that is too much. */
+static double price_eases(const struct baton_ask *a, const struct baton_plan *plan)
+{
+    double drain =
+        baton_price_of(a->s, &plan->bill) ? plan->d.step * a->out : sched_edf_work(&plan->p.w->edf);
+
+    return baton_price_over(a->s, a->r, a->weight, &plan->bill) * drain;
+}
+
 static void fill_refusal(const struct baton_ask *a, const struct baton_plan *plan,
                          enum sched_reason why, struct sched_offer *out)
 {
@@ -177,18 +188,18 @@ static void fill_refusal(const struct baton_ask *a, const struct baton_plan *pla
         out->refusal.resource = why == SCHED_REASON_PRICE ? plan->d.scarce : plan->d.lacks;
         out->refusal.predicted_ns = at_least_0(plan->d.step + plan->d.wait / a->out);
         out->refusal.target_ns = at_least_0(a->tbt);
-        until = why == SCHED_REASON_PRICE ? 1e9 : plan->d.wait - plan->d.limit;
+        until = plan->d.wait - plan->d.limit;
     } else if (why == SCHED_REASON_SHARE) {
         out->refusal.resource = SCHED_RES_TENANT;
-        until = 1e9;
+        until = num_max(baton_share_eases(a->s, a->r, a->tier), price_eases(a, plan));
     } else {
         out->refusal.resource = SCHED_RES_PREFILL_TIME;
         out->refusal.predicted_ns = plan->have ? at_least_0(plan->p.finish - arrived) : 0;
         out->refusal.target_ns = a->deadline - a->r->arrived_ns;
-        until = why == SCHED_REASON_PRICE ? 1e9
-                : plan->have              ? plan->p.finish - (double)a->deadline
-                                          : 0;
+        until = plan->have ? plan->p.finish - (double)a->deadline : 0;
     }
+    if (why == SCHED_REASON_PRICE)
+        until = price_eases(a, plan);
     until = until < 1e8 ? 1e8 : until > 6e10 ? 6e10 : until;
     out->retry_after_ns = (uint64_t)until;
 }

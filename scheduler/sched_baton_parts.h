@@ -121,7 +121,7 @@ struct sched_baton {
 
 static inline struct sched_baton *baton_of(const struct sched *s)
 {
-    return s->policy_state;
+    return (struct sched_baton *)s->policy_state;
 }
 
 void baton_price_init(struct sched_baton *b);
@@ -147,9 +147,9 @@ struct baton_bill {
 void baton_price_look(struct sched *s, const struct baton_bill *bill);
 /* Once for each new request: it could be promised its targets, or could not, for whatever reason. */
 void baton_price_hurt(struct sched *s, bool refused);
-/* Is it worth that? */
-bool baton_price_ok(const struct sched *s, const struct sched_request *r, double weight,
-                    const struct baton_bill *bill);
+/* The part of the price, 0 to 1, that is more than r is worth; 0: it is worth it. */
+double baton_price_over(const struct sched *s, const struct sched_request *r, double weight,
+                        const struct baton_bill *bill);
 /* More arrives than this pool (0 prompts, 1 decode) can do, and somebody was turned away. */
 bool baton_price_scarce(const struct sched *s, int side);
 /* What most of the bill is for: 0 prompts, 1 decode. */
@@ -182,6 +182,8 @@ void baton_share_hurt(struct sched *s, const struct sched_request *r, bool refus
 /* false: its tenant asks for more than its fair share of the tier, has had it, and tenants that do not need the room. */
 bool baton_share_ok(const struct sched *s, const struct sched_request *r, uint32_t tier,
                     const struct baton_bill *bill);
+/* ns in which what its tenant asks for sinks to its share, if it asks for nothing more. */
+double baton_share_eases(const struct sched *s, const struct sched_request *r, uint32_t tier);
 
 /* ---- sched_baton_probe.c ------------------------------------------------------------------------ */
 

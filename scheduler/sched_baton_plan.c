@@ -396,10 +396,10 @@ bool baton_plan_find(struct baton_ask *a, struct baton_plan *plan, enum sched_re
         return false;
     }
     a->entitled = a->entitled || starving;
-    if (a->entitled || plan_idle(plan) || baton_price_ok(a->s, a->r, a->weight, bill))
+    if (a->entitled || plan_idle(plan) || baton_price_over(a->s, a->r, a->weight, bill) <= 0)
         return true;
     full = a->s->cfg.tiers[a->tier].weight;
-    *why = full > a->weight && baton_price_ok(a->s, a->r, full, bill) ? SCHED_REASON_SHARE
-                                                                      : SCHED_REASON_PRICE;
+    *why = full > a->weight && baton_price_over(a->s, a->r, full, bill) <= 0 ? SCHED_REASON_SHARE
+                                                                             : SCHED_REASON_PRICE;
     return false;
 }

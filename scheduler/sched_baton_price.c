@@ -188,14 +188,15 @@ int baton_price_of(const struct sched *s, const struct baton_bill *bill)
     return cost[1] > cost[0];
 }
 
-bool baton_price_ok(const struct sched *s, const struct sched_request *r, double weight,
-                    const struct baton_bill *bill)
+double baton_price_over(const struct sched *s, const struct sched_request *r, double weight,
+                        const struct baton_bill *bill)
 {
     const struct sched_baton *b = baton_of(s);
-    double value = baton_value(s, r, weight, baton_c.value_power), cost[2];
+    double value = baton_value(s, r, weight, baton_c.value_power), cost[2], asked;
 
     price_parts(s, bill, cost);
-    return value >= (cost[0] + cost[1]) * b->mean_value * price_shown(b);
+    asked = (cost[0] + cost[1]) * b->mean_value * price_shown(b);
+    return value >= asked ? 0 : 1 - value / asked;
 }
 
 static double inflow_kept(struct baton_kept *k, uint64_t from, uint64_t now)

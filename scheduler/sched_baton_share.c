@@ -113,3 +113,12 @@ bool baton_share_ok(const struct sched *s, const struct sched_request *r, uint32
             return false;
     return true;
 }
+
+double baton_share_eases(const struct sched *s, const struct sched_request *r, uint32_t tier)
+{
+    double asked = share_asked(s, r, tier);
+
+    return asked > 0 && asked < baton_c.share_odds
+               ? baton_c.share_s * 1e9 * log(baton_c.share_odds / asked)
+               : 0;
+}

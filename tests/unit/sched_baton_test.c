@@ -762,6 +762,20 @@ static void after_that_a_price_refuses_what_costs_more_than_it_is_worth(void **s
     rig_close(&r);
 }
 
+/* The queue of 16 s must get shorter by the part of the price that is too much. */
+static void who_a_price_refuses_is_told_when_it_will_have_sunk(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    crowd_prefill(&r);
+    rig_arrive(&r, 1, GOLD, 800, 1);
+    rig_arrive(&r, 2, BRONZE, 1500, 1);
+    assert_int_equal(refusal(&r, 2)->reason, SCHED_REASON_PRICE);
+    assert_in_range(refusal(&r, 2)->retry_after_ns, 5000 * RIG_MS, 20000 * RIG_MS);
+    rig_close(&r);
+}
+
 /* Answers that need more KV than there is, prompts that cost next to nothing. */
 static void a_price_for_decode_names_the_room_and_arms_itself(void **state)
 {
@@ -1158,6 +1172,7 @@ int main(void)
         cmocka_unit_test(a_burst_at_one_instant_is_held_and_those_that_come_later_are_told),
         cmocka_unit_test(a_full_queue_has_no_price_before_somebody_was_turned_away),
         cmocka_unit_test(after_that_a_price_refuses_what_costs_more_than_it_is_worth),
+        cmocka_unit_test(who_a_price_refuses_is_told_when_it_will_have_sunk),
         cmocka_unit_test(a_price_for_decode_names_the_room_and_arms_itself),
         cmocka_unit_test(who_is_turned_away_is_seen_however_late_it_is_told),
         cmocka_unit_test(who_goes_to_a_decode_worker_pushes_nobody_out_of_a_queue),

@@ -1,4 +1,5 @@
 /* tests/unit/sched_price_test.c - what a kept promise is worth to the policy "baton". */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -116,7 +117,7 @@ static bool worth_it(struct world *w, double prefill_load, double decode_load)
         baton_price_look(w->s, &full);
         baton_price_hurt(w->s, true);
     }
-    return baton_price_ok(w->s, w->small, WEIGHT[BRONZE], &full);
+    return baton_price_over(w->s, w->small, WEIGHT[BRONZE], &full) <= 0;
 }
 
 static void test_a_pool_has_no_price_while_less_arrives_than_it_can_do(void **state)
@@ -130,6 +131,21 @@ static void test_either_pool_has_a_price_when_too_much_arrives_for_it(void **sta
     assert_false(worth_it(*state, 0.5, 1.3));
 }
 
+static void test_of_a_price_twice_as_high_half_as_much_is_not_too_much(void **state)
+{
+    struct world *w = *state;
+    struct baton_bill bill = {.prefill = 1.3e8, .decode = 5e7, .backlog = 1, .room = 1.3};
+    double over, twice;
+
+    assert_false(worth_it(w, 1.3, 0.5));
+    over = baton_price_over(w->s, w->small, WEIGHT[BRONZE], &bill);
+    bill.prefill *= 2;
+    bill.decode *= 2;
+    twice = baton_price_over(w->s, w->small, WEIGHT[BRONZE], &bill);
+    assert_true(over > 0 && over < 1);
+    assert_true(fabs((1 - twice) - (1 - over) / 2) < 1e-9);
+}
+
 /* Waves that fill the KV room for a moment, while prompts are what is short: they cost nothing. */
 static void test_one_pool_in_need_puts_no_price_on_the_other(void **state)
 {
@@ -137,7 +153,7 @@ static void test_one_pool_in_need_puts_no_price_on_the_other(void **state)
     struct baton_bill bill = {.prefill = 0, .decode = 5e7, .backlog = 1, .room = 1.3};
 
     assert_false(worth_it(w, 1.3, 0.5));
-    assert_true(baton_price_ok(w->s, w->small, WEIGHT[BRONZE], &bill));
+    assert_true(baton_price_over(w->s, w->small, WEIGHT[BRONZE], &bill) <= 0);
 }
 
 static void test_where_all_prompts_are_long_the_longest_tenth_counts_as_large(void **state)
@@ -177,6 +193,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_pool_has_no_price_while_less_arrives_than_it_can_do,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(test_either_pool_has_a_price_when_too_much_arrives_for_it,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(test_of_a_price_twice_as_high_half_as_much_is_not_too_much,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_pool_in_need_puts_no_price_on_the_other, setup,
                                         teardown),
