@@ -113,6 +113,16 @@ static enum err read_policies(struct study *s)
 }
 /* ---- runs ---- */
 
+/* As `baton serve` has it: the step that runs, and a whole one behind it. */
+static uint32_t prefill_window(const struct bench_cluster *c)
+{
+    uint32_t step = 0;
+
+    for (uint32_t i = 0; i < c->n_classes; i++)
+        step = c->klass[i].max_step_tokens > step ? c->klass[i].max_step_tokens : step;
+    return 2 * step;
+}
+
 static struct sched_config config_of(const struct study *s, const char *policy)
 {
     struct sched_config c;
@@ -124,6 +134,7 @@ static struct sched_config config_of(const struct study *s, const char *policy)
     /* nothing hangs here: a wait is long because a policy lets it be long */
     c.queue_timeout_ns = c.request_timeout_ns = c.grant_timeout_ns = LONG_NS;
     c.prefill_timeout_ns = c.handover_timeout_ns = c.decode_timeout_ns = LONG_NS;
+    c.prefill_window_tokens = prefill_window(&s->cluster);
     c.local_prefill = !s->o->no_local;
     c.elastic.on = s->o->elastic;
     return c;
