@@ -380,11 +380,13 @@ static void give_up_one(struct sim *m, struct sim_worker *w)
 static double plan(struct sim *m, struct sim_worker *w, const struct sched_law *law)
 {
     struct sched_batch_pool pool = pool_of(m, w, law);
-    double step_ns = w->n_res > 0 ? sched_law_decode(law, w->n_res, (double)w->ctx) : 0, move_ns;
+    double step_ns = 0, move_ns;
     int64_t wake;
 
     if (!plan_room(m, w))
         return 0;
+    if (w->n_res > 0)
+        step_ns = sched_batch_round_ns(law, w->n_res, (double)w->ctx, pool.max_batch);
     for (uint32_t i = 0; i < w->n_member; i++)
         item_of(m, w, &m->req[w->member[i]], step_ns, &m->item[i]);
     sched_batch_plan(m->item, w->n_member, &pool, m->scratch);

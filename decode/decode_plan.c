@@ -122,7 +122,7 @@ int64_t decode_plan_slack(const struct decode_plan *p, const struct decode_run *
                              step_ns, rest_tokens(p), now);
 }
 
-/* A step with everybody who decodes. */
+/* Until everybody who decodes has one more token. */
 static double step_ns_of(const struct decode_plan *p)
 {
     double b = 0, ctx = 0;
@@ -133,7 +133,7 @@ static double step_ns_of(const struct decode_plan *p)
             ctx += p->runs[i]->position;
         }
     }
-    return b > 0 ? sched_law_decode(&p->fit.decode, b, ctx) : 0;
+    return b > 0 ? sched_batch_round_ns(&p->fit.decode, b, ctx, p->step_max) : 0;
 }
 
 static enum sched_batch_state state_of(const struct decode_run *run)

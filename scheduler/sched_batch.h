@@ -79,9 +79,18 @@ bool sched_batch_plain(uint32_t residents, double context, uint32_t growth_block
 int64_t sched_batch_wake(const struct sched_batch_item *v, uint32_t n,
                          const struct sched_batch_pool *pool);
 
+/* Until each of b sequences with ctx tokens has one more: they take turns where a step has not slots for all of them. */
+static inline double sched_batch_round_ns(const struct sched_law *decode, double b, double ctx,
+                                          uint32_t max_batch)
+{
+    double part = max_batch > 0 && b > max_batch ? max_batch / b : 1;
+
+    return sched_law_decode(decode, part * b, part * ctx) / part;
+}
+
 /* Slack of a stream, for item.slack_ns: its next token, the k-th after the first, may come so much later that it
  * keeps its line (due_ns + k tbt_ns) and the mean time between its tokens is within tbt_ns when it ends.  A stream
- * that is behind its mean can catch up while steps are shorter than tbt_ns, if rest_tokens still follow: a
+ * that is behind its mean can catch up while its steps come faster than every tbt_ns (step_ns: sched_batch_round_ns), if rest_tokens still follow: a
  * caller that does not know gives a tenth of the mean length, which nine of ten streams have left at any
  * time.  first_ns: when its first token left; 0: not yet. */
 static inline int64_t sched_batch_slack(uint64_t due_ns, uint64_t first_ns, uint64_t k,

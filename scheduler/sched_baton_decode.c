@@ -17,6 +17,7 @@
 #include <math.h>
 
 #include "base/mem.h"
+#include "scheduler/sched_batch.h"
 #include "scheduler/sched_num.h"
 
 enum {
@@ -215,15 +216,6 @@ static double load_now(const struct baton_load *l, uint32_t n_tiers)
     return sum;
 }
 
-/* How long it takes until each of b sequences with kv tokens has one more: they take turns where a step has not slots for
- * all of them. */
-static double load_turn(const struct baton_load *l, double b, double kv)
-{
-    double part = l->slots > 0 && b > l->slots ? l->slots / b : 1;
-
-    return sched_law_decode(&l->law, part * b, part * kv) / part;
-}
-
 /* KV of all that are there or promised, each at half its life.  *n: how many. */
 static double load_full(const struct sched *s, const struct baton_load *l, double *n)
 {
@@ -323,7 +315,9 @@ static void load_pace(const struct sched *s, const struct sched_worker *w, struc
     held = held < l->room ? held : l->room;
     span = tbt > 0 ? load_span(s, l, tbt, b) : INFINITY;
     if (sched_law_known(&l->law))
-        l->step = held <= span ? load_turn(l, (double)w->decoding, held) : baton_c.tbt_share * tbt;
+        l->step = held <= span
+                      ? sched_batch_round_ns(&l->law, (double)w->decoding, held, (uint32_t)l->slots)
+                      : baton_c.tbt_share * tbt;
     for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
         double kv = l->tier[t].kv[0], slow = 2 * load_tier_tbt(s, t);
 
@@ -534,7 +528,9 @@ static double load_step_with(const struct baton_load *l, const struct load_sums 
     double mean = v->n > 0 ? v->full / v->n : need, batch = mean > 1 ? kv / mean : 0;
     double held = kv + need < l->room ? kv + need : l->room;
 
-    return sched_law_known(&l->law) ? load_turn(l, batch + 1, held) : l->step;
+    return sched_law_known(&l->law)
+               ? sched_batch_round_ns(&l->law, batch + 1, held, (uint32_t)l->slots)
+               : l->step;
 }
 
 /* Until there is room, and how long it would be without it afterwards. */

@@ -661,6 +661,21 @@ static double mixed(double n, double past, double b, double ctx)
     return sched_law_step(&PREFILL, &DECODE, &s);
 }
 
+/* Three rounds of eight: a stream that is behind its mean gains a third of what it would with a slot in each step. */
+static void test_where_slots_are_few_a_stream_has_a_token_per_round(void **state)
+{
+    double step = sched_law_decode(&DECODE, 8, 8000);
+    double round = sched_batch_round_ns(&DECODE, 24, 24000, 8);
+
+    (void)state;
+    assert_true(round > 2.999 * step && round < 3.001 * step);
+    assert_true(sched_batch_round_ns(&DECODE, 8, 8000, 8) <= step);
+    assert_true(sched_batch_round_ns(&DECODE, 8, 8000, 0) <= step); /* no limit */
+    uint64_t tbt = (uint64_t)(4 * step), now = 5 * tbt;             /* 16 steps behind its mean */
+    assert_true(sched_batch_slack(10 * now, 1, 1, tbt, step, 10, now) > 0);
+    assert_true(sched_batch_slack(10 * now, 1, 1, tbt, round, 10, now) < 0);
+}
+
 static void test_a_chunk_fits_the_slack_and_is_as_large_as_that_allows(void **state)
 {
     (void)state;
@@ -839,6 +854,7 @@ int main(void)
         cmocka_unit_test(test_the_order_of_the_list_does_not_matter),
         cmocka_unit_test(test_with_room_for_all_nobody_is_ever_parked),
         cmocka_unit_test(test_a_closed_world_neither_thrashes_nor_starves_anybody),
+        cmocka_unit_test(test_where_slots_are_few_a_stream_has_a_token_per_round),
         cmocka_unit_test(test_a_chunk_fits_the_slack_and_is_as_large_as_that_allows),
         cmocka_unit_test(test_a_chunk_waits_for_time_that_is_worth_its_fixed_cost),
         cmocka_unit_test(test_a_slack_that_grows_lets_a_prompt_through_in_the_end),
