@@ -31,7 +31,7 @@ enum {
 };
 static const int64_t AGED_NS = INT64_C(3000) * 1000 * 1000;
 static const uint32_t STUCK = UINT32_C(1) << 31; /* flag in scratch: wants to step, has no block */
-static const double TIGHTER_PART = 0.2, TIGHTER_MOST = 0.05;
+static const double TIGHTER_PART = 0.2, TIGHTER_MOST = 0.02;
 static const double PART_OF_TBT = 0.97; /* of the tightest tbt that one step may take */
 
 /* By what becomes of it if it is left alone; smaller is more urgent. */
@@ -287,7 +287,8 @@ static double batch_reserve(const struct batch *p, uint64_t holders)
 }
 
 /* Room that looser tiers leave for the next requests of tighter ones: what those ask for comes in lumps, and to
- * park for it costs everybody's time.  A fifth of what tighter tiers hold, so nothing where there are none. */
+ * park for it costs everybody's time.  A fifth of what tighter tiers hold, so nothing where there are none; at most a
+ * fiftieth of the pool: a twentieth left a twentieth of the room empty for as long as anybody waited. */
 static double batch_ladder(const struct batch *p, const struct sched_batch_item *x)
 {
     double tighter = 0;

@@ -26,8 +26,9 @@ const struct baton_constants baton_c = {
     .guard_ns = 3e6,      /* messages and the end of the running step */
     .density_power = 1.5, /* [sim] of the weight in work per weight: who is evicted first */
     .local_gain =
-        5e8, /* [sim] ns that a prompt must be done earlier there to leave a prefill worker that is in time */
-    .local_use = 0.6, /* room of a decode worker above which it computes no prompts of its own */
+        1e8, /* [sim] ns that a prompt must be done earlier there to leave a prefill worker that is in time */
+    .local_use =
+        0.85, /* room of a decode worker above which it computes no prompts of its own: below, it has no price */
     .local_ahead =
         3e8, /* [sim] ns ahead in which its spare time is known: who comes next takes the rest */
     .local_tbt = 0.9, /* of the tightest time between tokens there, for steps with prompt chunks */
@@ -63,7 +64,7 @@ const struct baton_constants baton_c = {
     .room_free = 0.85,    /* [sim] part of the room that is free of charge */
     .hurt_share = 0.005,  /* [sim] of new requests turned away that shows that prices are needed */
     .hurt_s = 30,         /* decay of that share */
-    .hurt_crowd = 1,      /* [sim] crowd that shows it before anybody is */
+    .hurt_crowd = 1.5,    /* [sim] crowd that shows it before anybody is */
 
     .share_odds =
         0.6, /* [sim] odds of a share over those of what is asked: not above that is no chance */

@@ -49,14 +49,17 @@ void baton_prefill_try(struct sched *s, const struct sched_request *r, struct sc
     out->others = a.others;
 }
 
-/* What it costs, against the plain weight of r.  Inside a tier large prompts that lag behind count more; that
- * never puts a request over another tier. */
+/* What it costs, against the plain weight of r.  Among those of its tier and of looser ones large prompts that lag behind
+ * count more; that never puts a request over a tighter tier. */
 static double queue_cost(const struct sched *s, const struct sched_request *r,
                          const struct sched_request *victim, uint32_t tier)
 {
-    double w = (double)victim->baton.weight;
+    double w = (double)victim->baton.weight, own;
 
-    return victim->tier == tier ? w * baton_value(s, victim, w, 1) / baton_value(s, r, w, 1) : w;
+    if (victim->tier < tier)
+        return w;
+    own = baton_weight(s, r, tier);
+    return baton_value(s, victim, w, 1) * own / baton_value(s, r, own, 1);
 }
 
 /* An item that is taken out for a trial: no work, no deadline, not to be found again. */

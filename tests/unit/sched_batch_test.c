@@ -296,10 +296,10 @@ static void test_bronze_leaves_room_for_the_next_gold_one(void **state)
     struct sched_batch_item v[3] = {resident(1, 0, 400, 0, 300 * MS),
                                     resident(2, 2, 400, 0, 300 * MS),
                                     asks(SCHED_BATCH_WAITING, 3, 2, 50, 5000 * MS)};
-    struct sched_batch_pool pool = pool_of(90);
+    struct sched_batch_pool pool = pool_of(72);
     uint32_t scratch[3];
 
-    /* 44 blocks are a twentieth of the pool; growth of three is another dozen. */
+    /* 17 blocks are a fiftieth of the pool; growth of three is another dozen. */
     sched_batch_plan(v, 3, &pool, scratch);
     assert_int_equal(v[2].what, SCHED_DO_NOTHING);
     v[2].tier = 0;

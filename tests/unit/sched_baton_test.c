@@ -840,6 +840,66 @@ static void finish_late(struct rig *r, uint64_t id, bool late)
     rig_apply(r, &e);
 }
 
+/* Prompts of 0.9 s, one in eleven of 1.5 s; late: what comes of the long ones is. */
+static void serve_sizes(struct rig *r, bool late)
+{
+    for (uint64_t id = 1; id <= 264; id++) {
+        rig_arrive(r, id, SILVER, id % 11 == 0 ? 1500 : 900, 10);
+        assert_null(refusal(r, id));
+        r->now += 10 * RIG_MS;
+        rig_prefilled(r, id, rig_epoch(r, id), P, false);
+        rig_granted(r, id, rig_epoch(r, id), D, true);
+        rig_handover(r, id, rig_epoch(r, id), D, true, ERR_OK);
+        rig_released(r, id, rig_epoch(r, id), P, ERR_OK);
+        rig_released(r, id, rig_epoch(r, id), D, ERR_OK);
+        finish_late(r, id, late && id % 11 == 0);
+    }
+    r->now += 60000 * RIG_MS;
+}
+
+/* At most n bronze prompts; how many are in time. */
+static uint64_t queue_bronze(struct rig *r, uint64_t from, uint64_t n, uint32_t tokens)
+{
+    uint64_t k = 0;
+
+    for (; k < n; k++) {
+        rig_arrive(r, from + k, BRONZE, tokens, 10);
+        if (refusal(r, from + k) != NULL)
+            break;
+    }
+    return k;
+}
+
+/* A queue without time to spare and a long silver prompt for which two of bronze would have to go. */
+static bool long_silver_gets_in(bool late)
+{
+    uint64_t n, small;
+    struct rig r;
+    bool in;
+
+    open_plain(&r);
+    serve_sizes(&r, late);
+    n = queue_bronze(&r, 1000, 100, 900);
+    small = queue_bronze(&r, 2000, 100, 100);
+    rig_close(&r);
+    open_plain(&r);
+    serve_sizes(&r, late);
+    assert_int_equal(queue_bronze(&r, 1000, n, 900), n); /* nobody is turned away: no prices */
+    assert_int_equal(queue_bronze(&r, 2000, small, 100), small);
+    rig_arrive(&r, 3000, SILVER, 1500, 10);
+    in = refusal(&r, 3000) == NULL;
+    assert_int_equal(rig_count(&r, SCHED_ACT_REJECT), in ? 2 : 1);
+    rig_close(&r);
+    return in;
+}
+
+static void long_prompts_that_lag_behind_may_push_out_more_of_looser_tiers(void **state)
+{
+    (void)state;
+    assert_false(long_silver_gets_in(false)); /* two of weight 1 are worth as much */
+    assert_true(long_silver_gets_in(true));
+}
+
 /* One in twenty streams gets late, in both tiers alike. */
 static void the_percentile_of_a_tier_sets_its_margin(void **state)
 {
@@ -1177,6 +1237,7 @@ int main(void)
         cmocka_unit_test(who_is_turned_away_is_seen_however_late_it_is_told),
         cmocka_unit_test(who_goes_to_a_decode_worker_pushes_nobody_out_of_a_queue),
         cmocka_unit_test(who_waited_at_another_tier_and_went_is_counted_no_more),
+        cmocka_unit_test(long_prompts_that_lag_behind_may_push_out_more_of_looser_tiers),
         cmocka_unit_test(the_percentile_of_a_tier_sets_its_margin),
         cmocka_unit_test(late_first_tokens_leave_time_for_what_shares_their_step),
         cmocka_unit_test(the_interval_of_first_tokens_follows_a_jump),
