@@ -21,7 +21,7 @@ const struct baton_constants baton_c = {
     .turn_room = 2.5,   /* [sim] steps of the tightest that the room has tokens for, at most */
     .tbt_share = 0.97,  /* [ref] of the time between tokens that a step may take */
     .wait_share = 0.8,  /* [ref] of the slack that a stream builds up, for its wait */
-    .refresh_ns = 2e8, /* [sim] age at which a load is counted anew: half as often costs no share */
+    .refresh_ns = 3e8, /* [sim] age at which a load is counted anew: more often gains no share */
 
     .guard_ns = 3e6,      /* messages and the end of the running step */
     .density_power = 1.5, /* [sim] of the weight in work per weight: who is evicted first */

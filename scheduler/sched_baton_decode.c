@@ -131,7 +131,8 @@ static void load_uncount(struct baton_load *l, const struct load_entry *e)
     t->n -= 1;
 }
 
-/* Expected KV of one that has so_far tokens and may go on from `start` on (behind l->at).  rank: of so_far. */
+/* Expected KV of one that has so_far tokens and may go on from `start` on (counted from where horizons do; before that if
+ * it goes on already).  rank: of so_far. */
 static void load_ahead(const struct baton_load *l, struct load_entry *e, double so_far,
                        double start, uint32_t rank)
 {
@@ -143,8 +144,6 @@ static void load_ahead(const struct baton_load *l, struct load_entry *e, double 
 
     for (; h < BATON_HORIZONS && load_horizon[h] < start; h++)
         e->kv[h] = 0;
-    if (h < BATON_HORIZONS && load_horizon[h] <= start && end > 0)
-        e->kv[h++] = (float)context;
     for (; h < BATON_HORIZONS; h++) {
         double k = (load_horizon[h] - start) * per_ns, x = so_far + k;
 
@@ -179,13 +178,14 @@ static void load_fill(const struct sched *s, const struct baton_load *l, struct 
     double step = l->pace[r->tier] > 1 ? l->pace[r->tier] : 1, at = (double)l->at;
     double so_far = runs ? sched_tokens_so_far(s, r) : (double)r->delivered;
     double start = runs || (double)r->baton.ready_ns <= at ? 0 : (double)r->baton.ready_ns - at;
+    double age = 0.5 * baton_c.refresh_ns; /* at which it is asked about, on average */
     uint32_t rank = sched_length_rank(&r->cast, so_far);
     double left = load_left(s, r, so_far, rank, 0.5);
 
     if (s->policy->clairvoyant && r->true_new > 0)
-        load_ahead_known(l, e, so_far, start, left);
+        load_ahead_known(l, e, so_far, start - age, left);
     else
-        load_ahead(l, e, so_far, start, rank);
+        load_ahead(l, e, so_far, start - age, rank);
     e->full = (float)((double)r->n_prompt + so_far + 0.5 * left);
     e->drain = (float)(((double)r->n_prompt + so_far) / (left * step));
     e->tier = r->tier;
@@ -330,8 +330,7 @@ static void load_pace(const struct sched *s, const struct sched_worker *w, struc
 }
 
 /* A few entries at a time, so that no question pays for all of them: each comes round within refresh_ns while
- * questions are frequent.  An entry that waits for its turn is that much behind, which is little against the
- * horizons. */
+ * questions are frequent.  An entry is counted as it will be halfway to its next turn: not behind, on average. */
 static void load_refresh(struct sched *s, struct sched_worker *w, struct baton_load *l)
 {
     double due = (double)(s->now - l->at) * l->n / baton_c.refresh_ns;
