@@ -458,6 +458,7 @@ static void baton_worker(struct sched *s, struct sched_worker *w, enum sched_eve
         if (w->shape->role == SCHED_ROLE_DECODE && baton_load_create(w) != ERR_OK)
             w->baton.load = NULL; /* asked as if it were empty; its own wait list bounds it */
     } else if (e == SCHED_EV_WORKER_LEAVE) {
+        baton_load_gone(s, w);
         baton_load_free(w);
     }
 }

@@ -399,6 +399,18 @@ void baton_load_came(struct sched_request *r)
     r->baton.from = NULL;
 }
 
+/* It has sent all that it had: hand-overs may end after it has left. */
+void baton_load_gone(struct sched *s, const struct sched_worker *from)
+{
+    for (struct sched_worker *w = s->first_worker[SCHED_ROLE_DECODE]; w != NULL; w = w->next) {
+        struct baton_load *l = w->baton.load;
+
+        for (uint32_t i = 0; l != NULL && i < l->n; i++)
+            if (l->v[i].r->baton.from == from)
+                baton_load_came(l->v[i].r);
+    }
+}
+
 void baton_load_drop(struct sched_request *r)
 {
     struct baton_load *l;

@@ -231,6 +231,7 @@ void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_
                     struct baton_decode *out);
 /* The KV of r is there. */
 void baton_load_came(struct sched_request *r);
+void baton_load_gone(struct sched *s, const struct sched_worker *from); /* it leaves */
 /* Share of its room that is held now. */
 double baton_load_use(struct sched *s, struct sched_worker *w);
 /* Tokens of KV at half their lives, of the n that are there or promised. */
