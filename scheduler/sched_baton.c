@@ -329,6 +329,8 @@ static struct sched_worker *baton_redecide(struct sched *s, struct sched_request
 
     if (sched_request_need(r).decode == false || r->home == NULL || r->probe)
         return NULL;
+    if (r->arrived_ns == s->now) /* placed just now: loads have not moved on */
+        return NULL;
     baton_ask_init(&a, s, r);
     baton_ask_terms(&a, r->tier);
     if (a.n_d > 0) /* as when it was placed: one load is brought up to now with it counted */
