@@ -185,10 +185,14 @@ static void batch_step_on(struct batch *p, struct sched_batch_item *i)
 /* Those that would get late, by tier. */
 struct batch_danger {
     double b[BATCH_TIERS], ctx[BATCH_TIERS];
+    double
+        busy; /* share of the time that all residents' tokens take, the fixed part of steps apart */
 };
 
 /* To hurry one does not make its like late: the step has time for all of its tier and of tighter ones that would
- * be. */
+ * be.  Nor does it make all others late in the long run: each step costs its fixed part c0, so that shorter ones than
+ * c0 / (1 - busy) do less than one token per time between tokens for everybody, and those that are left out would have to
+ * be hurried next. */
 static double batch_pace(const struct batch *p, const struct batch_danger *d,
                          const struct sched_batch_item *i)
 {
@@ -198,19 +202,25 @@ static double batch_pace(const struct batch *p, const struct batch_danger *d,
         b += d->b[q];
         ctx += d->ctx[q];
     }
-    return fmax(i->pace_ns, sched_law_decode(p->pool->decode, b, ctx));
+    if (d->busy >= 1)
+        return INFINITY;
+    return fmax(fmax(i->pace_ns, sched_law_decode(p->pool->decode, b, ctx)),
+                p->pool->decode->c[0] / (1 - d->busy));
 }
 
 /* The tightest tbt or pace of those that would get late; one whose promise is lost hurries nobody. */
 static double batch_limit(const struct batch *p)
 {
-    struct batch_danger d = {{0}, {0}};
+    struct batch_danger d = {{0}, {0}, 0};
+    const double *c = p->pool->decode->c;
     double limit = 0;
 
     for (uint32_t k = 0; k < p->n_r; k++) {
         const struct sched_batch_item *i = batch_at(p, p->r, k);
         uint32_t q = i->tier < BATCH_TIERS ? i->tier : BATCH_TIERS - 1;
 
+        if (i->tbt_ns > 0)
+            d.busy += (c[1] + c[2] * i->context) / (double)i->tbt_ns;
         if (i->tbt_ns == 0 || batch_urgency(p, i) != BATCH_DANGER)
             continue;
         d.b[q] += 1;

@@ -55,6 +55,7 @@ const struct baton_constants baton_c = {
     .load_free = 0.95,    /* [sim] arriving work per capacity below which nothing has a price */
     .load_full = 1.05,    /* [sim] and from which on prices are whole */
     .inflow_seen = 0.2,   /* part of that time from which on its start is made up for */
+    .inflow_swing = 1,    /* standard deviations of that and of its estimate, kept free */
     .inflow_s = 5,        /* [ref] decay of what tighter tiers bring in */
     .mean_step = 0.002,   /* decay of mean work and value, per arrival */
     .value_power = 2,     /* [sim] of the weight, where prices decide: tiers before sizes */
@@ -187,9 +188,10 @@ static void fill_refusal(const struct baton_ask *a, const struct baton_plan *pla
     if (why == SCHED_REASON_TBT ||
         (why == SCHED_REASON_PRICE && baton_price_of(a->s, &plan->bill))) {
         out->refusal.resource = why == SCHED_REASON_PRICE ? plan->d.scarce : plan->d.lacks;
-        out->refusal.predicted_ns = at_least_0(plan->d.step + plan->d.wait / a->out);
+        out->refusal.predicted_ns = at_least_0(
+            plan->d.over > 0 ? a->tbt * (1 + plan->d.over) : plan->d.step + plan->d.wait / a->out);
         out->refusal.target_ns = at_least_0(a->tbt);
-        until = plan->d.wait - plan->d.limit;
+        until = plan->d.over > 0 ? 1e9 : plan->d.wait - plan->d.limit;
     } else if (why == SCHED_REASON_SHARE) {
         out->refusal.resource = SCHED_RES_TENANT;
         until = num_max(baton_share_eases(a->s, a->r, a->tier), price_eases(a, plan));

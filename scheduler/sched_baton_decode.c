@@ -11,7 +11,9 @@
  *
  * Two rooms: blocks, and time.  Steps must stay within the tightest time between tokens there, T, and a stream
  * with a looser one, B, need not be in each: it is skipped while it has slack.  So its KV counts T / B against
- * the KV that steps of T can carry.  Which of the two is short depends on the machine and the contexts. */
+ * the KV that steps of T can carry.  Which of the two is short depends on the machine and the contexts.  The first is
+ * asked how long one more would wait, which its slack may bridge.  The second is not: T / B has spent that slack already,
+ * so those that must step at any moment to come, tighter ones that will be admitted until then included, must fit. */
 #include "scheduler/sched_baton_parts.h"
 
 #include <math.h>
@@ -23,19 +25,21 @@
 enum {
     LOAD_TURN = 32, /* entries counted anew by one question */
     LOAD_FETCH = 4, /* of them, fetched so far ahead */
+    LOAD_FAR = 2,   /* times the horizons, for room in time: streams that take turns live long */
     LOAD_SOON = 4   /* horizon up to which use is looked at */
 };
 static const double load_horizon[BATON_HORIZONS] = {0, 0.5e9, 1e9, 2e9, 4e9, 8e9, 16e9, 32e9};
 
 struct load_entry {
     struct sched_request *r;
-    float kv[BATON_HORIZONS]; /* expected tokens of context, from the load's `at` */
-    float full, drain;        /* context at half its life; tokens per ns that get free */
+    float kv[BATON_HORIZONS];  /* expected tokens of context, from the load's `at` */
+    float due[BATON_HORIZONS]; /* the same while it must step, were it never ahead of its line */
+    float full, drain;         /* context at half its life; tokens per ns that get free */
     uint32_t tier;
 };
 
 struct load_sums {
-    double kv[BATON_HORIZONS], full, drain, n;
+    double kv[BATON_HORIZONS], due[BATON_HORIZONS], full, drain, n;
 };
 
 struct baton_load {
@@ -113,8 +117,10 @@ static void load_count(struct baton_load *l, const struct load_entry *e)
 {
     struct load_sums *t = &l->tier[e->tier];
 
-    for (int h = 0; h < BATON_HORIZONS; h++)
+    for (int h = 0; h < BATON_HORIZONS; h++) {
         t->kv[h] += (double)e->kv[h];
+        t->due[h] += (double)e->due[h];
+    }
     t->full += (double)e->full;
     t->drain += (double)e->drain;
     t->n += 1;
@@ -124,71 +130,90 @@ static void load_uncount(struct baton_load *l, const struct load_entry *e)
 {
     struct load_sums *t = &l->tier[e->tier];
 
-    for (int h = 0; h < BATON_HORIZONS; h++)
+    for (int h = 0; h < BATON_HORIZONS; h++) {
         t->kv[h] -= (double)e->kv[h];
+        t->due[h] -= (double)e->due[h];
+    }
     t->full -= (double)e->full;
     t->drain -= (double)e->drain;
     t->n -= 1;
 }
 
-/* Expected KV of one that has so_far tokens and may go on from `start` on (counted from where horizons do; before that if
- * it goes on already).  rank: of so_far. */
-static void load_ahead(const struct baton_load *l, struct load_entry *e, double so_far,
-                       double start, uint32_t rank)
+/* How one stream goes on. */
+struct load_course {
+    double so_far, start, pace; /* tokens; ns behind l->at; ns per token */
+    uint32_t rank;              /* of so_far */
+    double far;                 /* times the horizons */
+};
+
+/* Expected KV of one that may go on from `start` on. */
+static void load_ahead(const struct sched_request *r, const struct load_course *c, float *kv)
 {
-    const struct sched_request *r = e->r;
-    double pace = l->pace[r->tier], per_ns = 1 / (pace > 1 ? pace : 1),
-           context = (double)r->n_prompt + so_far;
-    double over = 1 / load_survivors(&r->cast, so_far, rank), end = (double)r->max_new - so_far;
+    double per_ns = 1 / (c->pace > 1 ? c->pace : 1), context = (double)r->n_prompt + c->so_far;
+    double over = 1 / load_survivors(&r->cast, c->so_far, c->rank);
+    double end = (double)r->max_new - c->so_far;
+    uint32_t rank = c->rank;
     int h = 0;
 
-    for (; h < BATON_HORIZONS && load_horizon[h] < start; h++)
-        e->kv[h] = 0;
+    for (; h < BATON_HORIZONS && c->far * load_horizon[h] < c->start; h++)
+        kv[h] = 0;
+    if (h < BATON_HORIZONS && c->far * load_horizon[h] <= c->start && end > 0)
+        kv[h++] = (float)context;
     for (; h < BATON_HORIZONS; h++) {
-        double k = (load_horizon[h] - start) * per_ns, x = so_far + k;
+        double k = (c->far * load_horizon[h] - c->start) * per_ns, x = c->so_far + k;
 
         if (k >= end)
             break;
         if (rank < SCHED_LENGTH_POINTS) /* horizons ascend: behind the last point it stays there */
             rank = sched_length_rank(&r->cast, x);
-        e->kv[h] = (float)((context + k) * over * load_survivors(&r->cast, x, rank));
+        kv[h] = (float)((context + k) * over * load_survivors(&r->cast, x, rank));
     }
     for (; h < BATON_HORIZONS; h++)
-        e->kv[h] = 0;
+        kv[h] = 0;
 }
 
 /* As load_ahead, for one whose end is known. */
-static void load_ahead_known(const struct baton_load *l, struct load_entry *e, double so_far,
-                             double start, double left)
+static void load_ahead_known(const struct sched_request *r, const struct load_course *c,
+                             double left, float *kv)
 {
-    double step = l->pace[e->r->tier] > 1 ? l->pace[e->r->tier] : 1;
-    double context = (double)e->r->n_prompt + so_far;
+    double step = c->pace > 1 ? c->pace : 1, context = (double)r->n_prompt + c->so_far;
 
     for (int h = 0; h < BATON_HORIZONS; h++) {
-        double k = (load_horizon[h] - start) / step;
+        double k = (c->far * load_horizon[h] - c->start) / step;
 
-        e->kv[h] = k >= 0 && k < left && so_far + k < e->r->max_new ? (float)(context + k) : 0;
+        kv[h] = k >= 0 && k < left && c->so_far + k < r->max_new ? (float)(context + k) : 0;
     }
 }
 
 static void load_fill(const struct sched *s, const struct baton_load *l, struct load_entry *e)
 {
     const struct sched_request *r = e->r;
-    bool runs = r->state == SCHED_STATE_DECODING;
-    double step = l->pace[r->tier] > 1 ? l->pace[r->tier] : 1, at = (double)l->at;
-    double so_far = runs ? sched_tokens_so_far(s, r) : (double)r->delivered;
-    double start = runs || (double)r->baton.ready_ns <= at ? 0 : (double)r->baton.ready_ns - at;
-    double age = 0.5 * baton_c.refresh_ns; /* at which it is asked about, on average */
-    uint32_t rank = sched_length_rank(&r->cast, so_far);
-    double left = load_left(s, r, so_far, rank, 0.5);
+    bool runs = r->state == SCHED_STATE_DECODING, known = s->policy->clairvoyant && r->true_new > 0;
+    double at = (double)l->at, tbt = (double)r->tbt_ns, left;
+    double ready = (double)r->baton.ready_ns - at, slack;
+    struct load_course c = {.far = 1};
 
-    if (s->policy->clairvoyant && r->true_new > 0)
-        load_ahead_known(l, e, so_far, start - age, left);
-    else
-        load_ahead(l, e, so_far, start - age, rank);
-    e->full = (float)((double)r->n_prompt + so_far + 0.5 * left);
-    e->drain = (float)(((double)r->n_prompt + so_far) / (left * step));
+    c.so_far = runs ? sched_tokens_so_far(s, r) : (double)r->delivered;
+    c.start = runs || ready <= 0 ? 0 : ready;
+    c.rank = sched_length_rank(&r->cast, c.so_far);
+    c.pace = l->pace[r->tier] > 1 ? l->pace[r->tier] : 1;
+    left = load_left(s, r, c.so_far, c.rank, 0.5);
+    e->full = (float)((double)r->n_prompt + c.so_far + 0.5 * left);
+    e->drain = (float)(((double)r->n_prompt + c.so_far) / (left * c.pace));
     e->tier = r->tier;
+    c.start -= 0.5 * baton_c.refresh_ns; /* the age at which it is asked about, on average */
+    if (known)
+        load_ahead_known(r, &c, left, e->kv);
+    else
+        load_ahead(r, &c, e->kv);
+    slack = runs ? (double)r->first_ns + c.so_far * tbt - at : ready;
+    c.start = slack > 0 ? slack : 0;
+    c.pace = tbt;
+    c.far = LOAD_FAR;
+    if (known)
+        load_ahead_known(r, &c, left, e->due);
+    else
+        load_ahead(r, &c, e->due);
 }
 
 static void load_recount(const struct sched *s, struct baton_load *l, struct load_entry *e)
@@ -247,18 +272,25 @@ static double load_span_slots(const struct sched *s, const struct baton_load *l,
     return span * num_max(1, num_min(turn, 2 - tightest / n));
 }
 
-/* Tokens of KV that b sequences may have for steps of `tbt`; INFINITY: context costs no time and there are slots for all
- * of them, or nothing is known. */
+/* Tokens of KV that b sequences may have for steps of `tbt`, were there slots for all; INFINITY: context costs no time, or
+ * nothing is known. */
+static double load_span_time(const struct baton_load *l, double tbt, double b)
+{
+    double left = baton_c.tbt_share * tbt - sched_law_decode(&l->law, b, 0);
+
+    if (!sched_law_known(&l->law) || l->law.c[2] <= 0)
+        return INFINITY;
+    return left > 0 ? left / l->law.c[2] : 0;
+}
+
+/* The same with the slots that there are. */
 static double load_span(const struct sched *s, const struct baton_load *l, double tbt, double b)
 {
-    double left = baton_c.tbt_share * tbt - sched_law_decode(&l->law, b, 0), slots, span;
+    double span = load_span_time(l, tbt, b), slots;
 
     if (!sched_law_known(&l->law))
         return INFINITY;
     slots = load_span_slots(s, l, tbt);
-    if (l->law.c[2] <= 0)
-        return slots;
-    span = left > 0 ? left / l->law.c[2] : 0;
     return span < slots ? span : slots;
 }
 
@@ -565,46 +597,64 @@ static double load_tightest(const struct sched *s, const struct baton_load *l, d
     return tbt;
 }
 
-/* The same for the room in time. */
-static double load_wait_in_time(const struct sched *s, const struct baton_load *l,
+/* KV that has to be in steps, a looser time between tokens counting for less: see above. */
+struct load_demand {
+    double due[BATON_HORIZONS]; /* of tiers up to the one that is asked about */
+    double all;                 /* at `ahead`, of everybody */
+    double n, inflow, stay;
+};
+
+/* Tokens of KV that are too many for the room of a step at the worst moment from `ahead` on, with one more for `life`.  Those
+ * that are there will still be when it has gone: they have to be in time as well. */
+static double load_excess(const struct load_demand *d, double ahead, double life, double need,
+                          double room)
+{
+    double worst = 0;
+
+    for (int h = 1; h < BATON_HORIZONS; h++) {
+        double at = LOAD_FAR * load_horizon[h], kv;
+
+        if (at < ahead)
+            continue;
+        kv = d->due[h] + d->inflow * (1 - exp(-at / d->stay));
+        kv += at < ahead + life ? need : 0;
+        worst = fmax(worst, kv - room);
+    }
+    return worst;
+}
+
+/* By what part of it the room in time would be too small. */
+static double load_over_in_time(const struct sched *s, const struct baton_load *l,
                                 const struct baton_need *need, const struct load_ask *blocks,
                                 struct baton_decode *out)
 {
-    struct load_ask q = {.ahead = blocks->ahead, .life = blocks->life};
-    double tight = load_tightest(s, l, need->tbt), share[SCHED_TIERS_MAX], all, n = 0, wait = 0;
-    double before = 0, after = 0;
-    int h = load_next(q.ahead);
+    double tight = load_tightest(s, l, need->tbt), share[SCHED_TIERS_MAX], room, own;
+    struct load_demand d = {.n = 0};
 
     for (uint32_t t = 0; t < s->cfg.n_tiers; t++) {
         share[t] = load_tier_tbt(s, t) > tight ? tight / load_tier_tbt(s, t) : 1;
+        d.all += share[t] * load_kv_at(l->tier[t].due, blocks->ahead / LOAD_FAR);
         if (t > need->tier)
             continue;
-        before += share[t] * l->tier[t].kv[h - 1];
-        after += share[t] * l->tier[t].kv[h];
-        n += share[t] * l->tier[t].n;
+        d.n += share[t] * l->tier[t].n;
+        for (int h = 0; h < BATON_HORIZONS; h++)
+            d.due[h] += share[t] * l->tier[t].due[h];
     }
-    q.need = blocks->need * (tight / need->tbt);
-    q.room = baton_c.time_share * load_span(s, l, tight, n);
-    if (q.room >= blocks->room)
-        return 0; /* blocks run out first: none of them counts more here than there */
-    all = load_between(before, after, h, q.ahead) + q.need;
-    if (all > 0.5 * q.room) {
-        struct load_sums v = {.n = 0}, own = {.n = 0};
-
-        for (uint32_t t = 0; t <= need->tier; t++)
-            load_sum(&v, &l->tier[t], share[t]);
-        load_sum(&own, &l->tier[need->tier], share[need->tier]);
-        baton_inflow(s, need->tier, share, &q.inflow, &q.stay);
-        wait = load_wait(&v, &own, &q);
-    }
-    for (uint32_t t = need->tier + 1; t < s->cfg.n_tiers; t++)
-        all += share[t] * load_kv_at(l->tier[t].kv, q.ahead);
-    all /= q.room > 1 ? q.room : 1;
-    if (all > out->used) {
-        out->used = all;
+    room = baton_c.time_share *
+           (baton_price_scarce(s, 1) ? load_span(s, l, tight, d.n) : load_span_time(l, tight, d.n));
+    if (room >= blocks->room)
+        return 0; /* blocks or slots run out first: none of them counts more here than there */
+    room = room > 1 ? room : 1;
+    own = blocks->need * tight / need->tbt;
+    d.all = (d.all + own) / room;
+    if (d.all > out->used) {
+        out->used = d.all;
         out->scarce = SCHED_RES_DECODE_TIME;
     }
-    return wait;
+    baton_inflow_in_time(s, need->tier, tight, &d.inflow, &d.stay);
+    return load_excess(&d, blocks->ahead > 0 ? blocks->ahead : 0, need->out * need->tbt, own,
+                       room) /
+           room;
 }
 
 static void load_answer(struct sched *s, const struct baton_load *l, const struct baton_need *need,
@@ -616,7 +666,7 @@ static void load_answer(struct sched *s, const struct baton_load *l, const struc
                          .room = baton_c.room_share * l->room,
                          .inflow = need->inflow,
                          .stay = need->stay};
-    double kv, by_line, by_mean, in_time;
+    double kv, by_line, by_mean;
 
     for (uint32_t t = 1; t <= need->tier; t++)
         load_sum(&v, &l->tier[t], 1);
@@ -630,12 +680,8 @@ static void load_answer(struct sched *s, const struct baton_load *l, const struc
         out->used += q.inflow * (1 - exp(-q.ahead / q.stay)) / (l->room + 1);
     out->wait = load_wait(&v, &l->tier[need->tier], &q);
     out->lacks = out->scarce = SCHED_RES_DECODE_ROOM;
-    in_time = load_wait_in_time(s, l, need, &q, out);
-    if (in_time > out->wait) {
-        out->wait = in_time;
-        out->lacks = SCHED_RES_DECODE_TIME;
-    }
     out->link = need->link;
+    out->over = load_over_in_time(s, l, need, &q, out);
     if (need->link > out->wait) {
         out->wait = need->link;
         out->lacks = SCHED_RES_LINK_TIME;
@@ -692,7 +738,7 @@ void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_
         return;
     load_refresh(s, w, l);
     load_answer(s, l, need, out);
-    if (out->step > baton_c.tbt_share * need->tbt) {
+    if (out->step > baton_c.tbt_share * need->tbt || out->over > 0) {
         out->ok = false;
         out->lacks = SCHED_RES_DECODE_TIME;
     } else if (out->wait > 0 && out->wait * (1 + b->tier[need->tier].margin) > out->limit) {

@@ -39,8 +39,9 @@ struct baton_constants {
     double stretch_start, stretch_min, stretch_max, stretch_step;
     double pad_start, pad_max, pad_step, pad_share;
     /* prices */
-    double rate_s, load_free, load_full, inflow_s, inflow_seen, mean_step, price_s, value_power,
-        price_prefill, price_decode, room_free, local_gain, hurt_share, hurt_s, hurt_crowd;
+    double rate_s, load_free, load_full, inflow_s, inflow_seen, inflow_swing, mean_step, price_s,
+        value_power, price_prefill, price_decode, room_free, local_gain, hurt_share, hurt_s,
+        hurt_crowd;
     /* shares of tenants */
     double share_s, share_odds, share_full, share_least, share_most, share_step, share_hurt;
     /* floors */
@@ -73,6 +74,8 @@ struct baton_tier {
     double inflow;          /* tokens of KV admitted, all workers, decayed over inflow_s */
     double stay;            /* the same times the ns that they will stay */
     double sent;            /* tokens of the inflow that go over a link */
+    double work;            /* tokens of KV in all steps of what was admitted, decayed likewise */
+    double streams;         /* how many those were, decayed likewise */
     uint64_t inflow_at;     /* ns */
     struct baton_kept kept; /* of the inflow */
 };
@@ -167,10 +170,12 @@ void baton_floor(struct sched *s, const struct sched_request *r, bool kept);
 double baton_value(const struct sched *s, const struct sched_request *r, double weight,
                    double power);
 /* Of tiers tighter than `tier`, by what was admitted lately, on one decode worker: the tokens of KV that they
- * will hold if it goes on like that, and for how long each holds its own.  share: that counts of a tier's; NULL:
- * all. */
-void baton_inflow(const struct sched *s, uint32_t tier, const double *share, double *kv,
-                  double *stay);
+ * will hold if it goes on like that, and for how long each holds its own. */
+void baton_inflow(const struct sched *s, uint32_t tier, double *kv, double *stay);
+
+/* The same for the room in time: tokens of KV of theirs that steps of `tight` will have to hold. */
+void baton_inflow_in_time(const struct sched *s, uint32_t tier, double tight, double *kv,
+                          double *stay);
 
 /* ---- sched_baton_share.c ------------------------------------------------------------------------ */
 
@@ -215,6 +220,7 @@ struct baton_decode {
     double wait, step;                 /* predicted */
     double link;                       /* of the wait, for KV on slow links */
     double limit;                      /* longest wait that keeps the promise */
+    double over;                       /* part of the time of steps that would be missing */
     double used;                       /* share of its room at `ready`, all tiers */
     bool ok, hopeless;                 /* hopeless: an idle worker would not do either */
     enum sched_resource lacks, scarce; /* why not ok; what fills up first in any case */

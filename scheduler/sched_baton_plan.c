@@ -118,7 +118,7 @@ void baton_ask_terms(struct baton_ask *a, uint32_t tier)
     a->tier = tier;
     a->deadline = sched_deadline_at(a->s, a->r, tier);
     a->tbt = (double)sched_tbt_at(a->s, a->r, tier);
-    baton_inflow(a->s, tier, NULL, &a->inflow, &a->stay);
+    baton_inflow(a->s, tier, &a->inflow, &a->stay);
 }
 
 void baton_ask_tier(struct baton_ask *a, uint32_t tier)

@@ -213,6 +213,8 @@ static void inflow_to_now(const struct sched *s, struct baton_tier *t)
     t->inflow *= keep;
     t->stay *= keep;
     t->sent *= keep;
+    t->work *= keep;
+    t->streams *= keep;
     t->inflow_at = s->now;
 }
 
@@ -232,8 +234,7 @@ double baton_sent(const struct sched *s, uint32_t tier)
            (inflow_seen(s) * baton_c.inflow_s * 1e9);
 }
 
-void baton_inflow(const struct sched *s, uint32_t tier, const double *share, double *kv,
-                  double *stay)
+void baton_inflow(const struct sched *s, uint32_t tier, double *kv, double *stay)
 {
     struct sched_baton *b = baton_of(s);
     double in = 0, token_ns = 0;
@@ -241,13 +242,45 @@ void baton_inflow(const struct sched *s, uint32_t tier, const double *share, dou
     for (uint32_t t = 0; t < tier; t++) {
         double keep = inflow_kept(&b->tier[t].kept, b->tier[t].inflow_at, s->now);
 
-        keep *= share != NULL ? share[t] : 1;
         in += keep * b->tier[t].inflow;
         token_ns += keep * b->tier[t].stay;
     }
     *stay = in > 0 && token_ns > 0 ? token_ns / in : 1; /* none: no step time is known yet */
     token_ns /= inflow_seen(s);
     *kv = token_ns / (baton_c.inflow_s * 1e9 * ((double)s->pool[SCHED_ROLE_DECODE].n + 1e-9));
+}
+
+/* Tokens of KV in all its steps, as a mean over the lengths it may have. */
+static double inflow_work(const struct sched_request *r)
+{
+    double sum = 0;
+
+    for (int i = 0; i < SCHED_LENGTH_POINTS; i++)
+        sum += r->cast.q[i] * (r->n_prompt + 0.5 * r->cast.q[i]);
+    return sum / SCHED_LENGTH_POINTS;
+}
+
+void baton_inflow_in_time(const struct sched *s, uint32_t tier, double tight, double *kv,
+                          double *stay)
+{
+    struct sched_baton *b = baton_of(s);
+    double in = 0, work = 0, life = 0, streams = 0, span = baton_c.inflow_s * 1e9, there;
+
+    for (uint32_t t = 0; t < tier; t++) {
+        double keep = inflow_kept(&b->tier[t].kept, b->tier[t].inflow_at, s->now);
+
+        in += keep * b->tier[t].inflow;
+        work += keep * b->tier[t].work;
+        streams += keep * b->tier[t].streams;
+        life += keep * b->tier[t].work * (double)s->cfg.tiers[t].tbt_ns;
+    }
+    *stay = in > 0 && life > 0 ? life / in : 1;
+    there = streams * *stay / span;
+    if (streams >
+        0) /* squares of work are about twice the square of its mean, as for streams that end by chance */
+        work *= 1 + baton_c.inflow_swing * sqrt(2 / streams + 2 / there);
+    work /= inflow_seen(s);
+    *kv = tight * work / (span * ((double)s->pool[SCHED_ROLE_DECODE].n + 1e-9));
 }
 
 void baton_price_bound(struct sched *s, struct sched_request *r, bool undo)
@@ -263,6 +296,10 @@ void baton_price_bound(struct sched *s, struct sched_request *r, bool undo)
         t->sent += sign * r->n_prompt;
     t->inflow = t->inflow > 0 ? t->inflow : 0;
     t->sent = t->sent > 0 ? t->sent : 0;
+    t->streams += sign;
+    t->streams = t->streams > 0 ? t->streams : 0;
+    t->work += sign * inflow_work(r);
+    t->work = t->work > 0 ? t->work : 0;
     t->stay = t->stay > 0 ? t->stay : 0;
     if (!undo && t->short_ns != 0 && r->baton.starving)
         t->short_ns = s->now; /* one at a time; it may still be lost before its turn */

@@ -64,7 +64,8 @@ struct length_bucket {
 /* Who could have ended yet.  Lives are counted in forecasts made from birth to end. */
 struct length_lives {
     uint32_t born, longest;
-    int last; /* highest bin seen */
+    uint32_t gone; /* of them, turned away after others were born: they will never end */
+    int last;      /* highest bin seen */
     float lag[LENGTH_BINS], seen[LENGTH_BINS];
 };
 struct sched_length {
@@ -312,7 +313,9 @@ static void lives_correct(const struct sched_length *l, float *mix, float *sum)
         total += mix[i];
         beyond += i > v->last ? l->prior[i] : 0;
     }
+    born -= (float)v->gone;
     missing = born > visible && beyond > 0 ? (born - visible) / born : 0;
+    born = (float)v->born;
     /* Refused and canceled ones never end; they may not count for ever. */
     if (v->last >= 0)
         missing *= fmaxf(0, 1 - born / (LIVES_SETTLED * ((float)v->longest + LIVES_SOME)));
@@ -453,6 +456,8 @@ void sched_length_unasked(struct sched_length *l, const struct sched_length_cast
 {
     if (cast->born != 0 && cast->born == l->lives.born)
         l->lives.born--;
+    else if (cast->born != 0) /* the numbers of those that came later stay */
+        l->lives.gone++;
 }
 
 /* Probability of the points, with 0 before the first: looked up, since this is asked some 20 times per request and a

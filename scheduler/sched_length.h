@@ -52,7 +52,7 @@ struct sched_length_cast {
 /* max_new 0: no limit. */
 void sched_length_forecast(struct sched_length *l, const struct sched_length_of *of,
                            struct sched_length_cast *out);
-/* Straight after its forecast: the request is turned away and will never show a length.  Otherwise it would count
+/* Once: the request is turned away, at once or after a wait, and will never show a length.  Otherwise it would count
  * as one that still runs, and what ends would be taken for the short part of what there is. */
 void sched_length_unasked(struct sched_length *l, const struct sched_length_cast *cast);
 /* Quantile p (0 .. 1) of the whole length, given that `so_far` tokens are there and it goes on; > so_far, and not

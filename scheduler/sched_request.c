@@ -562,13 +562,7 @@ void sched_request_refuse(struct sched *s, struct sched_request *r, const struct
     r->reason = why->reason;
     sched_request_lacks(r, &why->refusal);
     r->outcome = SCHED_OUT_REFUSED;
-    if (why->reason == SCHED_REASON_SHARE) /* as one that its quota refuses */
-        /* A surge of one tenant must not make everybody's answers look long.  Other refusals stay counted as answers
-     * on their way: that lengthens forecasts under overload, which decode waits need, for they last longer than
-     * forecast then (without it bronze broke up to 18 % of its promises at four times a pair's capacity). */
-        if (r->tenant != 0 &&
-            sched_tenants_claimed(s->tenants, r->tenant, r->tier, s->now, SCHED_TENANT_ASKED) < 1)
-            sched_length_unasked(s->lengths, &r->cast);
+    sched_length_unasked(s->lengths, &r->cast); /* as one that its quota refuses */
     sched_request_end(s, r, SCHED_TELL_NONE, out);
 }
 

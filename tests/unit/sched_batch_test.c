@@ -158,6 +158,29 @@ static void test_one_that_is_hurried_does_not_leave_the_rest_of_its_tier_behind(
     assert_int_equal(rich, 0); /* they have time, and would make the step longer than need be */
 }
 
+/* Half of all time goes into tokens: of steps of twice their fixed part at least, or the rest falls behind. */
+static void test_one_that_is_hurried_does_not_make_steps_too_short_for_the_many(void **state)
+{
+    (void)state;
+    enum { N = 32 };
+    struct sched_batch_item v[N];
+    struct sched_batch_pool pool = pool_of(10000);
+    uint32_t scratch[N], steps = 0;
+    double each = 15e6 / N - DECODE.c[1], ctx = 0;
+
+    for (uint32_t k = 0; k < N; k++)
+        v[k] = resident(k + 1, 0, (uint32_t)(each / DECODE.c[2]), 0, k == 0 ? 5 * MS : 100 * MS);
+    v[0].pace_ns = 3e6;
+    sched_batch_plan(v, N, &pool, scratch);
+    assert_int_equal(v[0].what, SCHED_DO_STEP);
+    for (uint32_t k = 0; k < N; k++) {
+        steps += v[k].what == SCHED_DO_STEP;
+        ctx += v[k].what == SCHED_DO_STEP ? v[k].context : 0;
+    }
+    assert_true(steps < N);
+    assert_true(sched_law_decode(&DECODE, steps, ctx) > 1.8 * DECODE.c[0]);
+}
+
 static void test_nobody_is_skipped_while_the_law_is_unknown(void **state)
 {
     (void)state;
@@ -841,6 +864,7 @@ int main(void)
         cmocka_unit_test(test_a_chunk_counts_what_a_prompt_costs_before_its_first_token),
         cmocka_unit_test(test_slack_rich_ones_sit_out_a_step_that_would_make_a_gold_one_late),
         cmocka_unit_test(test_one_that_is_hurried_does_not_leave_the_rest_of_its_tier_behind),
+        cmocka_unit_test(test_one_that_is_hurried_does_not_make_steps_too_short_for_the_many),
         cmocka_unit_test(test_nobody_is_skipped_while_the_law_is_unknown),
         cmocka_unit_test(test_a_gold_hand_over_parks_the_bronze_stream_with_most_slack),
         cmocka_unit_test(test_a_bronze_hand_over_parks_nobody_tighter),

@@ -307,7 +307,6 @@ static void those_turned_away_at_once_are_not_taken_for_long_answers(void **arg)
         }
         sched_length_forecast(l, &of, &flying[k]);
         sched_length_forecast(alone, &of, &flying_alone[k]);
-        sched_length_unasked(l, &flying[(i + 1) % FLYING]); /* long on its way: stays counted */
     }
     sched_length_forecast(l, &of, &c);
     sched_length_forecast(alone, &of, &c_alone);
@@ -316,6 +315,40 @@ static void those_turned_away_at_once_are_not_taken_for_long_answers(void **arg)
     sched_length_free(l);
     sched_length_free(alone);
     assert_int_equal(mem_live(), 0);
+}
+
+/* The same for those that had waited: others were forecast meanwhile. */
+static void those_turned_away_after_a_wait_are_not_taken_for_long_answers(void **arg)
+{
+    enum { WAITING = 90, FLYING = 300, N = 700 };
+    struct sched_length *l = create(), *alone = create();
+    const struct sched_length_of of = {.n_prompt = 1000, .max_new = 4096};
+    static struct sched_length_cast flying[FLYING], flying_alone[FLYING], waiting[WAITING];
+    struct sched_length_cast c, c_alone;
+
+    (void)arg;
+    for (uint32_t i = 0; i < N; i++) {
+        uint32_t k = i % FLYING;
+
+        for (uint32_t n = 0; n < 3; n++) {
+            uint32_t w = (3 * i + n) % WAITING;
+
+            if (3 * i >= WAITING)
+                sched_length_unasked(l, &waiting[w]);
+            sched_length_forecast(l, &of, &waiting[w]);
+        }
+        if (i >= FLYING) {
+            sched_length_observe(l, &of, &flying[k], 190 + i % 20, NULL);
+            sched_length_observe(alone, &of, &flying_alone[k], 190 + i % 20, NULL);
+        }
+        sched_length_forecast(l, &of, &flying[k]);
+        sched_length_forecast(alone, &of, &flying_alone[k]);
+    }
+    sched_length_forecast(l, &of, &c);
+    sched_length_forecast(alone, &of, &c_alone);
+    assert_within((double)c.mean, 0.85 * (double)c_alone.mean, 1.15 * (double)c_alone.mean);
+    sched_length_free(l);
+    sched_length_free(alone);
 }
 
 static void before_anything_is_seen_a_forecast_is_plausible(void **arg)
@@ -575,6 +608,7 @@ int main(void)
         cmocka_unit_test(a_change_of_traffic_is_followed),
         cmocka_unit_test(answers_on_their_way_count_from_the_first_second),
         cmocka_unit_test(those_turned_away_at_once_are_not_taken_for_long_answers),
+        cmocka_unit_test(those_turned_away_after_a_wait_are_not_taken_for_long_answers),
         cmocka_unit_test(before_anything_is_seen_a_forecast_is_plausible),
         cmocka_unit_test(very_long_answers_are_expected_where_they_were_seen),
         cmocka_unit_test(points_ascend_and_stay_inside_the_limit),

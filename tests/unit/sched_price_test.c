@@ -178,9 +178,39 @@ static void test_inflow_is_a_number_before_any_step_time_is_known(void **state)
     w->small->baton.out = 100;
     w->small->forecast.step = 0;
     baton_price_bound(w->s, w->small, false);
-    baton_inflow(w->s, BRONZE, NULL, &kv, &stay);
+    baton_inflow(w->s, BRONZE, &kv, &stay);
     assert_true(stay > 0);
     assert_true(kv / stay >= 0);
+}
+
+/* Ten streams of 100 tokens after 900, in a fifth of what the window remembers: each has 95,000 tokens of KV in its steps.
+ * What they will hold, and one standard deviation of ten, and of as many as are there at a time. */
+static void test_steps_keep_room_for_what_tighter_tiers_will_bring_and_for_its_chance(void **state)
+{
+    struct world *w = *state;
+    double kv, twice, stay, there, mean = 10 * 95000.0 * 30e6 / 1e9;
+
+    w->s->pool[SCHED_ROLE_DECODE].n = 1;
+    w->s->cfg.tiers[GOLD].tbt_ns = 30 * SCHED_MS;
+    w->small->tier = GOLD;
+    w->small->n_prompt = 900;
+    w->small->baton.out = 100;
+    for (int i = 0; i < SCHED_LENGTH_POINTS; i++)
+        w->small->cast.q[i] = 100;
+    for (int i = 0; i < 10; i++)
+        baton_price_bound(w->s, w->small, false);
+    baton_inflow_in_time(w->s, BRONZE, 30e6, &kv, &stay);
+    assert_true(fabs(stay - 3e9) < 1e6);
+    there = 10 * stay / 5e9;
+    assert_true(fabs(kv / (mean * (1 + sqrt(2 / 10.0 + 2 / there))) - 1) < 1e-3);
+    baton_inflow_in_time(w->s, BRONZE, 60e6, &twice, &stay);
+    assert_true(fabs(twice / kv - 2) < 1e-6);
+    baton_inflow_in_time(w->s, GOLD, 30e6, &kv, &stay);
+    assert_true(kv == 0); /* none is tighter */
+    for (int i = 0; i < 10; i++)
+        baton_price_bound(w->s, w->small, true);
+    baton_inflow_in_time(w->s, BRONZE, 30e6, &kv, &stay);
+    assert_true(kv == 0);
 }
 
 int main(void)
@@ -201,6 +231,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_lag_that_is_over_is_forgotten, setup, teardown),
         cmocka_unit_test_setup_teardown(
             test_where_all_prompts_are_long_the_longest_tenth_counts_as_large, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            test_steps_keep_room_for_what_tighter_tiers_will_bring_and_for_its_chance, setup,
+            teardown),
         cmocka_unit_test_setup_teardown(test_inflow_is_a_number_before_any_step_time_is_known,
                                         setup, teardown),
     };
