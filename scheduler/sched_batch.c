@@ -32,6 +32,8 @@ enum {
 static const int64_t AGED_NS = INT64_C(3000) * 1000 * 1000;
 static const uint32_t STUCK = UINT32_C(1) << 31; /* flag in scratch: wants to step, has no block */
 static const double TIGHTER_PART = 0.2, TIGHTER_MOST = 0.02;
+static const double BUSY_MOST =
+    0.95; /* of the time between tokens, that short steps may need for one token of everybody */
 static const double PART_OF_TBT = 0.97; /* of the tightest tbt that one step may take */
 
 /* By what becomes of it if it is left alone; smaller is more urgent. */
@@ -202,10 +204,10 @@ static double batch_pace(const struct batch *p, const struct batch_danger *d,
         b += d->b[q];
         ctx += d->ctx[q];
     }
-    if (d->busy >= 1)
+    if (d->busy >= BUSY_MOST)
         return INFINITY;
     return fmax(fmax(i->pace_ns, sched_law_decode(p->pool->decode, b, ctx)),
-                p->pool->decode->c[0] / (1 - d->busy));
+                p->pool->decode->c[0] / (1 - d->busy / BUSY_MOST));
 }
 
 /* The tightest tbt or pace of those that would get late; one whose promise is lost hurries nobody. */

@@ -21,7 +21,7 @@ const struct baton_constants baton_c = {
     .turn_room = 2.5,   /* [sim] steps of the tightest that the room has tokens for, at most */
     .tbt_share = 0.97,  /* [ref] of the time between tokens that a step may take */
     .wait_share = 0.8,  /* [ref] of the slack that a stream builds up, for its wait */
-    .refresh_ns = 3e8, /* [sim] age at which a load is counted anew: more often gains no share */
+    .refresh_ns = 3e8,  /* [sim] age at which a load is counted anew: more often gains no share */
 
     .guard_ns = 3e6,      /* messages and the end of the running step */
     .density_power = 1.5, /* [sim] of the weight in work per weight: who is evicted first */
@@ -40,6 +40,8 @@ const struct baton_constants baton_c = {
 
     .margin_step = 0.05, /* [ref] of the conformal margin on decode waits */
     .margin_max = 8,     /* [ref] */
+    .spare_step = 0.001, /* [sim] of a decode worker's room, per broken promise there */
+    .spare_max = 0.3,
     .broken_part =
         0.75, /* of the broken promises that a tier's percentile allows: what margins steer to */
     .stretch_start = 1.08, /* [ref] of predicted prefill work */
@@ -55,17 +57,19 @@ const struct baton_constants baton_c = {
     .load_free = 0.95,    /* [sim] arriving work per capacity below which nothing has a price */
     .load_full = 1.05,    /* [sim] and from which on prices are whole */
     .inflow_seen = 0.2,   /* part of that time from which on its start is made up for */
-    .inflow_swing = 1,    /* standard deviations of that and of its estimate, kept free */
+    .inflow_swing = 0.7,  /* standard deviations of that and of its estimate, kept free */
     .inflow_s = 5,        /* [ref] decay of what tighter tiers bring in */
     .mean_step = 0.002,   /* decay of mean work and value, per arrival */
     .value_power = 2,     /* [sim] of the weight, where prices decide: tiers before sizes */
     .price_s = 0.5,       /* [sim] decay of what prices see of the queues */
     .price_prefill = 0.6, /* [sim] price when the loosest tier's whole time lies before a worker */
     .price_decode = 0.15, /* [sim] price when all room is asked for */
-    .room_free = 0.85,    /* [sim] part of the room that is free of charge */
-    .hurt_share = 0.005,  /* [sim] of new requests turned away that shows that prices are needed */
-    .hurt_s = 30,         /* decay of that share */
-    .hurt_crowd = 1.5,    /* [sim] crowd that shows it before anybody is */
+    .price_alike =
+        5, /* [sim] values of those turned away, that the work of a mean request costs at least */
+    .room_free = 0.85,   /* [sim] part of the room that is free of charge */
+    .hurt_share = 0.005, /* [sim] of new requests turned away that shows that prices are needed */
+    .hurt_s = 30,        /* decay of that share */
+    .hurt_crowd = 1.5,   /* [sim] crowd that shows it before anybody is */
 
     .share_odds =
         0.6, /* [sim] odds of a share over those of what is asked: not above that is no chance */
@@ -307,7 +311,7 @@ static void baton_place(struct sched *s, struct sched_request *r, struct sched_o
             break;
     }
     if (first) {
-        baton_price_hurt(s, !found);
+        baton_price_hurt(s, r, !found);
         baton_share_hurt(s, r, !found);
     }
     if (!found)

@@ -663,7 +663,8 @@ static void load_answer(struct sched *s, const struct baton_load *l, const struc
     struct load_sums v = l->tier[0];
     struct load_ask q = {.ahead = need->ready - (double)l->at,
                          .need = need->tokens + need->out,
-                         .room = baton_c.room_share * l->room,
+                         .room =
+                             (baton_c.room_share - baton_of(s)->tier[need->tier].spare) * l->room,
                          .inflow = need->inflow,
                          .stay = need->stay};
     double kv, by_line, by_mean;

@@ -35,13 +35,13 @@ struct baton_constants {
     double guard_ns, density_power, local_use, local_ahead, local_tbt, exposed, link_slow,
         link_busy;
     /* margins */
-    double margin_step, margin_max, broken_part;
+    double margin_step, margin_max, spare_step, spare_max, broken_part;
     double stretch_start, stretch_min, stretch_max, stretch_step;
     double pad_start, pad_max, pad_step, pad_share;
     /* prices */
     double rate_s, load_free, load_full, inflow_s, inflow_seen, inflow_swing, mean_step, price_s,
-        value_power, price_prefill, price_decode, room_free, local_gain, hurt_share, hurt_s,
-        hurt_crowd;
+        value_power, price_prefill, price_decode, price_alike, room_free, local_gain, hurt_share,
+        hurt_s, hurt_crowd;
     /* shares of tenants */
     double share_s, share_odds, share_full, share_least, share_most, share_step, share_hurt;
     /* floors */
@@ -65,6 +65,7 @@ struct baton_kept {
 
 struct baton_tier {
     double margin;          /* m_q: decode waits are taken for this much longer */
+    double spare;           /* part of a decode worker's room that it leaves free */
     double pad;             /* steps of prompts that a first token is taken to come later */
     double held_rate;       /* held ones that got in, 1/s, decayed */
     uint32_t held;          /* now */
@@ -99,14 +100,16 @@ struct sched_baton {
     /* margin on prefill queues, in parts of their work, steered by late first tokens */
     double stretch;
     /* prices */
-    double mean_value, mean_work[2]; /* of arrivals; decayed sums of one and the same weight */
-    uint64_t began_at;               /* the first arrival */
-    struct baton_kept unseen;        /* of the inflow, had it been there from the start */
-    double offered[2];               /* work that arrived, ns by side, decayed over rate_s */
+    double mean_n, mean_value,
+        mean_work[2];         /* of arrivals; decayed sums of one and the same weight */
+    uint64_t began_at;        /* the first arrival */
+    struct baton_kept unseen; /* of the inflow, had it been there from the start */
+    double offered[2];        /* work that arrived, ns by side, decayed over rate_s */
     uint64_t offered_at;
     double backlog, crowd; /* as bills show them, decayed over price_s */
     uint64_t looked_at;
     double asked, hurt; /* new requests, and those of them that were turned away; decayed */
+    double hurt_value;  /* of the latter */
     uint64_t hurt_at;
     /* tenants: what those within their shares ask for; what the others do, and what they got of it */
     struct baton_share within[SCHED_TIERS_MAX], over_asked[SCHED_TIERS_MAX], over[SCHED_TIERS_MAX];
@@ -149,7 +152,7 @@ struct baton_bill {
 /* What the pools look like to one that asks. */
 void baton_price_look(struct sched *s, const struct baton_bill *bill);
 /* Once for each new request: it could be promised its targets, or could not, for whatever reason. */
-void baton_price_hurt(struct sched *s, bool refused);
+void baton_price_hurt(struct sched *s, const struct sched_request *r, bool refused);
 /* The part of the price, 0 to 1, that is more than r is worth; 0: it is worth it. */
 double baton_price_over(const struct sched *s, const struct sched_request *r, double weight,
                         const struct baton_bill *bill);

@@ -106,6 +106,7 @@ void baton_price_arrive(struct sched *s, struct sched_request *r, double prefill
         b->began_at = s->now > 0 ? s->now : 1;
     size_learn(b, r->n_prompt);
     r->baton.large = r->n_prompt >= b->large;
+    b->mean_n = keep * b->mean_n + 1;
     b->mean_value = keep * b->mean_value + pow(baton_weight(s, r, r->tier), baton_c.value_power);
     still = decayed(1, b->offered_at, s->now, baton_c.rate_s);
     b->offered[0] = b->offered[0] * still + prefill;
@@ -130,12 +131,17 @@ void baton_price_look(struct sched *s, const struct baton_bill *bill)
     b->looked_at = s->now;
 }
 
-void baton_price_hurt(struct sched *s, bool refused)
+void baton_price_hurt(struct sched *s, const struct sched_request *r, bool refused)
 {
     struct sched_baton *b = baton_of(s);
     double keep = decayed(1, b->hurt_at, s->now, baton_c.hurt_s);
 
-    b->hurt = b->hurt * keep + (refused ? 1 : 0);
+    b->hurt *= keep;
+    b->hurt_value *= keep;
+    if (refused) {
+        b->hurt += 1;
+        b->hurt_value += pow(baton_weight(s, r, r->tier), baton_c.value_power);
+    }
     b->asked = b->asked * keep + 1;
     b->hurt_at = s->now;
 }
@@ -188,6 +194,17 @@ int baton_price_of(const struct sched *s, const struct baton_bill *bill)
     return cost[1] > cost[0];
 }
 
+/* What the work of a mean request costs at the price of one: the value of a mean request; more where those that are
+ * turned away are worth about as much, as with one tier.  With less, it would be full pools that turn away whoever comes,
+ * however little he asks for. */
+static double price_unit(const struct sched_baton *b)
+{
+    double part = b->hurt > 0 ? b->hurt_value * b->mean_n / (b->hurt * b->mean_value) : 0;
+
+    part = num_min(part, 1);
+    return b->mean_value * num_max(1, baton_c.price_alike * part * part);
+}
+
 double baton_price_over(const struct sched *s, const struct sched_request *r, double weight,
                         const struct baton_bill *bill)
 {
@@ -195,7 +212,7 @@ double baton_price_over(const struct sched *s, const struct sched_request *r, do
     double value = baton_value(s, r, weight, baton_c.value_power), cost[2], asked;
 
     price_parts(s, bill, cost);
-    asked = (cost[0] + cost[1]) * b->mean_value * price_shown(b);
+    asked = (cost[0] + cost[1]) * price_unit(b) * price_shown(b);
     return value >= asked ? 0 : 1 - value / asked;
 }
 
@@ -372,6 +389,9 @@ void baton_margin_decode(struct sched *s, uint32_t tier, bool broken)
     *m += baton_c.margin_step * ((broken ? 1 : 0) - margin_target(s, tier));
     *m = *m < 0 ? 0 : *m > baton_c.margin_max ? baton_c.margin_max : *m;
     s->tier_stats[tier].margin = *m;
+    m = &baton_of(s)->tier[tier].spare;
+    *m += baton_c.spare_step * ((broken ? 1 : 0) - margin_target(s, tier));
+    *m = num_min(num_max(*m, 0), baton_c.spare_max);
 }
 
 /* Two margins: one grows with the work in the queue, for all tiers, since they share it: each pushes by how far it is

@@ -141,6 +141,21 @@ def test_promises_are_kept_where_steps_have_fewer_slots_than_kv_has_room_for(slo
         assert of("baton", "goodput.weighted") >= 0.98 * of("mooncake-early-reject", "goodput.weighted"), rate
 
 
+@pytest.mark.parametrize("tier, rate", [("ttft_ms: 500, ttft_factor: 3, tbt_ms: 30", 140), ("ttft_ms: 1000, tbt_ms: 60", 130)])
+def test_one_tier_alone_is_served_in_an_overload(tier, rate, tmp_path):
+    """Nobody looser is there to make way: 13 % were kept of the first, 82 % of those admitted were broken."""
+    cluster = tmp_path / "one.yaml"
+    text = CLUSTER.read_text()
+    assert "\ntiers:" not in text
+    cluster.write_text(text + "tiers:\n  - {name: only, %s, weight: 1, share: 10}\n" % tier)
+    out = simulate("--trace", "synthetic", "--in", "1155:0.99", "--out", "211:0.86", "--rate", rate, "--duration", 80,
+                   "--policy", "baton,mooncake-early-reject", "--no-bound", "--json", "--quiet", cluster=cluster)
+    assert out.returncode == 0, out.stderr
+    got = {r["name"]: r["value"] for r in json.loads(out.stdout)["results"]}
+    assert got["baton.poisson.x1.broken_promises"] <= 0.02
+    assert got["baton.poisson.x1.goodput.weighted"] >= 0.98 * got["mooncake-early-reject.poisson.x1.goodput.weighted"]
+
+
 def test_promises_are_kept_where_each_sequence_costs_a_step_its_own_time(tmp_path):
     """As on machines without matrix units: 18 streams fill the steps of gold, however little KV they have."""
     cluster = tmp_path / "sequences.yaml"

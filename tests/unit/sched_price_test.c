@@ -115,7 +115,7 @@ static bool worth_it(struct world *w, double prefill_load, double decode_load)
         w->s->now += SCHED_SECOND / 100;
         baton_price_arrive(w->s, w->small, 1e7 * prefill_load, 1e7 * decode_load);
         baton_price_look(w->s, &full);
-        baton_price_hurt(w->s, true);
+        baton_price_hurt(w->s, w->small, true);
     }
     return baton_price_over(w->s, w->small, WEIGHT[BRONZE], &full) <= 0;
 }
@@ -144,6 +144,52 @@ static void test_of_a_price_twice_as_high_half_as_much_is_not_too_much(void **st
     twice = baton_price_over(w->s, w->small, WEIGHT[BRONZE], &bill);
     assert_true(over > 0 && over < 1);
     assert_true(fabs((1 - twice) - (1 - over) / 2) < 1e-9);
+}
+
+/* Half full queues, ten minutes of arrivals of one tier and of another one that is turned away; is gold then worth two and
+ * a half times the mean work? */
+static bool gold_is_worth_it(struct world *w, uint8_t arrives, uint8_t turned_away)
+{
+    struct baton_bill half = {.prefill = 2.5e7, .decode = 0, .backlog = 0.6, .room = 0.5};
+
+    w->s->pool[SCHED_ROLE_PREFILL].n = w->s->pool[SCHED_ROLE_DECODE].n = 1;
+    for (int i = 0; i < 60000; i++) {
+        w->s->now += SCHED_SECOND / 130;
+        w->small->tier = arrives;
+        baton_price_arrive(w->s, w->small, 1e7, 1e6);
+        baton_price_look(w->s, &half);
+        w->small->tier = turned_away;
+        baton_price_hurt(w->s, w->small, true);
+    }
+    w->small->tier = GOLD;
+    return baton_price_over(w->s, w->small, WEIGHT[GOLD], &half) <= 0;
+}
+
+static void test_where_all_are_worth_the_same_dear_ones_give_way_to_cheap_ones(void **state)
+{
+    assert_false(gold_is_worth_it(*state, GOLD, GOLD));
+}
+
+static void test_not_so_where_those_turned_away_are_worth_less(void **state)
+{
+    assert_true(gold_is_worth_it(*state, GOLD, BRONZE));
+}
+
+/* Predicted waits of 0 cannot be stretched by a margin: room left free can. */
+static void test_broken_promises_leave_room_free_and_kept_ones_give_it_back(void **state)
+{
+    struct world *w = *state;
+
+    for (int i = 0; i < 50; i++)
+        baton_margin_decode(w->s, GOLD, true);
+    assert_true(w->b.tier[GOLD].spare > 0.02 && w->b.tier[GOLD].spare < 0.06);
+    assert_true(w->b.tier[BRONZE].spare <= 0);
+    for (int i = 0; i < 5000; i++)
+        baton_margin_decode(w->s, GOLD, true);
+    assert_true(w->b.tier[GOLD].spare < 0.5);
+    for (int i = 0; i < 50000; i++)
+        baton_margin_decode(w->s, GOLD, false);
+    assert_true(w->b.tier[GOLD].spare <= 0);
 }
 
 /* Waves that fill the KV room for a moment, while prompts are what is short: they cost nothing. */
@@ -202,7 +248,8 @@ static void test_steps_keep_room_for_what_tighter_tiers_will_bring_and_for_its_c
     baton_inflow_in_time(w->s, BRONZE, 30e6, &kv, &stay);
     assert_true(fabs(stay - 3e9) < 1e6);
     there = 10 * stay / 5e9;
-    assert_true(fabs(kv / (mean * (1 + sqrt(2 / 10.0 + 2 / there))) - 1) < 1e-3);
+    assert_true(fabs(kv / (mean * (1 + baton_c.inflow_swing * sqrt(2 / 10.0 + 2 / there))) - 1) <
+                1e-3);
     baton_inflow_in_time(w->s, BRONZE, 60e6, &twice, &stay);
     assert_true(fabs(twice / kv - 2) < 1e-6);
     baton_inflow_in_time(w->s, GOLD, 30e6, &kv, &stay);
@@ -226,6 +273,12 @@ int main(void)
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(test_of_a_price_twice_as_high_half_as_much_is_not_too_much,
                                         setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            test_where_all_are_worth_the_same_dear_ones_give_way_to_cheap_ones, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_not_so_where_those_turned_away_are_worth_less, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(
+            test_broken_promises_leave_room_free_and_kept_ones_give_it_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_pool_in_need_puts_no_price_on_the_other, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_lag_that_is_over_is_forgotten, setup, teardown),

@@ -25,3 +25,5 @@ baton_unit_test(NAME sched_price_test SOURCES ${UNIT}/sched_price_test.c LIBS sc
 baton_unit_test(NAME sched_edf_test SOURCES ${UNIT}/sched_edf_test.c LIBS scheduler)
 baton_unit_test(NAME sched_baton_test SOURCES ${UNIT}/sched_baton_test.c ${SIM}/sched_rig.c
   LIBS scheduler)
+baton_unit_test(NAME sched_baton_learn_test SOURCES ${UNIT}/sched_baton_learn_test.c ${SIM}/sched_rig.c
+  LIBS scheduler)
