@@ -33,7 +33,7 @@ static const int64_t AGED_NS = INT64_C(3000) * 1000 * 1000;
 static const uint32_t STUCK = UINT32_C(1) << 31; /* flag in scratch: wants to step, has no block */
 static const double TIGHTER_PART = 0.2, TIGHTER_MOST = 0.02;
 static const double BUSY_MOST =
-    0.95; /* of the time between tokens, that short steps may need for one token of everybody */
+    0.9; /* of the time between tokens, that short steps may need for one token of everybody */
 static const double PART_OF_TBT = 0.97; /* of the tightest tbt that one step may take */
 
 /* By what becomes of it if it is left alone; smaller is more urgent. */

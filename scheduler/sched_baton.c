@@ -38,9 +38,9 @@ const struct baton_constants baton_c = {
 
     .link_busy = 0.9, /* part of a link's time that tighter tiers are taken to need, at most */
 
-    .margin_step = 0.05, /* [ref] of the conformal margin on decode waits */
-    .margin_max = 8,     /* [ref] */
-    .spare_step = 0.001, /* [sim] of a decode worker's room, per broken promise there */
+    .margin_step = 0.05,  /* [ref] of the conformal margin on decode waits */
+    .margin_max = 8,      /* [ref] */
+    .spare_step = 0.0015, /* [sim] of a decode worker's room, per broken promise there */
     .spare_max = 0.3,
     .broken_part =
         0.75, /* of the broken promises that a tier's percentile allows: what margins steer to */
@@ -64,9 +64,8 @@ const struct baton_constants baton_c = {
     .price_s = 0.5,       /* [sim] decay of what prices see of the queues */
     .price_prefill = 0.6, /* [sim] price when the loosest tier's whole time lies before a worker */
     .price_decode = 0.15, /* [sim] price when all room is asked for */
-    .price_alike =
-        5, /* [sim] values of those turned away, that the work of a mean request costs at least */
-    .room_free = 0.85,   /* [sim] part of the room that is free of charge */
+    .price_alike = 6,  /* [sim] times the price where those turned away are worth as much as all */
+    .room_free = 0.85, /* [sim] part of the room that is free of charge */
     .hurt_share = 0.005, /* [sim] of new requests turned away that shows that prices are needed */
     .hurt_s = 30,        /* decay of that share */
     .hurt_crowd = 1.5,   /* [sim] crowd that shows it before anybody is */
