@@ -162,9 +162,9 @@ static enum err read_tier(const struct bench_yaml *y, int node, struct sched_tie
     if (err == ERR_OK)
         err = bench_yaml_text(y, node, "name", true, t->name, sizeof(t->name), msg);
     if (err == ERR_OK)
-        err = bench_yaml_number(y, node, "ttft_ms", true, 1, 1e7, &ttft, msg);
+        err = bench_yaml_number(y, node, "ttft_ms", true, 1, 86400000, &ttft, msg);
     if (err == ERR_OK)
-        err = bench_yaml_number(y, node, "tbt_ms", true, 0.1, 1e6, &tbt, msg);
+        err = bench_yaml_number(y, node, "tbt_ms", true, 1, 86400000, &tbt, msg);
     if (err == ERR_OK)
         err = bench_yaml_number(y, node, "ttft_factor", false, 0, 1000, &t->ttft_factor, msg);
     if (err == ERR_OK)
@@ -178,7 +178,7 @@ static enum err read_tier(const struct bench_yaml *y, int node, struct sched_tie
     if (err == ERR_OK)
         err = bench_yaml_number(y, node, "share", false, 0, 1e6, share, msg);
     if (err == ERR_OK)
-        err = count_of(y, node, "transfer_class", false, 0, 15, &t->transfer_class, msg);
+        err = count_of(y, node, "transfer_class", false, 0, 7, &t->transfer_class, msg);
     if (err == ERR_OK)
         err = bench_yaml_text(y, node, "on_miss", false, miss, sizeof(miss), msg);
     if (err != ERR_OK)

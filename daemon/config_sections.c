@@ -22,7 +22,7 @@ static const struct config_field tier_fields[] = {
     {"label", CONFIG_FIELD_TEXT, 0, "its name", 0, 0, "as name", "what metrics call it"},
     {"ttft_ms", CONFIG_FIELD_MS, TIER(ttft_ns), NULL, 1, 86400000, NULL, "time to first token"},
     {"ttft_factor", CONFIG_FIELD_REAL, TIER(ttft_factor), "0", 0, 1000, NULL, "added to it: so many times what the prompt takes alone on an idle worker"},
-    {"tbt_ms", CONFIG_FIELD_MS, TIER(tbt_ns), NULL, 0.1, 86400000, NULL, "time between tokens"},
+    {"tbt_ms", CONFIG_FIELD_MS, TIER(tbt_ns), NULL, 1, 86400000, NULL, "time between tokens"},
     {"percentile", CONFIG_FIELD_REAL, TIER(percentile), "0.98", 0.01, 0.9999, NULL, "share of admitted requests that are to keep both; sets the margin of admission"},
     {"weight", CONFIG_FIELD_REAL, TIER(weight), "1", 0.001, 1e6, NULL, "worth of one request that keeps them, when not all can"},
     {"reserved", CONFIG_FIELD_REAL, TIER(reserved), "0", 0, 0.99, NULL, "share of both pools that is its own when it asks; all together below 1"},
@@ -286,15 +286,18 @@ enum err config_take_tenants(const struct config_source *s, const struct config_
         struct daemon_tenant *t;
         enum err err;
 
-        config_place(s, "tenants", (int)i, "name", where, sizeof(where));
-        if (name[0] == '\0' || strlen(name) >= sizeof(t->name))
+        if (name[0] == '\0' || strlen(name) >= sizeof(t->name)) {
+            config_place(s, "tenants", (int)i, "name", where, sizeof(where));
             return err_set(msg, ERR_INVALID, "%s: a tenant's name has 1 to %zu bytes", where,
                            sizeof(t->name) - 1);
+        }
         t = tenant_named(c, name);
         if (t == NULL)
             return err_set(msg, ERR_NOMEM, "no memory for %u tenants", n);
-        if (t->t.id != i + 1)
+        if (t->t.id != i + 1) {
+            config_place(s, "tenants", (int)i, "name", where, sizeof(where));
             return err_set(msg, ERR_INVALID, "%s: there are two tenants named '%s'", where, name);
+        }
         err = take_numbers(s, section, (int)i, &v[i], &t->t, msg);
         if (err != ERR_OK)
             return err;
@@ -359,15 +362,18 @@ static enum err take_key(const struct config_source *s, int i, const struct conf
     char where[300];
     enum err err;
 
-    config_place(s, "keys", i, "sha256", where, sizeof(where));
-    if (!parse_sha256(e->v[KEY_SHA256], k->sha256))
+    if (!parse_sha256(e->v[KEY_SHA256], k->sha256)) {
+        config_place(s, "keys", i, "sha256", where, sizeof(where));
         return err_set(
             msg, ERR_INVALID,
             "%s: sha256 needs the 64 hex digits of the key's SHA-256 (printf %%s KEY | sha256sum)",
             where);
+    }
     for (int before = 0; before < i; before++) {
-        if (memcmp(c->keys[before].sha256, k->sha256, sizeof(k->sha256)) == 0)
-            return err_set(msg, ERR_INVALID, "%s: this key was given before", where);
+        if (memcmp(c->keys[before].sha256, k->sha256, sizeof(k->sha256)) != 0)
+            continue;
+        config_place(s, "keys", i, "sha256", where, sizeof(where));
+        return err_set(msg, ERR_INVALID, "%s: this key was given before", where);
     }
     snprintf(k->name, sizeof(k->name), "%.63s", e->v[KEY_NAME] != NULL ? e->v[KEY_NAME] : "");
     snprintf(k->tenant, sizeof(k->tenant), "%.63s",
@@ -449,9 +455,9 @@ void config_reference_sections(FILE *to)
         const struct config_section *s = &config_sections[k];
 
         fprintf(to,
-                "\n**`%s:`** in the file alone: %s\n\n| key | default | range | what "
+                "\n**`%s:`** in the file alone, at most %u: %s\n\n| key | default | range | what "
                 "|\n|---|---|---|---|\n",
-                s->name, s->help);
+                s->name, s->max, s->help);
         for (unsigned i = 0; i < s->n_fields; i++) {
             const struct config_field *f = &s->fields[i];
 

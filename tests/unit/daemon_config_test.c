@@ -288,6 +288,7 @@ static void a_contract_out_of_range_is_refused_with_its_line(void **state)
         snprintf(text, sizeof(text), "%s%s", head, cases[i].line);
         refused(text, "line 5", cases[i].a, cases[i].b);
     }
+    refused("tiers:\n  - {name: a, ttft_ms: 1, tbt_ms: 0.9}\n", "line 2", "tbt_ms", "from 1 to");
     refused("tiers:\n  - {name: a, ttft_ms: 1, tbt_ms: 1, reserved: 0.6}\n"
             "  - {name: b, ttft_ms: 1, tbt_ms: 1, reserved: 0.4}\n",
             "line 3", "reserved", "less than 1");
