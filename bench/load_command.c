@@ -40,6 +40,7 @@ struct command {
     bool closed, invalid, interrupted;
     double reached;          /* rate of the probe that ran last */
     struct load_stats stats; /* of the last run */
+    uint64_t sent, lost;     /* in all runs, without the canceled; lost: failed or timed out */
     json_t *summaries;       /* of the repeats of the last rate */
     struct bench_environment environment;
     char line[1024];    /* the command */
@@ -190,6 +191,8 @@ static void judge(struct command *c, const struct load_plan *plan, struct bench_
     }
     if (c->closed)
         run->rate = s->seconds > 0 ? (double)s->sent / s->seconds : 0;
+    c->sent += s->sent - s->canceled;
+    c->lost += s->failed + s->timeout;
     c->interrupted = c->interrupted || s->interrupted;
 }
 
@@ -488,6 +491,12 @@ static enum err run_command(struct command *c, struct err_msg *msg)
     return err == ERR_OK ? write_out(c, msg) : err;
 }
 
+/* Nothing came of any request: figures of it measure nothing.  (A refusal is an answer.) */
+static bool all_lost(const struct command *c)
+{
+    return c->lost > 0 && c->lost == c->sent;
+}
+
 int bench_load_command(int argc, char **argv)
 {
     struct command *c = mem_try_calloc(1, sizeof(*c));
@@ -505,9 +514,13 @@ int bench_load_command(int argc, char **argv)
         status = err != ERR_OK    ? 1
                  : c->interrupted ? 128 + bench_interrupted()
                  : c->invalid     ? 3
+                 : all_lost(c)    ? 1
                                   : 0;
         if (err == ERR_OK && c->interrupted)
             fprintf(stderr, "baton bench: interrupted; what was measured until then was written\n");
+        if (err == ERR_OK && !c->interrupted && all_lost(c))
+            fprintf(stderr, "baton bench: each of the %llu requests failed or timed out\n",
+                    (unsigned long long)c->lost);
         if (err == ERR_OK && c->invalid)
             fprintf(stderr,
                     "baton bench: not valid, because of this client; see the note of the run\n");

@@ -42,6 +42,7 @@ struct option {
 static const struct option options[] = {
     {"trace", WORD, AT(trace_path), 0, 0},
     {"arrival", ARRIVAL, 0, 0, 0},
+    {"arrivals", ARRIVAL, 0, 0, 0}, /* as `baton simulate` has it */
     {"rate", RATES, 0, 1e-3, 1e6},
     {"speedup", NUMBER, AT(speedup), 1e-6, 1e6},
     {"burstiness", NUMBER, AT(burstiness), 1e-2, 1e3},

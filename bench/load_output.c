@@ -145,6 +145,10 @@ void load_output_table(const struct load_options *o, const struct load_plan *p,
            100 * run->rest_kept);
     if (s->canceled > 0)
         printf("canceled by this client (not counted): %llu\n", (unsigned long long)s->canceled);
+    if (s->cut_short > 0)
+        printf(
+            "answers shorter than asked for, though ignore_eos was sent: %llu of %llu finished\n",
+            (unsigned long long)s->cut_short, (unsigned long long)s->done);
     if (s->retry_after_s > 0)
         printf("longest Retry-After: %.3g s\n", s->retry_after_s);
     if (s->first_error[0] != '\0')
@@ -175,6 +179,7 @@ void load_output_rows(const char *prefix, const struct load_stats *s, const stru
         BENCH_HIGHER);
     add(report, prefix, "throughput.requests", (double)s->done / seconds, "req/s", BENCH_HIGHER);
     add(report, prefix, "canceled", (double)s->canceled, "1", BENCH_LOWER);
+    add(report, prefix, "cut_short", (double)s->cut_short, "1", BENCH_LOWER);
     add(report, prefix, "in_flight.max", s->peak_in_flight, "1", BENCH_LOWER);
     add(report, prefix, "lag.p99", bench_hist_quantile(&run->lag, 0.99), "s", BENCH_LOWER);
 }

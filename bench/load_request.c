@@ -163,6 +163,8 @@ static void count_done(const struct load_request *q, const struct load_record *r
     s->tokens_in += o->n_prompt;
     s->tokens_out += o->n_out;
     s->cached_tokens += rec->n_cached;
+    s->cut_short += !q->runner->o->stop_early && q->usage.completion_tokens > 0 &&
+                    q->usage.completion_tokens < rec->item->n_out;
     if (!o->measured)
         return;
     bench_hist_add(&s->e2e, o->e2e_s);

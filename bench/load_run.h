@@ -36,6 +36,7 @@ struct load_stats {
     struct bench_hist queue;                /* of all */
     uint64_t sent, done, failed, refused, timeout, canceled, cached_tokens;
     uint64_t tokens_in, tokens_out; /* of all that finished */
+    uint64_t cut_short; /* finished with fewer tokens than asked for, against ignore_eos */
     uint64_t connections;
     uint64_t no_socket; /* of the failed: this client could not open a connection */
     uint32_t peak_in_flight;

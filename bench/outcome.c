@@ -273,52 +273,61 @@ static void row(struct bench_report *report, const char *prefix, const char *wha
     bench_report_add(report, name, value, unit, better);
 }
 
+/* What was never measured has no row: 0 s would be the best of all. */
+static void quantile_row(struct bench_report *report, const char *prefix, const char *what,
+                         const char *tier, const struct bench_hist *h, double q)
+{
+    if (h->n > 0)
+        row(report, prefix, what, tier, bench_hist_quantile(h, q), "s", BENCH_LOWER);
+}
+
 static void tier_rows(const struct bench_run *r, const struct bench_tier_figures *t,
                       const char *prefix, struct bench_report *report)
 {
-    double n = t->n > 0 ? (double)t->n : 1;
+    double n = (double)t->n;
 
-    row(report, prefix, "attainment", t->name, (double)t->kept / n, "1", BENCH_HIGHER);
+    if (t->n > 0)
+        row(report, prefix, "attainment", t->name, (double)t->kept / n, "1", BENCH_HIGHER);
     row(report, prefix, "goodput", t->name, r->window_s > 0 ? (double)t->kept / r->window_s : 0,
         "req/s", BENCH_HIGHER);
-    row(report, prefix, "rejected", t->name, (double)t->refused / n, "1", BENCH_LOWER);
+    if (t->n > 0)
+        row(report, prefix, "rejected", t->name, (double)t->refused / n, "1", BENCH_LOWER);
     row(report, prefix, "broken_promises", t->name, bench_broken_share(t->kept, t->broken), "1",
         BENCH_LOWER);
     if (r->whole) {
-        row(report, prefix, "e2e.p50", t->name, bench_hist_quantile(&t->e2e, 0.5), "s",
-            BENCH_LOWER);
-        row(report, prefix, "e2e.p90", t->name, bench_hist_quantile(&t->e2e, 0.9), "s",
-            BENCH_LOWER);
-        row(report, prefix, "e2e.p99", t->name, bench_hist_quantile(&t->e2e, 0.99), "s",
-            BENCH_LOWER);
+        quantile_row(report, prefix, "e2e.p50", t->name, &t->e2e, 0.5);
+        quantile_row(report, prefix, "e2e.p90", t->name, &t->e2e, 0.9);
+        quantile_row(report, prefix, "e2e.p99", t->name, &t->e2e, 0.99);
         return;
     }
-    row(report, prefix, "ttft.p50", t->name, bench_hist_quantile(&t->ttft, 0.5), "s", BENCH_LOWER);
-    row(report, prefix, "ttft.p90", t->name, bench_hist_quantile(&t->ttft, 0.9), "s", BENCH_LOWER);
-    row(report, prefix, "ttft.p99", t->name, bench_hist_quantile(&t->ttft, 0.99), "s", BENCH_LOWER);
-    row(report, prefix, "tbt.p90", t->name, bench_hist_quantile(&t->tbt, 0.9), "s", BENCH_LOWER);
-    row(report, prefix, "tbt.p99", t->name, bench_hist_quantile(&t->tbt, 0.99), "s", BENCH_LOWER);
+    quantile_row(report, prefix, "ttft.p50", t->name, &t->ttft, 0.5);
+    quantile_row(report, prefix, "ttft.p90", t->name, &t->ttft, 0.9);
+    quantile_row(report, prefix, "ttft.p99", t->name, &t->ttft, 0.99);
+    quantile_row(report, prefix, "tbt.p90", t->name, &t->tbt, 0.9);
+    quantile_row(report, prefix, "tbt.p99", t->name, &t->tbt, 0.99);
 }
 
 static void tenant_rows(const struct bench_run *r, uint32_t i, const char *prefix,
                         struct bench_report *report)
 {
     const struct bench_tenant_figures *t = &r->tenant[i];
-    double n = t->n > 0 ? (double)t->n : 1;
+    double n = (double)t->n, first = bench_tenant_ttft(r, i, BENCH_TIERS_MAX, 0.99);
     char head[112];
 
     snprintf(head, sizeof(head), "%.70s.tenant.%.31s", prefix, t->name);
-    row(report, head, "attainment", "", (double)t->kept / n, "1", BENCH_HIGHER);
+    if (t->n > 0)
+        row(report, head, "attainment", "", (double)t->kept / n, "1", BENCH_HIGHER);
     row(report, head, "goodput", "", r->window_s > 0 ? (double)t->kept / r->window_s : 0, "req/s",
         BENCH_HIGHER);
-    row(report, head, "rejected", "", (double)t->refused / n, "1", BENCH_LOWER);
+    if (t->n > 0)
+        row(report, head, "rejected", "", (double)t->refused / n, "1", BENCH_LOWER);
     row(report, head, "broken_promises", "", bench_broken_share(t->kept, t->broken), "1",
         BENCH_LOWER);
-    row(report, head, "ttft.p99", "", bench_tenant_ttft(r, i, BENCH_TIERS_MAX, 0.99), "s",
-        BENCH_LOWER);
+    if (first > 0)
+        row(report, head, "ttft.p99", "", first, "s", BENCH_LOWER);
     for (uint32_t k = 0; k < r->n_tiers; k++)
-        row(report, head, "ttft.p99", r->tier[k].name, bench_tenant_ttft(r, i, k, 0.99), "s",
-            BENCH_LOWER);
+        quantile_row(report, head, "ttft.p99", r->tier[k].name,
+                     &r->tenant_ttft[(size_t)i * r->n_tiers + k], 0.99);
 }
 
 void bench_run_rows(const struct bench_run *r, const char *prefix, struct bench_report *report)

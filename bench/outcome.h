@@ -116,7 +116,8 @@ double bench_run_goodput(const struct bench_run *r);     /* kept weight per seco
 double bench_run_bound_share(const struct bench_run *r); /* kept weight / bound; 0: none */
 /* Rows <prefix>.attainment.<tier>, .goodput.weighted, .bound.share, .broken_promises, .rejected.<tier>,
  * .ttft.p90.<tier> and so on (.e2e.p90.<tier> instead if the run is whole),
- * and .refusal.p50|p99 if any was refused.  prefix NULL:
+ * and .refusal.p50|p99 if any was refused.  What nothing was measured of is left out: times where no token came, shares of
+ * a tier or tenant without requests.  prefix NULL:
  * <policy>.<trace>.x<speedup>.  Shares are of the measured requests, .broken_promises of those admitted. */
 void bench_run_rows(const struct bench_run *r, const char *prefix, struct bench_report *report);
 void bench_run_free(struct bench_run *r);

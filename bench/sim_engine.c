@@ -215,12 +215,19 @@ static void write_record(struct sim *m, const struct sim_req *r, const struct be
     fprintf(m->setup->records,
             "\"tier\": \"%s\", \"arrived_s\": %.6f, \"prompt\": %u, "
             "\"cached\": %u, \"tokens\": %u, \"fate\": \"%s\", \"kept\": %s, \"admitted\": %s, "
-            "\"ttft_s\": %.6f, \"ttft_target_s\": %.6f, \"e2e_s\": %.6f, \"late_s\": %.6f, "
-            "\"gap_s\": %.6f, \"attempts\": %u, \"prefill_worker\": %u, \"decode_worker\": %u}\n",
+            "\"ttft_s\": %.6f, \"ttft_target_s\": %.6f, \"e2e_s\": %.6f, "
+            "\"gap_s\": %.6f, \"attempts\": %u, \"prefill_worker\": %u, \"decode_worker\": %u",
             m->cluster->tiers[r->tier].name, o->intended_s, r->n_prompt, r->n_hit, o->n_out,
             fates[o->fate], bench_outcome_kept(o) ? "true" : "false",
-            o->admitted ? "true" : "false", o->ttft_s, o->ttft_target_s, o->e2e_s, o->late_s,
-            o->max_gap_s, r->epoch, r->p_worker, r->d_worker);
+            o->admitted ? "true" : "false", o->ttft_s, o->ttft_target_s, o->e2e_s, o->max_gap_s,
+            r->epoch, r->p_worker, r->d_worker);
+    if (r->late_ns != INT64_MIN)
+        fprintf(m->setup->records, ", \"late_s\": %.6f", o->late_s);
+    else /* no token came, so that none was late */
+        fprintf(m->setup->records, ", \"late_s\": null");
+    if (r->reason != SCHED_REASON_NONE)
+        fprintf(m->setup->records, ", \"reason\": \"%s\"", sched_reason_name(r->reason));
+    fputs("}\n", m->setup->records);
 }
 
 void sim_over(struct sim *m, struct sim_req *r, enum bench_fate fate, uint64_t retry_after_ns)
@@ -319,7 +326,7 @@ static void arrive(struct sim *m, const struct bench_arrival_row *a)
 {
     const struct sched_tier *t = &m->cluster->tiers[a->tier];
     uint32_t asked = m->setup->exact_new ? a->n_out : m->max_new;
-    uint32_t room = prompt_class(m->cluster)->max_context - a->n_prompt;
+    uint32_t room;
     struct sched_event e = {.kind = SCHED_EV_ARRIVE};
     struct sim_req *r = req_make(m);
 
@@ -336,6 +343,13 @@ static void arrive(struct sim *m, const struct bench_arrival_row *a)
     r->ask_ttft_ns = t->ttft_ns + (uint64_t)(t->ttft_factor * bench_sim_isolated_ns(m->cluster, a));
     r->ask_tbt_ns = r->tbt_ns = t->tbt_ns;
     r->deadline_ns = r->arrived_ns + r->ask_ttft_ns;
+    if (a->too_large) { /* as a server does before its scheduler hears of it */
+        r->reason = SCHED_REASON_TOO_LARGE;
+        sim_over(m, r, BENCH_REFUSED, 0);
+        sim_settle(m, r);
+        return;
+    }
+    room = prompt_class(m->cluster)->max_context - a->n_prompt;
     e.request = r->id;
     e.u.arrive.tier = a->tier;
     e.u.arrive.tenant = a->tenant;
@@ -386,6 +400,7 @@ static void on_end(struct sim *m, const struct sched_action *a)
 
     if (r == NULL)
         return;
+    r->reason = a->reason;
     if (a->kind == SCHED_ACT_REJECT)
         sim_over(m, r, BENCH_REFUSED, a->retry_after_ns);
     else

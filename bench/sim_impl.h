@@ -43,6 +43,7 @@ struct sim_req {
     uint64_t ask_ttft_ns, ask_tbt_ns; /* of the tier that was asked for */
     uint32_t n_prompt, n_out, n_hit, tier, tenant;
     bool over, measured, admitted, late_told;
+    enum sched_reason reason; /* why it was not served */
     uint32_t epoch;
     uint32_t n0; /* tokens the client has, up to the start of the segment */
     uint64_t first_ns, last_ns;

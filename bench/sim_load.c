@@ -146,15 +146,18 @@ static enum err add(const struct bench_load_plan *p, struct bench_load *l, struc
 
     a->at_ns = (uint64_t)(at_s * 1e9);
     a->session = row->session == 0 ? 0 : mix(row->session, pass);
-    a->n_out = row->n_out < p->max_context / 2 ? row->n_out : p->max_context / 2;
-    a->n_prompt =
-        row->n_prompt < p->max_context - a->n_out ? row->n_prompt : p->max_context - a->n_out;
+    a->n_out = row->n_out;
+    a->n_prompt = row->n_prompt;
+    a->n_hit = 0;
+    a->too_large = (uint64_t)row->n_prompt + row->n_out > p->max_context;
     a->tier = (uint16_t)bench_pick_tier(p->seed, i, p->share, p->n_tiers);
     a->tenant = p->n_tenants == 0 ? 0
                                   : (uint16_t)(1 + bench_pick_tier(p->seed ^ TENANT_SALT, i,
                                                                    p->tenant_share, p->n_tenants));
-    l->max_out = a->n_out > l->max_out ? a->n_out : l->max_out;
     l->n++;
+    if (a->too_large)
+        return ERR_OK; /* a server refuses it unread: none of its blocks come to lie in the pool */
+    l->max_out = a->n_out > l->max_out ? a->n_out : l->max_out;
     if (pool_prompt(pool, p->trace, row, pass, &a->n_hit) != ERR_OK)
         return ERR_NOMEM;
     if (a->n_hit >= a->n_prompt)
@@ -184,7 +187,8 @@ static enum err fill(const struct bench_load_plan *p, struct bench_load *l, stru
         }
         if (add(p, l, pool, i, at) != ERR_OK)
             return ERR_NOMEM;
-        tokens += l->v[l->n - 1].n_prompt;
+        if (!l->v[l->n - 1].too_large)
+            tokens += l->v[l->n - 1].n_prompt;
         hits += l->v[l->n - 1].n_hit;
     }
     l->hit_share = tokens > 0 ? hits / tokens : 0;
@@ -289,6 +293,8 @@ enum err bench_load_make(const struct bench_load_plan *p, struct err_msg *msg,
         bench_load_free(&l);
         return err;
     }
+    for (size_t i = 0; i < l.n; i++)
+        l.n_too_large += l.v[i].too_large;
     l.rate = (double)l.n / p->duration_s;
     *out = l;
     return ERR_OK;

@@ -9,6 +9,7 @@
 #ifndef BENCH_SIM_LOAD_H
 #define BENCH_SIM_LOAD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,12 +22,14 @@ struct bench_arrival_row {
     uint32_t n_prompt, n_out;
     uint32_t n_hit;        /* of the prompt, in the pool on arrival; < n_prompt */
     uint16_t tier, tenant; /* tenant: from 1; 0: none */
+    bool too_large;        /* for the context: refused on arrival, whatever the policy */
 };
 struct bench_load {
     struct bench_arrival_row *v;
     size_t n;
     double duration_s, rate; /* offered, mean */
-    uint32_t max_out;
+    uint32_t max_out;        /* of those that fit */
+    size_t n_too_large;
     double hit_share; /* of prompt tokens */
 };
 struct bench_load_plan {
@@ -41,7 +44,7 @@ struct bench_load_plan {
     uint32_t n_tenants; /* 0: none */
     uint64_t seed;
     double prefix_tokens;
-    uint32_t max_context; /* rows longer than that are cut to it */
+    uint32_t max_context; /* prompt and answer over that: too_large */
 };
 
 /* ERR_INVALID, ERR_NOMEM, ERR_LIMIT: over 50 million arrivals. */

@@ -275,8 +275,10 @@ static void say_run(const struct study *s, const struct pooled *p, uint64_t seed
         return;
     fprintf(stderr, "%s %s x%g %.1f/s seed %llu:", r->policy, r->trace, r->speedup, s->load.rate,
             (unsigned long long)seed);
-    for (uint32_t i = 0; i < r->n_tiers; i++)
-        fprintf(stderr, " %s %.1f%%", r->tier[i].name, 100 * bench_run_attainment(r, i));
+    for (uint32_t i = 0; i < r->n_tiers; i++) {
+        if (r->tier[i].n > 0)
+            fprintf(stderr, " %s %.1f%%", r->tier[i].name, 100 * bench_run_attainment(r, i));
+    }
     if (r->bound_weight > 0)
         fprintf(stderr, ", %.1f%% of the bound", 100 * bench_run_bound_share(r));
     fprintf(stderr, "  (%.1f s)\n", wall_s);

@@ -29,7 +29,7 @@ struct study {
     struct bench_load load;
     double load_speedup;
     uint64_t load_seed;
-    bool have_load;
+    bool have_load, said_too_large;
     struct known_bound {
         double speedup, weight;
         uint64_t seed;

@@ -167,6 +167,11 @@ enum err study_make_load(struct study *s, double speedup, uint64_t seed)
     s->have_load = err == ERR_OK;
     s->load_speedup = speedup;
     s->load_seed = seed;
+    if (s->load.n_too_large > 0 && !s->said_too_large) { /* no progress: said with --quiet too */
+        fprintf(stderr, "%zu of %zu requests exceed the context of %u tokens and are refused\n",
+                s->load.n_too_large, s->load.n, p.max_context);
+        s->said_too_large = true;
+    }
     return err;
 }
 
@@ -239,7 +244,7 @@ static enum err solve_bound(struct study *s, double *weight)
     if (v == NULL)
         return err_set(s->msg, ERR_NOMEM, "out of memory");
     for (size_t i = 0; i < s->load.n; i++) {
-        if ((double)s->load.v[i].at_ns / 1e9 >= s->o->warmup_s)
+        if ((double)s->load.v[i].at_ns / 1e9 >= s->o->warmup_s && !s->load.v[i].too_large)
             v[p.n++] = bound_item(s, &s->load.v[i]);
     }
     p.v = v;

@@ -157,16 +157,23 @@ void study_print_table(const struct study *s)
             continue;
         }
         printf("%7.2f%%", 100 * bench_run_attainment(r, BENCH_TIERS_MAX));
-        for (uint32_t i = 0; i < r->n_tiers; i++)
-            printf(" %7.2f%%", 100 * bench_run_attainment(r, i));
+        for (uint32_t i = 0; i < r->n_tiers; i++) {
+            if (r->tier[i].n > 0)
+                printf(" %7.2f%%", 100 * bench_run_attainment(r, i));
+            else
+                printf(" %8s", "-");
+        }
         printf(" %9.2f", bench_run_goodput(r));
         if (r->bound_weight > 0)
             printf(" %7.2f%%", 100 * bench_run_bound_share(r));
         else
             printf(" %8s", "-");
-        printf(" %7.2f%% %7.2f%% %8.0f ms\n", 100 * bench_broken_share(r->all.kept, r->all.broken),
-               100 * (double)r->all.refused / n,
-               1000 * bench_hist_quantile(&r->tier[0].ttft, 0.99));
+        printf(" %7.2f%% %7.2f%%", 100 * bench_broken_share(r->all.kept, r->all.broken),
+               100 * (double)r->all.refused / n);
+        if (r->tier[0].ttft.n > 0)
+            printf(" %8.0f ms\n", 1000 * bench_hist_quantile(&r->tier[0].ttft, 0.99));
+        else
+            printf(" %11s\n", "-");
     }
     for (size_t k = 0; k < s->n_runs; k++)
         print_stranded(s->run[k]);

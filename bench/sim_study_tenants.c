@@ -117,18 +117,27 @@ enum err study_read_tenants(const struct bench_study *o, struct study_tenants *o
     return o->surge != NULL ? read_surge(o->surge, out, msg) : ERR_OK;
 }
 
+static void print_ms(double s)
+{
+    if (s > 0)
+        printf(" %7.0f ms", 1000 * s);
+    else /* no token came */
+        printf(" %10s", "-");
+}
+
 static void print_run(const struct study *s, const struct bench_run *r)
 {
     for (uint32_t i = 0; i < r->n_tenants; i++) {
         const struct bench_tenant_figures *t = &r->tenant[i];
         double n = t->n > 0 ? (double)t->n : 1;
 
-        printf("%-22s %-16.16s %9.1f %9llu %7.2f%% %7.2f%% %7.2f%% %7.0f ms", r->policy, t->name,
+        printf("%-22s %-16.16s %9.1f %9llu %7.2f%% %7.2f%% %7.2f%%", r->policy, t->name,
                r->window_s > 0 ? (double)t->n / r->window_s : 0, (unsigned long long)t->n,
                100 * (double)t->kept / n, 100 * bench_broken_share(t->kept, t->broken),
-               100 * (double)t->refused / n, 1000 * bench_tenant_ttft(r, i, BENCH_TIERS_MAX, 0.99));
+               100 * (double)t->refused / n);
+        print_ms(bench_tenant_ttft(r, i, BENCH_TIERS_MAX, 0.99));
         for (uint32_t k = 0; k < s->cluster.n_tiers; k++)
-            printf(" %7.0f ms", 1000 * bench_tenant_ttft(r, i, k, 0.99));
+            print_ms(bench_tenant_ttft(r, i, k, 0.99));
         printf("\n");
     }
 }

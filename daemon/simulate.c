@@ -41,8 +41,10 @@ static const char usage[] =
     "                         bucket holds (10)\n"
     "  --surge A:N,...        these send N times as much, on top of a load that stays as it is for "
     "the others\n"
-    "  --max-new N|exact      tokens that clients ask for (the longest answer, rounded up to 256); exact: as many as\n"
-    "                         they will get, which the scheduler then knows; so does `baton bench`\n"
+    "  --max-new N|exact      tokens that clients ask for (the longest answer, rounded up to 256); "
+    "exact: as many as\n"
+    "                         they will get, which the scheduler then knows; so does `baton "
+    "bench`\n"
     "\n"
     "Study\n"
     "  --policy a,b,c|all     default baton\n"
@@ -214,6 +216,7 @@ static enum err parse(int argc, char **argv, struct bench_study *s, struct err_m
         {"--trace", &s->trace, NULL, 0, 0, NULL},
         {"--policy", &s->policies, NULL, 0, 0, NULL},
         {"--arrivals", &s->arrivals, NULL, 0, 0, NULL},
+        {"--arrival", &s->arrivals, NULL, 0, 0, NULL}, /* as `baton bench` has it */
         {"--in", &s->in, NULL, 0, 0, NULL},
         {"--out", &s->out, NULL, 0, 0, NULL},
         {"--tiers", &s->tiers, NULL, 0, 0, NULL},
@@ -288,7 +291,8 @@ static enum err parse(int argc, char **argv, struct bench_study *s, struct err_m
     s->decode = (uint32_t)decode;
     if (max_new != NULL && !take_max_new(max_new, s))
         return err_set(msg, ERR_INVALID,
-                       "--max-new '%.40s': expected a number from 1 to 16777216, or exact", max_new);
+                       "--max-new '%.40s': expected a number from 1 to 16777216, or exact",
+                       max_new);
     return ERR_OK;
 }
 

@@ -23,8 +23,8 @@ def bench(*args, timeout=60):
     return done
 
 
-def results(done):
-    assert done.returncode == 0, done.stdout + done.stderr
+def results(done, code=0):
+    assert done.returncode == code, done.stdout + done.stderr
     return {r["name"]: r["value"] for r in json.loads(done.stdout)["results"]}
 
 
@@ -226,11 +226,12 @@ def test_the_highest_rate_that_holds_is_found_between_one_that_does_and_one_that
 
 # ---- servers that refuse, fail, or mean harm ----
 
-def run_against(answer, *args, rate=20):
+def run_against(answer, *args, rate=20, code=0):
     with fake(answer) as server:
-        done = bench(server.url, "--rate", rate, "--duration", 1, "--arrival", "constant", "--input-tokens", 4,
+        done = bench(server.url, "--rate", rate, "--duration", 1, "--arrivals", "constant", "--input-tokens", 4,
                      "--output-tokens", 4, "--timeout", 3, "--json", "--quiet", "--max-lag-ms", 1000, *args)
-        return results(done), server
+        assert ("each of the" in done.stderr) == (code == 1)
+        return results(done, code), server
 
 
 def test_refusals_are_misses_are_not_retried_and_their_retry_after_is_kept(tmp_path):
@@ -240,6 +241,7 @@ def test_refusals_are_misses_are_not_retried_and_their_retry_after_is_kept(tmp_p
     rows, server = run_against(answer, "--out-requests", tmp_path / "r.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert rows["bench.constant.x1.rejected.default"] == 1
+    assert not [name for name in rows if ".ttft." in name or ".tbt." in name]  # no token ever came
     assert rows["bench.constant.x1.attainment.default"] == 0
     assert rows["bench.constant.x1.broken_promises"] == 0
     assert server.posts == len(lines) > 10
@@ -256,8 +258,9 @@ def test_a_chunk_with_the_role_alone_is_no_first_token(tmp_path):
                   piece(event(choices=[], usage={"prompt_tokens": 4, "completion_tokens": 1})) +
                   piece(b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
-    run_against(answer, "--out-requests", tmp_path / "r.jsonl", rate=5)
+    rows, _ = run_against(answer, "--out-requests", tmp_path / "r.jsonl", rate=5)
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert rows["bench.constant.x1.cut_short"] == len(lines)  # each asked for four tokens
     assert all(r["fate"] == "done" and r["ttft_s"] > 0.19 and r["output_tokens"] == 1 for r in lines)
 
 
@@ -333,7 +336,7 @@ def bad_request(s, head, body):
     (no_end, "without a finish_reason"), (error_event, "worker lost"), (nothing, "closed the connection"),
     (bad_request, "no such model")], ids=lambda v: getattr(v, "__name__", None))
 def test_what_a_bad_server_sends_is_a_failure_of_the_request_and_bounded(answer, says, tmp_path):
-    rows, server = run_against(answer, "--out-requests", tmp_path / "r.jsonl", rate=4)
+    rows, server = run_against(answer, "--out-requests", tmp_path / "r.jsonl", rate=4, code=1)
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert lines and all(r["fate"] == "failed" for r in lines)
     assert all(says in r["error"] for r in lines), lines[0]["error"]
@@ -343,7 +346,7 @@ def test_what_a_bad_server_sends_is_a_failure_of_the_request_and_bounded(answer,
 
 def test_silence_is_a_time_out(tmp_path):
     rows, _ = run_against(lambda s, head, body: time.sleep(6), "--timeout", "0.5", "--out-requests",
-                          tmp_path / "r.jsonl", rate=4)
+                          tmp_path / "r.jsonl", rate=4, code=1)
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert lines and all(r["fate"] == "timeout" for r in lines)
 
@@ -459,7 +462,7 @@ def test_answers_in_one_piece_are_judged_by_the_time_all_of_it_may_take(sim, tmp
     ids=["unfinished", "cut", "error", "endless"])
 def test_a_bad_answer_in_one_piece_is_a_failure(body, says, tmp_path):
     run_against(lambda s, head, asked: s.sendall(reply(200, body)), "--no-stream", "--out-requests", tmp_path / "r.jsonl",
-                rate=3)
+                rate=3, code=1)
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert lines and all(r["fate"] == "failed" and says in r["error"] for r in lines), lines[0]
 

@@ -71,7 +71,7 @@ def test_every_invariant_holds_after_every_event_while_workers_die_and_slow_down
 def test_far_beyond_capacity_promises_are_kept_where_kv_has_more_room_than_steps_have_time(seed):
     """A decode worker with room for millions of tokens: what bounds it is time.  Capacity is about 17 req/s."""
     def run(rate):
-        out = simulate("--trace", "synthetic", "--arrivals", "poisson", "--in", "1155:1", "--out", "211:0.8", "--rate",
+        out = simulate("--trace", "synthetic", "--arrival", "poisson", "--in", "1155:1", "--out", "211:0.8", "--rate",
                        rate, "--duration", 120, "--seed", seed, "--tiers", "5/25/70", "--no-bound", "--json", "--quiet",
                        cluster=ROOT / "bench/compare/cluster.yaml")
         assert out.returncode == 0, out.stderr
@@ -90,7 +90,7 @@ def test_an_overload_of_all_tiers_breaks_no_promises_where_steps_have_no_time(ra
     """A fifth of it gold: three to six times what this pair can do.  Looser streams are skipped for tighter ones, so
     that they are still there when more of those have come."""
     records = tmp_path / "records.jsonl"
-    out = simulate("--trace", "synthetic", "--arrivals", "poisson", "--in", "1155:1", "--out", "211:0.8", "--rate",
+    out = simulate("--trace", "synthetic", "--arrival", "poisson", "--in", "1155:1", "--out", "211:0.8", "--rate",
                    rate, "--duration", 90, "--warmup", 0, "--no-bound", "--records", records, "--quiet",
                    cluster=ROOT / "bench/compare/cluster.yaml")
     assert out.returncode == 0, out.stderr
@@ -485,6 +485,24 @@ def test_mistakes_are_named(args, words):
     assert out.returncode == (1 if of_a_file else 2) and out.stdout == ""
     for word in words:
         assert word in out.stderr
+
+
+def test_what_exceeds_the_context_is_refused_by_every_policy_and_has_no_times(tmp_path):
+    trace, records = tmp_path / "trace.jsonl", tmp_path / "records.jsonl"
+    lengths = [(1_000_000, 20), (131_000, 500), (1000, 20), (130_000, 1072)]
+    trace.write_text("".join(json.dumps({"timestamp": 1000 * i, "input_length": n, "output_length": out, "hash_ids": [i]})
+                             + "\n" for i, (n, out) in enumerate(lengths)))
+    out = simulate("--trace", trace, "--duration", "4", "--warmup", "0", "--policy", "baton,edf", "--quiet", "--json",
+                   "--records", records)
+    assert out.returncode == 0 and "2 of 4 requests exceed the context of 131072 tokens" in out.stderr
+    rows = [json.loads(line) for line in records.read_text().splitlines()]
+    large = [row for row in rows if row["prompt"] in (1_000_000, 131_000)]
+    assert len(large) == 4 and len(rows) == 8
+    assert all(row["fate"] == "refused" and row["reason"] == "too_large" and row["late_s"] is None for row in large)
+    names = {row["name"] for row in json.loads(out.stdout)["results"] if row["name"].startswith("edf.")}
+    served = {row["tier"] for row in rows if row["ttft_s"] > 0}
+    assert {name.split(".")[-1] for name in names if ".ttft.p50." in name} == served
+    assert {name.split(".")[-1] for name in names if ".rejected." in name} == {row["tier"] for row in rows}
 
 
 @pytest.mark.parametrize("option", ["--report", "--records"])

@@ -326,7 +326,7 @@ static void bins_hold_arrivals_and_kept_per_second_and_grow_longer_on_long_runs(
     drop(r);
 }
 
-static void a_run_without_requests_gives_numbers(void **state)
+static void a_run_without_requests_gives_numbers_and_no_times(void **state)
 {
     struct bench_run *r = make(2);
     struct bench_report report;
@@ -339,9 +339,13 @@ static void a_run_without_requests_gives_numbers(void **state)
     bench_run_finish(r, 0);
     bench_report_init(&report, "bench");
     bench_run_rows(r, NULL, &report);
-    assert_string_equal(report.v[0].name, "bench.a-b-c.x2.5.attainment.gold");
-    for (size_t i = 0; i < report.n; i++)
+    assert_string_equal(report.v[0].name, "bench.a-b-c.x2.5.goodput.gold");
+    for (size_t i = 0; i < report.n; i++) {
         assert_true(isfinite(report.v[i].value));
+        assert_null(strstr(report.v[i].name, ".attainment.gold"));
+        assert_null(strstr(report.v[i].name, ".ttft."));
+        assert_null(strstr(report.v[i].name, ".tbt."));
+    }
     bench_report_free(&report);
     drop(r);
 }
@@ -376,7 +380,7 @@ int main(void)
         cmocka_unit_test(the_largest_tenth_of_prompts_is_told_apart),
         cmocka_unit_test(prompts_of_one_size_have_no_largest_tenth_that_does_better),
         cmocka_unit_test(bins_hold_arrivals_and_kept_per_second_and_grow_longer_on_long_runs),
-        cmocka_unit_test(a_run_without_requests_gives_numbers),
+        cmocka_unit_test(a_run_without_requests_gives_numbers_and_no_times),
         cmocka_unit_test(a_tier_count_out_of_range_and_no_memory_are_errors),
     };
 
