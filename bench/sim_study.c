@@ -262,7 +262,9 @@ static void pool_result(struct pooled *p, const struct bench_sim_result *r)
         sum->coverage += h->coverage;
         sum->mape += h->mape;
         sum->bias += h->bias;
-        sum->worst = sum->seen == 0 || h->worst < sum->worst ? h->worst : sum->worst;
+        if (h->windowed)
+            sum->worst = sum->windowed && sum->worst < h->worst ? sum->worst : h->worst;
+        sum->windowed |= h->windowed;
         sum->seen++;
     }
 }

@@ -49,6 +49,7 @@ struct pooled {
     struct pooled_health {
         double coverage, mape, bias, worst;
         uint32_t seen;
+        bool windowed; /* worst is of a window */
     } health[SCHED_TIERS_MAX + 1][SCHED_STAGES]; /* last: all tiers */
 };
 

@@ -71,7 +71,8 @@ static void add_health(struct study *s, const struct pooled *p)
             if (t < SCHED_TIERS_MAX)
                 continue;
             row(s, p->run, "bias", which, h->bias / h->seen, "1", BENCH_LOWER);
-            row(s, p->run, "coverage.worst", which, h->worst, "1", BENCH_HIGHER);
+            if (h->windowed)
+                row(s, p->run, "coverage.worst", which, h->worst, "1", BENCH_HIGHER);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "daemon/frontend_impl.h"
+#include "daemon/refusal.h"
 
 enum { LENGTH_KEY_TOKENS = 1024 };
 
@@ -242,34 +243,6 @@ static const char *code_of(enum sched_reason r)
     return "rate_limit_exceeded";
 }
 
-static const char *words_of(enum sched_reason r)
-{
-    switch (r) {
-    case SCHED_REASON_TTFT:
-        return "The first token would come later than its target.";
-    case SCHED_REASON_TBT:
-        return "Tokens would come slower than their target.";
-    case SCHED_REASON_PRICE:
-        return "The server is overloaded, and requests that are worth more need what this one "
-               "would.";
-    case SCHED_REASON_QUOTA:
-        return "The quota of this tenant is used up.";
-    case SCHED_REASON_SHARE:
-        return "The tier is full, and this tenant has more than its share of it.";
-    case SCHED_REASON_DISPLACED:
-        return "Room that this request waited for went to requests that are worth more.";
-    case SCHED_REASON_QUEUE_FULL:
-    case SCHED_REASON_NONE:
-    case SCHED_REASON_TOO_LARGE:
-    case SCHED_REASON_STOPPING:
-    case SCHED_REASON_QUEUE_TIMEOUT:
-    case SCHED_REASON_REQUEST_TIMEOUT:
-    case SCHED_REASON_ATTEMPTS:
-        break;
-    }
-    return "Too many requests are waiting.";
-}
-
 static enum err render_refusal(struct buf *out, const struct call *call,
                                const struct daemon_refusal *r)
 {
@@ -278,7 +251,7 @@ static enum err render_refusal(struct buf *out, const struct call *call,
         out,
         "{\"error\":{\"message\":\"%s%s\",\"type\":\"rate_limit_error\",\"param\":null,"
         "\"code\":\"%s\",\"reason\":{\"stage\":\"%s\",\"resource\":\"%s\",\"tier\":\"%s\"",
-        words_of(r->reason),
+        daemon_refusal_words(r),
         r->retry_after_ns > 0 ? " Try again later." : " Trying again would be no use.",
         code_of(r->reason), stage, sched_resource_name(r->what.resource),
         call->f->c.config->tiers[call->tier].name);
@@ -314,7 +287,7 @@ static void answer_refusal(struct call *call, const struct daemon_refusal *r)
     buf_clear(out);
     if (render_refusal(out, call, r) != ERR_OK || call_add_contract_headers(call) != ERR_OK ||
         add_retry_headers(call, r->retry_after_ns) != ERR_OK) {
-        call_fail(call, 429, "rate_limit_error", code_of(r->reason), words_of(r->reason),
+        call_fail(call, 429, "rate_limit_error", code_of(r->reason), daemon_refusal_words(r),
                   r->retry_after_ns, r->retry_after_ns > 0);
         return;
     }
@@ -337,7 +310,8 @@ void call_refuse(struct call *call, const struct daemon_refusal *r)
         call_fail(call, 503, "unavailable_error", "shutting_down", "The server is shutting down.",
                   5 * CLOCK_NS_PER_S, true);
     else if (call->streaming || call->x == NULL) /* another choice of the call has begun */
-        call_fail(call, 429, "rate_limit_error", code_of(r->reason), words_of(r->reason), 0, false);
+        call_fail(call, 429, "rate_limit_error", code_of(r->reason), daemon_refusal_words(r), 0,
+                  false);
     else
         answer_refusal(call, r);
 }

@@ -214,19 +214,22 @@ static enum err put_predictor(const struct daemon_frontend *f, struct buf *out)
         uint32_t tier = i < f->c.config->n_tiers ? i : SCHED_TIERS_MAX;
 
         for (int stage = 0; stage < SCHED_STAGES && err == ERR_OK; stage++) {
+            char worst[16] = "null";
             struct sched_health h;
 
             sched_get_health(s, tier, (enum sched_stage)stage, &h);
             if (h.n == 0)
                 continue;
+            if (h.windowed)
+                snprintf(worst, sizeof(worst), "%.4f", h.worst);
             err = buf_printf(
                 out,
                 "%s{\"tier\":\"%s\",\"stage\":\"%s\",\"n\":%llu,\"bias\":%.4f,"
-                "\"mape\":%.4f,\"coverage\":%.4f,\"worst\":%.4f,\"drift\":%s,"
+                "\"mape\":%.4f,\"coverage\":%.4f,\"worst\":%s,\"drift\":%s,"
                 "\"lost\":%s}",
                 first ? "" : ",", i < f->c.config->n_tiers ? f->c.config->tiers[i].name : "all",
                 sched_stage_name((enum sched_stage)stage), (unsigned long long)h.n, h.bias, h.mape,
-                h.coverage, h.worst, h.drift ? "true" : "false", h.lost ? "true" : "false");
+                h.coverage, worst, h.drift ? "true" : "false", h.lost ? "true" : "false");
             first = false;
         }
     }

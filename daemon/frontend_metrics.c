@@ -1,6 +1,7 @@
 /* daemon/frontend_metrics.c - see the header. */
 #include "daemon/frontend_metrics.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -190,7 +191,7 @@ static void scrape_predictor(struct daemon_frontend *f, uint32_t tier)
                                               .bias = h.bias,
                                               .mape = h.mape,
                                               .coverage = h.coverage,
-                                              .worst = h.worst,
+                                              .worst = h.windowed ? h.worst : NAN,
                                               .drift = h.drift};
         daemon_series_prediction(f->series, tier, &p);
     }

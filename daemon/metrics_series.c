@@ -1,6 +1,7 @@
 /* daemon/metrics_series.c - see the header for the contract.  metrics_list.c is the whole list. */
 #include "daemon/metrics_series.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -455,7 +456,8 @@ void daemon_series_prediction(struct daemon_series *s, uint32_t tier,
     daemon_metrics_set(cell2(s, S_P_BIAS, name, p->stage), p->bias);
     daemon_metrics_set(cell2(s, S_P_MAPE, name, p->stage), p->mape);
     daemon_metrics_set(cell2(s, S_P_COVERAGE, name, p->stage), p->coverage);
-    daemon_metrics_set(cell2(s, S_P_WORST, name, p->stage), p->worst);
+    if (!isnan(p->worst)) /* there is no cell, and so no sample, before there is a window */
+        daemon_metrics_set(cell2(s, S_P_WORST, name, p->stage), p->worst);
     daemon_metrics_set(cell2(s, S_P_DRIFT, name, p->stage), p->drift);
 }
 

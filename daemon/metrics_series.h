@@ -122,7 +122,7 @@ void daemon_series_refused(struct daemon_series *s, uint32_t tier, const char *r
 struct daemon_series_prediction {
     const char *stage;
     uint64_t n;
-    double bias, mape, coverage, worst;
+    double bias, mape, coverage, worst; /* worst: NAN before there was a window */
     bool drift;
 };
 /* tier DAEMON_SERIES_TIERS_MAX: over all. */

@@ -1,6 +1,7 @@
 /* daemon/status_read.c - see the header. */
 #include "daemon/status_read.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,6 +143,8 @@ static void take_tier(const struct api_json *d, uint32_t at, struct status *s)
 static void take_stage(const struct api_json *d, uint32_t at, struct status *s)
 {
     struct status_stage *p = &s->stages[s->n_stages];
+    uint32_t worst = api_json_get(d, at, "worst");
+    double v = 0;
 
     if (s->n_stages == STATUS_STAGES_MAX)
         return;
@@ -152,7 +155,7 @@ static void take_stage(const struct api_json *d, uint32_t at, struct status *s)
     p->bias = number_at(d, at, "bias");
     p->mape = number_at(d, at, "mape");
     p->coverage = number_at(d, at, "coverage");
-    p->worst = number_at(d, at, "worst");
+    p->worst = worst != 0 && api_json_double(d, worst, &v) == ERR_OK ? bounded(v) : NAN;
     p->drift = flag_at(d, at, "drift");
     p->lost = flag_at(d, at, "lost");
 }
@@ -298,6 +301,7 @@ static struct status_stage *stage_named(struct status *s, const char *tier, cons
     p = &s->stages[s->n_stages++];
     snprintf(p->tier, STATUS_NAME_MAX, "%s", tier);
     snprintf(p->stage, STATUS_NAME_MAX, "%s", stage);
+    p->worst = NAN;
     return p;
 }
 

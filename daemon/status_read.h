@@ -26,7 +26,7 @@ struct status_tier {
 struct status_stage {
     char tier[STATUS_NAME_MAX], stage[STATUS_NAME_MAX];
     uint64_t n;
-    double bias, mape, coverage, worst;
+    double bias, mape, coverage, worst; /* worst: NAN before there was a window */
     bool drift, lost;
 };
 struct status_worker {

@@ -2,6 +2,7 @@
 #include "daemon/status_show.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -123,12 +124,15 @@ static enum err put_stages(const struct status *s, struct buf *out)
                      "BIAS", "ERROR", "COVERED", "WORST", "(covered: 90% is right)");
     for (uint32_t i = 0; i < s->n_stages && err == ERR_OK; i++) {
         const struct status_stage *p = &s->stages[i];
+        char worst[16] = "-";
 
         if (strcmp(p->tier, "all") != 0 && strcmp(p->stage, "ttft") != 0)
             continue;
-        err = buf_printf(out, "%-12s %-12s %10" PRIu64 " %+7.1f%% %7.1f%% %7.1f%% %7.1f%%  %s%s\n",
+        if (!isnan(p->worst))
+            snprintf(worst, sizeof(worst), "%.1f%%", p->worst * 100);
+        err = buf_printf(out, "%-12s %-12s %10" PRIu64 " %+7.1f%% %7.1f%% %7.1f%% %8s  %s%s\n",
                          p->stage, p->tier, p->n, p->bias * 100, p->mape * 100, p->coverage * 100,
-                         p->worst * 100, p->drift ? "DRIFT " : "", p->lost ? "NOT TRUSTED" : "");
+                         worst, p->drift ? "DRIFT " : "", p->lost ? "NOT TRUSTED" : "");
     }
     return err;
 }
@@ -211,6 +215,7 @@ static enum err put_tier_object(const struct status_tier *t, struct buf *out)
 
 static enum err put_stage_object(const struct status_stage *p, struct buf *out)
 {
+    char worst[16] = "null";
     enum err err = buf_puts(out, "{");
 
     if (err == ERR_OK)
@@ -219,10 +224,12 @@ static enum err put_stage_object(const struct status_stage *p, struct buf *out)
         err = put_string(out, "stage", p->stage);
     if (err != ERR_OK)
         return err;
+    if (!isnan(p->worst))
+        snprintf(worst, sizeof(worst), "%.4f", p->worst);
     return buf_printf(out,
                       "\"n\":%" PRIu64 ",\"bias\":%.4f,\"mape\":%.4f,\"coverage\":%.4f,"
-                      "\"worst\":%.4f,\"drift\":%s,\"lost\":%s}",
-                      p->n, p->bias, p->mape, p->coverage, p->worst, p->drift ? "true" : "false",
+                      "\"worst\":%s,\"drift\":%s,\"lost\":%s}",
+                      p->n, p->bias, p->mape, p->coverage, worst, p->drift ? "true" : "false",
                       p->lost ? "true" : "false");
 }
 

@@ -185,6 +185,7 @@ void sched_score_health(const struct sched_score *s, struct sched_health *out)
                                  .mape = s->mape,
                                  .coverage = s->n > 0 ? (double)s->inside / (double)s->n : 0,
                                  .worst = s->n >= SCHED_SCORE_WINDOW ? s->worst : 1,
+                                 .windowed = s->n >= SCHED_SCORE_WINDOW,
                                  .drift = s->drift,
                                  .lost = s->lost};
 }

@@ -57,7 +57,8 @@ struct sched_health {
     double bias;     /* mean of err, decayed over about 500 observations */
     double mape;     /* mean of |actual - predicted| / actual, same window */
     double coverage; /* share inside the 90 % interval, since the start */
-    double worst;    /* the worst coverage of any window of 500 so far */
+    double worst;    /* the worst coverage of any window of 500 so far; 1 until one was full */
+    bool windowed;   /* one was */
     bool drift;      /* the recent bias does not fit the past: something has changed */
     bool lost;       /* coverage is lost: decisions use the named heuristic */
 };

@@ -547,6 +547,8 @@ static void promises_and_predictions_are_shown_per_tier(void **state)
         daemon_series_prediction(s, DAEMON_SERIES_TIERS_MAX, &q);
         daemon_series_state(s, &st);
     }
+    q = (struct daemon_series_prediction){.stage = "decode", .n = 499, .worst = NAN};
+    daemon_series_prediction(s, 0, &q);
     daemon_series_forecast(s, 0, 1.02);
     scrape_series(s);
     assert_close("baton_tier_arrivals_total{tier=\"gold\"}", 100);
@@ -557,6 +559,8 @@ static void promises_and_predictions_are_shown_per_tier(void **state)
     assert_close("baton_admission_margin{tier=\"gold\"}", 0.5);
     assert_close("baton_prediction_bias{tier=\"gold\",stage=\"prefill\"}", -0.1);
     assert_close("baton_prediction_worst_coverage{tier=\"all\",stage=\"prefill\"}", 0.8);
+    assert_close("baton_predictions_total{tier=\"gold\",stage=\"decode\"}", 499);
+    assert_false(is_there("baton_prediction_worst_coverage{tier=\"gold\",stage=\"decode\"}"));
     assert_close("baton_prediction_fallback", 1);
     assert_close("baton_planner_workers_wanted{role=\"prefill\"}", 3);
     assert_close("baton_planner_flips_total", 5);

@@ -1,6 +1,7 @@
-/* daemon/stop.h and daemon/gen.h: what reaches the client, whatever order and from however many workers
+/* daemon/stop.h, daemon/gen.h and daemon/refusal.h: what reaches the client, whatever order and from however many workers
  * tokens come. */
 #include "daemon/gen.h"
+#include "daemon/refusal.h"
 #include "daemon/stop.h"
 
 #include <setjmp.h>
@@ -174,6 +175,24 @@ static void min_tokens_puts_stop_strings_off(void **state)
     daemon_gen_fini(&g);
 }
 
+static void a_refusal_does_not_call_late_what_is_forecast_in_time(void **state)
+{
+    static const enum sched_reason reasons[] = {SCHED_REASON_TTFT, SCHED_REASON_TBT};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct daemon_refusal r = {.reason = reasons[i],
+                                   .what = {.predicted_ns = 1097, .target_ns = 1100}};
+
+        assert_non_null(strstr(daemon_refusal_words(&r), "others late"));
+        r.what.predicted_ns = 1101;
+        assert_null(strstr(daemon_refusal_words(&r), "others"));
+        assert_non_null(strstr(daemon_refusal_words(&r), "would come"));
+        r.what.predicted_ns = 0; /* no forecast */
+        assert_null(strstr(daemon_refusal_words(&r), "others"));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -182,6 +201,7 @@ int main(void)
         cmocka_unit_test(tokens_out_of_order_come_out_in_order_and_once),
         cmocka_unit_test(tokens_of_an_older_attempt_count_no_more),
         cmocka_unit_test(stop_string_ends_a_generation_before_the_worker_knows),
+        cmocka_unit_test(a_refusal_does_not_call_late_what_is_forecast_in_time),
         cmocka_unit_test(min_tokens_puts_stop_strings_off),
     };
 

@@ -524,6 +524,8 @@ static void the_worst_window_is_the_worst_of_all_windows_of_500(void **arg)
 
         inside[i] = uniform() < share;
         sched_score_add(&s, 100, 100, 90, inside[i] ? 110 : 95);
+        sched_score_health(&s, &h);
+        assert_int_equal(h.windowed, i + 1 >= SCHED_SCORE_WINDOW);
     }
     for (int i = 0; i + SCHED_SCORE_WINDOW <= N; i++) {
         int n = 0;
