@@ -205,31 +205,6 @@ void sim_settle(struct sim *m, struct sim_req *r)
     m->req_free[m->n_req_free++] = sim_slot(m, r);
 }
 
-static void write_record(struct sim *m, const struct sim_req *r, const struct bench_outcome *o)
-{
-    static const char *const fates[] = {"", "done", "refused", "failed", "timeout", "canceled"};
-
-    fprintf(m->setup->records, "{\"request\": %llu, ", (unsigned long long)(r->id >> SLOT_BITS));
-    if (r->tenant > 0)
-        fprintf(m->setup->records, "\"tenant\": \"%s\", ", m->run->tenant[r->tenant - 1].name);
-    fprintf(m->setup->records,
-            "\"tier\": \"%s\", \"arrived_s\": %.6f, \"prompt\": %u, "
-            "\"cached\": %u, \"tokens\": %u, \"fate\": \"%s\", \"kept\": %s, \"admitted\": %s, "
-            "\"ttft_s\": %.6f, \"ttft_target_s\": %.6f, \"e2e_s\": %.6f, "
-            "\"gap_s\": %.6f, \"attempts\": %u, \"prefill_worker\": %u, \"decode_worker\": %u",
-            m->cluster->tiers[r->tier].name, o->intended_s, r->n_prompt, r->n_hit, o->n_out,
-            fates[o->fate], bench_outcome_kept(o) ? "true" : "false",
-            o->admitted ? "true" : "false", o->ttft_s, o->ttft_target_s, o->e2e_s, o->max_gap_s,
-            r->epoch, r->p_worker, r->d_worker);
-    if (r->late_ns != INT64_MIN)
-        fprintf(m->setup->records, ", \"late_s\": %.6f", o->late_s);
-    else /* no token came, so that none was late */
-        fprintf(m->setup->records, ", \"late_s\": null");
-    if (r->reason != SCHED_REASON_NONE)
-        fprintf(m->setup->records, ", \"reason\": \"%s\"", sched_reason_name(r->reason));
-    fputs("}\n", m->setup->records);
-}
-
 void sim_over(struct sim *m, struct sim_req *r, enum bench_fate fate, uint64_t retry_after_ns)
 {
     struct bench_outcome o = {.tier = r->tier, .tenant = r->tenant, .fate = fate};
@@ -264,7 +239,7 @@ void sim_over(struct sim *m, struct sim_req *r, enum bench_fate fate, uint64_t r
     }
     bench_run_add(m->run, &o);
     if (m->setup->records != NULL)
-        write_record(m, r, &o);
+        sim_record_over(m, r, r->id >> SLOT_BITS, &o);
 }
 
 void sim_finish(struct sim *m, struct sim_req *r)
@@ -512,6 +487,8 @@ static void drain(struct sim *m)
         feed(m, &m->say[m->say_head]);
     }
     m->n_say = 0;
+    if (m->n_line > 0)
+        sim_record_write(m);
 }
 
 /* ---- the loop ---- */
@@ -651,6 +628,8 @@ static void close_world(struct sim *m)
     mem_free(m->req_free);
     mem_free(m->item);
     mem_free(m->scratch);
+    mem_free(m->line);
+    buf_free(&m->lines);
 }
 
 static void figures(struct sim *m)
@@ -664,6 +643,8 @@ static void figures(struct sim *m)
             sim_over(m, &m->req[i], BENCH_TIMEOUT, 0);
         }
     }
+    if (m->n_line > 0)
+        sim_record_write(m);
     for (uint32_t i = 1; i <= m->n_workers; i++) {
         const struct sim_worker *w = &m->worker[i];
 

@@ -10,6 +10,7 @@
 #ifndef BENCH_SIM_IMPL_H
 #define BENCH_SIM_IMPL_H
 
+#include "base/buf.h"
 #include "bench/sim_engine.h"
 #include "bench/sim_heap.h"
 #include "scheduler/sched_batch.h"
@@ -128,6 +129,11 @@ struct sim_worker {
     uint32_t plan_free;
 };
 
+struct sim_line {
+    uint64_t request;
+    size_t end; /* of its text */
+};
+
 enum sim_event {
     SIM_EV_PREFILL = 1, /* step of worker `arg` ends */
     SIM_EV_DECODE,
@@ -174,6 +180,10 @@ struct sim {
     uint64_t serial, link_seq;
     uint64_t worked_ns; /* end of the last step; what comes later is waiting alone */
     double there_ns[3]; /* of workers that have left, by role */
+    struct buf lines;   /* of records that wait for the scheduler's part */
+    struct sim_line *line;
+    uint32_t n_line, cap_line;
+    uint64_t record;                      /* of the scheduler's, the next to read */
     uint64_t missed[SCHED_TIERS_MAX + 1]; /* measured requests; last: all */
     uint32_t class_id[SCHED_CLASSES_MAX]; /* as the scheduler numbers them */
 };
@@ -217,6 +227,13 @@ static inline uint32_t sim_blocks(const struct sim_worker *w, uint64_t tokens)
     return (uint32_t)((tokens + w->block_tokens - 1) / w->block_tokens);
 }
 bool sim_grow(struct sim *m, void **p, uint32_t need, uint32_t *cap, size_t size);
+
+/* ---- sim_record.c ---- */
+
+/* With setup->records: the request's line, written once the events of the moment are done. */
+void sim_record_over(struct sim *m, const struct sim_req *r, uint64_t number,
+                     const struct bench_outcome *o);
+void sim_record_write(struct sim *m);
 
 /* ---- sim_prefill.c ---- */
 
