@@ -62,9 +62,10 @@ static bool pick_tier(struct call *call)
     uint32_t asked = tier_asked(c, call->r->service_tier, own);
 
     if (asked == UINT32_MAX) {
-        api_error_set(&call->error, 400, "invalid_request_error", "service_tier", "invalid_value",
-                      "service_tier must be auto, default, priority, flex, scale or the name of a "
-                      "configured tier.");
+        api_error_set(
+            &call->error, 400, "invalid_request_error", "service_tier", "invalid_value",
+            "service_tier must be auto, default, priority, fast, flex, scale or the name of a "
+            "configured tier.");
         return false;
     }
     call->tenant = key != NULL ? key->tenant_id : 0;

@@ -5,6 +5,7 @@
  * line is found again by a second pass over the YAML events. */
 #include <ctype.h>
 #include <cyaml/cyaml.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -175,12 +176,16 @@ static enum err take_all(const struct config_source *s, const struct raw_file *r
 static enum err read_whole(const char *path, struct config_source *s, struct err_msg *msg)
 {
     struct stat st;
-    FILE *f = stat(path, &st) == 0 && S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
+    bool there = stat(path, &st) == 0, is_file = there && S_ISREG(st.st_mode);
+    FILE *f = is_file ? fopen(path, "rb") : NULL;
 
-    if (f == NULL || fstat(fileno(f), &st) != 0 || !S_ISREG(st.st_mode)) {
-        if (f != NULL)
-            fclose(f);
-        return err_set(msg, ERR_NOT_FOUND, "cannot read the config file %.200s", path);
+    if (f == NULL)
+        return err_set(msg, ERR_NOT_FOUND, "cannot read the config file %.200s: %s", path,
+                       there && !is_file ? "not a regular file" : strerror(errno));
+    if (fstat(fileno(f), &st) != 0 || !S_ISREG(st.st_mode)) {
+        fclose(f);
+        return err_set(msg, ERR_NOT_FOUND, "cannot read the config file %.200s: not a regular file",
+                       path);
     }
     if (st.st_size > FILE_BYTES_MAX) {
         fclose(f);
