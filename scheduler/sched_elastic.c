@@ -166,6 +166,22 @@ static struct sched_worker *giver(const struct sched *s, enum sched_role role)
     return best;
 }
 
+/* Decode workers may compute prompts themselves: then a lost prefill pool is not the end. */
+static bool others_prefill(const struct sched *s)
+{
+    for (uint32_t i = 0; i < s->pool[SCHED_ROLE_DECODE].n; i++) {
+        if (s->cfg.local_prefill && s->pool[SCHED_ROLE_DECODE].v[i]->can_prefill)
+            return true;
+    }
+    return false;
+}
+
+static bool is_gone(const struct sched *s, enum sched_role role)
+{
+    return s->pool[role].n == 0 && s->had[role] &&
+           (role == SCHED_ROLE_DECODE || !others_prefill(s));
+}
+
 static struct sched_plan_pool pool_of(const struct sched *s, enum sched_role role)
 {
     uint32_t n = s->pool[role].n;
@@ -175,7 +191,8 @@ static struct sched_plan_pool pool_of(const struct sched *s, enum sched_role rol
                                     .use = s->elastic.use[role],
                                     .use_if_less = s->elastic.use[role] * more,
                                     .can_give = giver(s, role) != NULL,
-                                    .late = is_late(s, role)};
+                                    .late = is_late(s, role),
+                                    .gone = is_gone(s, role)};
 }
 
 static void begin_flip(struct sched *s, enum sched_role to)
@@ -213,14 +230,14 @@ void sched_elastic_gone(struct sched *s, struct sched_worker *w)
 }
 
 /* Nothing is left on it: now.  What it computed and others decode by now does not need it any more.
- * Too long: back into service. */
+ * Too long, or it is the last of its role by now: back into service. */
 static void go_on_flipping(struct sched *s, struct sched_actions *out)
 {
     struct sched_worker *w = sched_ledger_worker(s, s->elastic.flipping);
 
     if (w == NULL)
         return;
-    if (s->now >= s->elastic.flip_until_ns) {
+    if (s->now >= s->elastic.flip_until_ns || (!s->elastic.told && is_gone(s, w->shape->role))) {
         w->flipping = false;
         end_flip(s, false);
         sched_ledger_undrain(s, w);

@@ -319,6 +319,7 @@ void sched_moments_get(const struct sched_moments *m, double now_s, struct sched
 
 enum { PLAN_TICKS = 3, PLAN_PREFILL = 1, PLAN_DECODE = 2 };
 static const double PLAN_REVERSAL_S = 60, PLAN_QUIET_S = 300, PLAN_COOLDOWN_MAX_S = 600;
+static const double PLAN_GONE_S = 2;  /* for a worker that was lost to start again */
 static const double PLAN_GAIN = 0.25; /* of use, that a flip into a pool that misses has to bring */
 static const double PLAN_FLIGHT_MAX_S = 120, PLAN_FLIP_COST_MAX_S = 60;
 
@@ -352,6 +353,29 @@ static void plan_calm(struct sched_plan *p, double base, double now_s)
     p->cooldown_s = fmax(base, p->cooldown_s / 2);
 }
 
+/* A role without any worker: the one under way to it is waited for, no other pause is. */
+static bool plan_refills(struct sched_plan *p, const struct sched_plan_config *c, int to, bool can,
+                         double now_s)
+{
+    double base = c->cooldown_s > 0 ? c->cooldown_s : 10,
+           interval = c->interval_s > 0 ? c->interval_s : 1;
+
+    p->gone[to] = can ? p->gone[to] + 1 : 0;
+    if (p->in_flight || p->gone[to] < PLAN_TICKS || p->gone[to] * interval < PLAN_GONE_S)
+        return false;
+    return p->flips == 0 || p->last_dir != to || now_s - p->last_flip_s >= base;
+}
+
+static int plan_ask(struct sched_plan *p, int to, double now_s)
+{
+    for (int role = PLAN_PREFILL; role <= PLAN_DECODE; role++)
+        p->ticks[role] = p->gone[role] = 0;
+    p->in_flight = true;
+    p->going = to;
+    p->asked_s = now_s;
+    return to;
+}
+
 int sched_plan_tick(struct sched_plan *p, const struct sched_plan_config *c,
                     const struct sched_plan_pool *prefill, const struct sched_plan_pool *decode,
                     double now_s)
@@ -370,17 +394,15 @@ int sched_plan_tick(struct sched_plan *p, const struct sched_plan_config *c,
             p->ticks[to] = 0;
         else
             p->ticks[to]++;
+        if (plan_refills(p, c, to, pool[to]->gone && pool[from]->can_give && pool[from]->n > least,
+                         now_s))
+            return plan_ask(p, to, now_s);
     }
     if (p->in_flight || now_s < p->not_before_s)
         return 0;
     for (int to = PLAN_PREFILL; to <= PLAN_DECODE; to++) {
-        if (p->ticks[to] < PLAN_TICKS)
-            continue;
-        p->ticks[PLAN_PREFILL] = p->ticks[PLAN_DECODE] = 0;
-        p->in_flight = true;
-        p->going = to;
-        p->asked_s = now_s;
-        return to;
+        if (p->ticks[to] >= PLAN_TICKS)
+            return plan_ask(p, to, now_s);
     }
     return 0;
 }

@@ -76,6 +76,7 @@ struct sched_plan_pool {
     double use_if_less; /* the same with one worker less */
     bool can_give;      /* one of them can flip and is idle or soon free */
     bool late;          /* the tier targets of this stage are being missed now */
+    bool gone;          /* it had workers, has none, and nobody else can do their work */
 };
 struct sched_plan_config {
     double interval_s, cooldown_s, high, low; /* high 0.9, low 0.8 of use; ticks needed: 3 */
@@ -84,6 +85,7 @@ struct sched_plan_config {
 /* Zero-initialise or sched_plan_init.  Private but for the counters. */
 struct sched_plan {
     uint32_t ticks[3]; /* by the role that is short */
+    uint32_t gone[3];  /* ticks in a row without any worker, by role */
     double not_before_s, cooldown_s, last_flip_s, asked_s, quiet_since_s;
     int last_dir; /* role the last flip went to */
     int going;    /* role the one in flight goes to */
@@ -98,7 +100,11 @@ void sched_plan_init(struct sched_plan *p);
  * targets), misses none itself, and has more than its minimum.  Three ticks in
  * a row make a flip.  One is in flight at a time; the next comes after the cooldown, or ten times what the flip
  * took.  A flip back within a minute (or two cooldowns) doubles the cooldown, up to 10 minutes; every 5
- * minutes in which one could have come and did not halve it. */
+ * minutes in which one could have come and did not halve it.
+ *
+ * A role that is gone is served by no request: the other one gives down to its minimum, however busy, as soon
+ * as two seconds passed (a restart is quicker than a flip).  No pause holds this up but the plain cooldown after
+ * a flip to the same role, whose worker may still be on its way. */
 int sched_plan_tick(struct sched_plan *p, const struct sched_plan_config *c,
                     const struct sched_plan_pool *prefill, const struct sched_plan_pool *decode,
                     double now_s);

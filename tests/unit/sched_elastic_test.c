@@ -216,6 +216,103 @@ static void a_quiet_pool_changes_nothing_and_wanted_counts_are_said_once(void **
     rig_close(&r);
 }
 
+/* The time until a worker is asked, 0: within `seconds` nobody was; nothing arrives. */
+static uint64_t asked_after(struct rig *r, uint32_t seconds, uint32_t *who)
+{
+    uint64_t start = r->now;
+
+    for (*who = 0; r->now < start + seconds * S;) {
+        rig_timer(r, sched_next_timer(r->s) > r->now ? sched_next_timer(r->s) : r->now + 1);
+        if (rig_find(r, SCHED_ACT_FLIP) != NULL) {
+            *who = rig_find(r, SCHED_ACT_FLIP)->worker;
+            return r->now - start;
+        }
+    }
+    return 0;
+}
+
+static void open_pools(struct rig *r, bool local_prefill, uint32_t prefill, uint32_t decode)
+{
+    struct sched_class k = {
+        .name = "k", .prefill = {.c = {0, 1e6, 0, 0}}, .decode = {.c = {5e6, 1e5, 0, 0}}};
+    struct sched_config cfg;
+    uint32_t klass;
+
+    rig_config(&cfg);
+    cfg.elastic.on = true;
+    cfg.local_prefill = local_prefill;
+    rig_open(r, &cfg);
+    assert_int_equal(sched_add_class(r->s, &k, NULL, &klass), ERR_OK);
+    for (uint32_t i = 0; i < prefill; i++)
+        join(r, 11 + i, SCHED_ROLE_PREFILL, klass, true);
+    for (uint32_t i = 0; i < decode; i++)
+        join(r, 21 + i, SCHED_ROLE_DECODE, klass, true);
+}
+
+static void a_pool_whose_last_worker_is_lost_is_refilled_by_the_other(void **state)
+{
+    struct rig r;
+    uint32_t who;
+    uint64_t at;
+
+    (void)state;
+    open_pools(&r, false, 2, 1);
+    (void)overload(&r, 5, 100); /* prefill is busy far beyond what lets it give */
+    rig_leave(&r, 21);
+    (void)overload(&r, 1, 1000);
+    assert_false(rig_worker(&r, 11).draining || rig_worker(&r, 12).draining);
+    (void)overload(&r, 3, 2000);
+    assert_true(rig_worker(&r, 11).draining !=
+                rig_worker(&r, 12).draining); /* told when it is free */
+    rig_close(&r);
+    open_pools(&r, false, 1, 2);
+    rig_leave(&r, 11);
+    at = asked_after(&r, 10, &who);
+    assert_true(at >= 2 * S && at <= 4 * S);
+    assert_true(who == 21 || who == 22);
+    rig_close(&r);
+}
+
+static void a_worker_that_starts_again_at_once_is_not_replaced(void **state)
+{
+    struct rig r;
+    uint32_t who;
+
+    (void)state;
+    open_pools(&r, false, 3, 1);
+    assert_int_equal(asked_after(&r, 5, &who), 0);
+    rig_leave(&r, 21);
+    assert_int_equal(asked_after(&r, 1, &who), 0);
+    join(&r, 22, SCHED_ROLE_DECODE, 1, true);
+    assert_int_equal(asked_after(&r, 30, &who), 0);
+    rig_close(&r);
+}
+
+static void the_last_of_its_role_stops_leaving_it(void **state)
+{
+    struct rig r;
+    uint32_t who;
+
+    (void)state;
+    open_elastic(&r, true);
+    for (uint64_t id = 1; id <= 3; id++) { /* one on each decode worker */
+        rig_arrive(&r, id, 2, 16, 400);
+        rig_prefilled(&r, id, 1, P, false);
+        rig_handover(&r, id, 1, rig_decode_of(&r, id), true, ERR_OK);
+        rig_released(&r, id, 1, P, ERR_OK);
+    }
+    assert_int_equal(overload(&r, 8, 100), 0);
+    who = flipping(&r);
+    assert_int_not_equal(who, 0);
+    for (uint32_t d = D; d <= D3; d++) {
+        if (d != who)
+            rig_leave(&r, d);
+    }
+    (void)overload(&r, 2, 1000);
+    assert_false(rig_worker(&r, who).draining);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -226,6 +323,9 @@ int main(void)
         cmocka_unit_test(who_joins_meets_a_worker_that_may_come_back_into_service),
         cmocka_unit_test(nobody_is_asked_who_cannot),
         cmocka_unit_test(a_quiet_pool_changes_nothing_and_wanted_counts_are_said_once),
+        cmocka_unit_test(a_pool_whose_last_worker_is_lost_is_refilled_by_the_other),
+        cmocka_unit_test(a_worker_that_starts_again_at_once_is_not_replaced),
+        cmocka_unit_test(the_last_of_its_role_stops_leaving_it),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -709,6 +709,39 @@ static void test_a_pool_far_over_its_limit_is_helped_by_one_that_is_left_busy(vo
     assert_int_equal(ticks(&p, &c, pool_of(4, 0.76), needs, &now, 20), 0);
 }
 
+static void test_a_role_without_any_worker_is_refilled_whatever_that_costs(void **state)
+{
+    (void)state;
+    struct sched_plan_config c = {.interval_s = 1, .cooldown_s = 10, .min = {0, 2, 1}};
+    struct sched_plan_pool gives = pool_of(3, 1.5), none = pool_of(0, 0.2);
+    struct sched_plan p;
+    double now = 0;
+
+    gives.late = true;
+    sched_plan_init(&p);
+    assert_int_equal(ticks(&p, &c, gives, none, &now, 100), 0); /* not lost: not there yet */
+    none.gone = true;
+    assert_int_equal(ticks(&p, &c, gives, none, &now, 2), 0); /* it may start again at once */
+    none.gone = false;
+    assert_int_equal(ticks(&p, &c, gives, none, &now, 1), 0);
+    none.gone = true;
+    assert_int_equal(ticks(&p, &c, gives, none, &now, 2), 0);
+    assert_int_equal(ticks(&p, &c, gives, none, &now, 1), 2);
+    assert_int_equal(ticks(&p, &c, gives, none, &now, 20), 0); /* one at a time */
+    sched_plan_flipped(&p, now, false);
+    assert_int_equal(ticks(&p, &c, gives, none, &now, 3), 2); /* no pause after one that failed */
+    sched_plan_flipped(&p, now, true);
+    assert_int_equal(ticks(&p, &c, gives, none, &now, 9), 0); /* the first is on its way */
+    assert_int_equal(ticks(&p, &c, gives, none, &now, 1), 2);
+    sched_plan_flipped(&p, now, true);
+    gives.n = 2;
+    assert_int_equal(ticks(&p, &c, gives, none, &now, 100), 0); /* its minimum */
+    c.interval_s = 0.2;
+    gives.n = 3;
+    assert_int_equal(ticks(&p, &c, gives, none, &now, 9), 0); /* two seconds */
+    assert_int_equal(ticks(&p, &c, gives, none, &now, 1), 2);
+}
+
 static void test_one_flip_is_in_flight_and_a_lost_one_does_not_block_for_ever(void **state)
 {
     (void)state;
@@ -800,6 +833,7 @@ int main(void)
         cmocka_unit_test(test_a_role_keeps_its_minimum_and_a_worker_that_cannot_give_stays),
         cmocka_unit_test(test_a_stage_that_misses_its_targets_asks_earlier),
         cmocka_unit_test(test_a_pool_far_over_its_limit_is_helped_by_one_that_is_left_busy),
+        cmocka_unit_test(test_a_role_without_any_worker_is_refilled_whatever_that_costs),
         cmocka_unit_test(test_one_flip_is_in_flight_and_a_lost_one_does_not_block_for_ever),
         cmocka_unit_test(test_each_reversal_doubles_the_pause_and_quiet_halves_it),
     };
