@@ -293,8 +293,9 @@ void baton_inflow_in_time(const struct sched *s, uint32_t tier, double tight, do
     }
     *stay = in > 0 && life > 0 ? life / in : 1;
     there = streams * *stay / span;
-    if (streams >
-        0) /* squares of work are about twice the square of its mean, as for streams that end by chance */
+    /* Squares of work are about twice the square of its mean, as for streams that end by chance.  What was undone may
+     * leave streams without inflow, of which nothing can be said. */
+    if (streams > 0 && in > 0)
         work *= 1 + baton_c.inflow_swing * sqrt(2 / streams + 2 / there);
     work /= inflow_seen(s);
     *kv = tight * work / (span * ((double)s->pool[SCHED_ROLE_DECODE].n + 1e-9));
