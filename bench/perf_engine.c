@@ -240,7 +240,7 @@ static enum err attach(struct perf *p, struct err_msg *msg)
             p->blocks[s * p->blocks_per_stream + i] =
                 p->blocks_per_stream + (s - 1) * own + (i < own ? i : own - 1);
     }
-    return engine_attach_kv(p->engine, p->pool, (uint32_t)n_blocks);
+    return engine_attach_kv(p->engine, &p->pool, (uint32_t)n_blocks);
 }
 
 /* The embedding is looked up, one row per token; the output matrix (the same one, if tied) is used for

@@ -68,7 +68,8 @@ static struct wire_kv_layout layout_of(size_t size)
                                .head_dim = 1,
                                .block_tokens = 1,
                                .dtype = WIRE_KV_F16,
-                               .model_id = 1};
+                               .model_id = 1,
+                               .parts = 1};
     size_t left = size / wire_kv_block_bytes(&l);
 
     l.head_dim = left > 128 ? 128 : (uint32_t)left;
@@ -113,7 +114,7 @@ static enum err side_open(struct side *s, const struct perf_kv_cell *cell, int f
     if (err != ERR_OK)
         fprintf(stderr, "perf kv: %s\n", msg.text);
     else
-        memset(kvt_node_pool(s->node), 1, cell->pool);
+        memset(kvt_node_pool(s->node, 0), 1, cell->pool);
     return err;
 }
 
@@ -253,7 +254,7 @@ static enum err hand_over(struct side *s, uint64_t transfer, uint32_t n, double 
         return err;
     pause_ms(s, 1);
     begin = clock_now_ns();
-    kvt_send_piece(send, 0, n, 0, 1);
+    kvt_send_piece(send, 0, n, 0, 1, 0);
     kvt_send_finish(send, NULL, 0);
     if (!run_until(s, &s->done, 1))
         return ERR_TIMEOUT;

@@ -362,7 +362,7 @@ static enum err attach(struct profile *p, struct err_msg *msg)
     /* Ordinary ones: special tokens stand at the ends of a vocabulary. */
     for (uint32_t i = 0; i < p->context; i++)
         p->tokens[i] = (int32_t)(p->info->vocab / 4 + i * 7919u % (p->info->vocab / 2));
-    err = engine_attach_kv(p->engine, p->pool, p->n_blocks);
+    err = engine_attach_kv(p->engine, &p->pool, p->n_blocks);
     return err == ERR_OK ? ERR_OK : err_set(msg, err, "perf profile: the engine takes no KV pool");
 }
 

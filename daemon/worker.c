@@ -453,6 +453,7 @@ static enum err build(struct worker *w, struct err_msg *msg)
                                 .arg = w,
                                 .on_link = on_kv_link,
                                 .on_peer_lost = on_kv_lost};
+    void *bases[WIRE_KV_PARTS_MAX];
     enum err err = size_pool(w, msg);
 
     if (err != ERR_OK)
@@ -461,7 +462,9 @@ static enum err build(struct worker *w, struct err_msg *msg)
     err = kvt_node_create(&k, msg, &w->kvt);
     if (err != ERR_OK)
         return err;
-    err = engine_attach_kv(w->engine, kvt_node_pool(w->kvt), w->n_blocks);
+    for (uint32_t i = 0; i < k.layout.parts; i++)
+        bases[i] = kvt_node_pool(w->kvt, i);
+    err = engine_attach_kv(w->engine, bases, w->n_blocks);
     if (err != ERR_OK)
         return err_set(msg, err, "the engine does not take the KV pool: %s", err_text(err));
     err = create_role(w, msg);
@@ -535,6 +538,7 @@ static void send_join(struct worker *w)
     layout.block_tokens = info->kv.block_tokens;
     layout.dtype = info->kv.dtype;
     layout.model_id = info->kv.model_id;
+    layout.parts = info->kv.parts;
     m.name = (char *)(uintptr_t)(w->c.name != NULL ? w->c.name : "");
     m.model = (char *)(uintptr_t)(w->c.served_name != NULL ? w->c.served_name : "");
     m.backend = (char *)(uintptr_t)info->backend;

@@ -75,7 +75,7 @@ enum err engine_open_backend(const struct engine_backend *backend,
     if (err != ERR_OK)
         return err;
     e->backend = backend;
-    e->kv_base = NULL;
+    memset(e->kv_base, 0, sizeof(e->kv_base));
     e->kv_blocks = 0;
     *out = e;
     return ERR_OK;
@@ -101,13 +101,18 @@ const struct engine_info *engine_info(const struct engine *e)
     return &e->info;
 }
 
-enum err engine_attach_kv(struct engine *e, void *base, uint32_t n_blocks)
+enum err engine_attach_kv(struct engine *e, void *const *bases, uint32_t n_blocks)
 {
-    if (e->kv_base != NULL)
+    if (e->kv_base[0] != NULL)
         return ERR_BAD_STATE;
-    if (base == NULL || n_blocks == 0 || (uintptr_t)base % 64 != 0)
+    if (n_blocks == 0)
         return ERR_INVALID;
-    e->kv_base = base;
+    for (uint32_t i = 0; i < e->info.kv.parts; i++) {
+        if (bases[i] == NULL || (uintptr_t)bases[i] % 64 != 0)
+            return ERR_INVALID;
+    }
+    for (uint32_t i = 0; i < e->info.kv.parts; i++)
+        e->kv_base[i] = bases[i];
     e->kv_blocks = n_blocks;
     return e->backend->attached != NULL ? e->backend->attached(e) : ERR_OK;
 }
@@ -150,7 +155,7 @@ enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, ui
     uint64_t total = 0;
     uint32_t runnable = 0;
 
-    if (e->kv_base == NULL)
+    if (e->kv_base[0] == NULL)
         return ERR_BAD_STATE;
     if (n == 0 || n > e->info.max_batch)
         return ERR_INVALID;
@@ -171,19 +176,23 @@ enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, ui
 
 enum err engine_kv_copy_host(struct engine *e, uint32_t block, void *host, enum engine_kv_dir dir)
 {
-    size_t bytes = wire_kv_block_bytes(&e->info.kv);
-    uint8_t *at = e->kv_base + block * bytes;
+    size_t bytes = wire_kv_part_block_bytes(&e->info.kv);
 
-    if (dir == ENGINE_KV_OUT)
-        memcpy(host, at, bytes);
-    else
-        memcpy(at, host, bytes);
+    for (uint32_t i = 0; i < e->info.kv.parts; i++) {
+        uint8_t *at = e->kv_base[i] + block * bytes;
+        uint8_t *there = (uint8_t *)host + i * bytes;
+
+        if (dir == ENGINE_KV_OUT)
+            memcpy(there, at, bytes);
+        else
+            memcpy(at, there, bytes);
+    }
     return ERR_OK;
 }
 
 enum err engine_kv_copy(struct engine *e, uint32_t block, void *host, enum engine_kv_dir dir)
 {
-    if (e->kv_base == NULL)
+    if (e->kv_base[0] == NULL)
         return ERR_BAD_STATE;
     if (block >= e->kv_blocks || host == NULL)
         return ERR_INVALID;

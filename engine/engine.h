@@ -55,9 +55,10 @@ struct engine_info {
 };
 
 /* Called on the stepping thread each time a group of layers of this step is complete for all slots:
- * the KV of layers [first, first + n) for the step's tokens now stands in the slots' blocks and will
- * not be written again by this step. */
-typedef void (*engine_layers_fn)(void *arg, uint32_t first, uint32_t n);
+ * the KV of layers [first, first + n) for the step's tokens stands in the slots' blocks and will
+ * not be written again by this step.  ready: 0 = it stands there now; else the device's ticket for the
+ * moment at which it will, which copies out of the pool wait for (proto/kv_memory.h). */
+typedef void (*engine_layers_fn)(void *arg, uint32_t first, uint32_t n, uint64_t ready);
 
 struct engine_slot {
     /* in */
@@ -82,9 +83,10 @@ MUST_USE enum err engine_open(const struct engine_config *config, struct err_msg
                               struct engine **out);
 const struct engine_info *engine_info(const struct engine *e);
 
-/* The pool: n_blocks * wire_kv_block_bytes(info->kv) bytes at base, 64-byte aligned, which must
- * outlive the engine.  Once, before the first step.  ERR_BAD_STATE: attached already. */
-MUST_USE enum err engine_attach_kv(struct engine *e, void *base, uint32_t n_blocks);
+/* The pool: info->kv.parts memories of n_blocks * wire_kv_part_block_bytes(info->kv) bytes at bases[i],
+ * each 64-byte aligned, which must outlive the engine.  Once, before the first step.  ERR_BAD_STATE:
+ * attached already; ERR_INVALID: no blocks, or a base that is NULL or not aligned. */
+MUST_USE enum err engine_attach_kv(struct engine *e, void *const *bases, uint32_t n_blocks);
 
 /* Run one step.  group_layers (0 = all at once) and layers_done (may be NULL) say how often to report
  * finished layers.  Per-slot trouble is in slot.result; the return value is for the whole step:
@@ -95,8 +97,8 @@ MUST_USE enum err engine_step(struct engine *e, struct engine_slot *slots, uint3
 
 enum engine_kv_dir { ENGINE_KV_OUT = 1 /* pool to host */, ENGINE_KV_IN /* host to pool */ };
 
-/* Copy the bytes of one block between the pool and host memory of wire_kv_block_bytes(info->kv) bytes,
- * whole when it returns.  Thread: the stepping one.  ERR_BAD_STATE: no pool; ERR_INVALID: no such block;
+/* Copy the bytes of one block between the pool and host memory of wire_kv_block_bytes(info->kv) bytes
+ * (part after part: only this engine can take them back), whole when it returns.  Thread: the stepping one.  ERR_BAD_STATE: no pool; ERR_INVALID: no such block;
  * ERR_UNSUPPORTED: this backend's blocks cannot leave its device; ERR_DEVICE: as for engine_step. */
 MUST_USE enum err engine_kv_copy(struct engine *e, uint32_t block, void *host,
                                  enum engine_kv_dir dir);

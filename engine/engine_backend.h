@@ -11,6 +11,8 @@
 
 #include "engine/engine.h"
 
+enum { ENGINE_PARTS_MAX = WIRE_KV_PARTS_MAX };
+
 struct engine_backend {
     const char *name;
     /* block_tokens, max_batch and max_step_tokens are filled in and in range; max_context may be 0.
@@ -32,7 +34,7 @@ enum err engine_kv_copy_host(struct engine *e, uint32_t block, void *host, enum 
 struct engine {
     const struct engine_backend *backend;
     struct engine_info info;
-    uint8_t *kv_base; /* NULL until attached */
+    uint8_t *kv_base[ENGINE_PARTS_MAX]; /* of each part; NULL until attached */
     uint32_t kv_blocks;
 };
 

@@ -96,8 +96,9 @@ struct kvt_node_config {
 /* ERR_INVALID (address, layout), ERR_NOMEM (pool size named), ERR_IO (UCX said no: its text in msg). */
 MUST_USE enum err kvt_node_create(const struct kvt_node_config *config, struct err_msg *msg,
                                   struct kvt_node **out);
-/* n_blocks * wire_kv_block_bytes(layout) bytes, 64-byte aligned, not cleared. */
-void *kvt_node_pool(struct kvt_node *n);
+/* Part `part` (below layout.parts) of the pool: n_blocks * wire_kv_part_block_bytes(layout) bytes, 64-byte
+ * aligned, not cleared. */
+void *kvt_node_pool(struct kvt_node *n, uint32_t part);
 uint16_t kvt_node_port(const struct kvt_node *n);
 const struct kvt_counters *kvt_node_counters(const struct kvt_node *n);
 /* Fail what runs, close all endpoints, free; `closed` (may be NULL) runs in a later loop turn. */
@@ -185,9 +186,11 @@ struct kvt_send_config {
 MUST_USE enum err kvt_send_open(struct kvt_node *n, const struct kvt_send_config *config,
                                 struct kvt_send **out);
 /* Layers [first_layer, first_layer + n_layers) of blocks [first, first + n) (indices into the slot
- * arrays) are final: queue them.  Each (layer, block) once.  A failed send ignores it. */
+ * arrays) are final: queue them.  Each (layer, block) once.  A failed send ignores it.
+ * ready: 0, or the ticket of the engine's that stands for the moment at which they are final in device
+ * memory (proto/kv_memory.h); of no meaning for host memory. */
 void kvt_send_piece(struct kvt_send *s, uint32_t first, uint32_t n, uint32_t first_layer,
-                    uint32_t n_layers);
+                    uint32_t n_layers, uint64_t ready);
 /* All pieces were passed; meta (up to KVT_META_MAX bytes) travels with the last notify. */
 void kvt_send_finish(struct kvt_send *s, const void *meta, size_t meta_len);
 /* End early; on_done (ERR_CANCELED, unless another error came first) still comes. */

@@ -132,6 +132,7 @@ struct kvt_node {
     uint8_t *pool;
     uint64_t instance;
     size_t layer_bytes, block_bytes;
+    size_t part_stride; /* from part to part of the pool */
     uint32_t grain, grains_per_layer, grains_per_block;
     struct map peers;   /* id + 1 -> struct kvt_peer */
     struct map cookies; /* cookie -> incoming struct kvt_conn */

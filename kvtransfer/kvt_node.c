@@ -368,6 +368,9 @@ static enum err check_config(const struct kvt_node_config *config, struct err_ms
     enum err err = wire_kv_layout_check(&config->layout, msg);
     size_t pool;
 
+    if (err == ERR_OK && config->layout.parts != 1)
+        return err_set(msg, ERR_UNSUPPORTED, "KV pool: %u parts cannot be moved yet",
+                       config->layout.parts);
     if (err != ERR_OK)
         return err;
     if (config->n_blocks == 0)
@@ -521,9 +524,9 @@ enum err kvt_node_create(const struct kvt_node_config *config, struct err_msg *m
     return ERR_OK;
 }
 
-void *kvt_node_pool(struct kvt_node *n)
+void *kvt_node_pool(struct kvt_node *n, uint32_t part)
 {
-    return n->pool;
+    return n->pool + part * n->part_stride;
 }
 
 uint16_t kvt_node_port(const struct kvt_node *n)

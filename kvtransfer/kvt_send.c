@@ -772,11 +772,12 @@ static bool pieces_grow(struct kvt_send *s)
 }
 
 void kvt_send_piece(struct kvt_send *s, uint32_t first, uint32_t n, uint32_t first_layer,
-                    uint32_t n_layers)
+                    uint32_t n_layers, uint64_t ready)
 {
     const struct kvt_node *node = s->node;
     uint32_t layers = node->config.layout.n_layers;
 
+    (void)ready; /* host memory is final when it is said to be */
     if (s->state >= SEND_FINISHED || s->finish || n == 0 || n_layers == 0)
         return;
     if (first >= s->config.n_slots || n > s->config.n_slots - first || first_layer >= layers ||

@@ -40,6 +40,7 @@ static void put_layout(struct writer *w, const struct wire_kv_layout *l)
     put_int(w, l->block_tokens, 4);
     put_int(w, l->dtype, 4);
     put_int(w, l->model_id, 8);
+    put_int(w, l->parts, 4);
 }
 
 static void put_record(struct writer *w, const struct kvt_wire_record *r)
@@ -113,6 +114,7 @@ static void get_layout(struct reader *r, struct wire_kv_layout *l)
     l->block_tokens = get_u32(r);
     l->dtype = get_u32(r);
     l->model_id = get_int(r, 8);
+    l->parts = get_u32(r);
     if (wire_kv_layout_check(l, NULL) != ERR_OK)
         r->bad = true;
 }

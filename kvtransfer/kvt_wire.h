@@ -40,7 +40,7 @@
 
 enum {
     KVT_WIRE_MAGIC = 0x31564b42, /* "BKV1" */
-    KVT_WIRE_VERSION = 2,        /* 2: data are tagged messages of UCX, no active messages */
+    KVT_WIRE_VERSION = 3,        /* 3: layouts with parts */
     KVT_WIRE_HEADER = 8,
     KVT_WIRE_BODY_MAX = 16 * 1024,
     KVT_WIRE_GREETING_MAX = 256,

@@ -291,7 +291,7 @@ static uint32_t blocks_complete(const struct prefill_request *r, uint32_t tokens
     return tokens == r->n_tokens ? r->n_blocks : tokens / r->owner->info->kv.block_tokens;
 }
 
-static void on_layers(void *arg, struct prefill_step *s, uint32_t layers)
+static void on_layers(void *arg, struct prefill_step *s, uint32_t layers, uint64_t ready)
 {
     struct prefill *p = arg;
 
@@ -300,7 +300,7 @@ static void on_layers(void *arg, struct prefill_step *s, uint32_t layers)
         uint32_t end = s->slots[i].position + s->slots[i].n_tokens;
 
         if (r->state != PREFILL_CLOSING && r->decode_worker != 0)
-            prefill_pieces_part(&r->pieces, blocks_complete(r, end), layers, r->send);
+            prefill_pieces_part(&r->pieces, blocks_complete(r, end), layers, ready, r->send);
     }
 }
 

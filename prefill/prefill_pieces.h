@@ -21,11 +21,12 @@ struct prefill_pieces {
     uint32_t full;
     uint32_t part, part_layers;
     uint32_t sent_layers; /* of the part */
+    uint64_t ready;       /* the engine's ticket for part_layers */
 };
 
-/* The running step completes blocks [full, end); their first `layers` layers are final.  send may be NULL:
- * the grant is not known yet. */
-void prefill_pieces_part(struct prefill_pieces *p, uint32_t end, uint32_t layers,
+/* The running step completes blocks [full, end); their first `layers` layers are final once `ready`
+ * is (engine_layers_fn).  send may be NULL: the grant is not known yet. */
+void prefill_pieces_part(struct prefill_pieces *p, uint32_t end, uint32_t layers, uint64_t ready,
                          struct kvt_send *send);
 /* The step is done: all n_layers of blocks up to end are final. */
 void prefill_pieces_full(struct prefill_pieces *p, uint32_t end, uint32_t n_layers,

@@ -28,7 +28,7 @@ static void run_mark(struct mbox_msg *msg)
     struct prefill_mark *mark = (struct prefill_mark *)msg;
     struct prefill_step *s = mark->step;
 
-    s->owner->hooks->on_layers(s->owner->arg, s, mark->layers);
+    s->owner->hooks->on_layers(s->owner->arg, s, mark->layers, mark->ready);
 }
 
 static void run_done(struct mbox_msg *msg)
@@ -39,7 +39,7 @@ static void run_done(struct mbox_msg *msg)
     s->owner->hooks->on_done(s->owner->arg, s);
 }
 
-static void on_layers_done(void *arg, uint32_t first, uint32_t n)
+static void on_layers_done(void *arg, uint32_t first, uint32_t n, uint64_t ready)
 {
     struct prefill_step *s = arg;
     struct prefill_mark *mark;
@@ -52,6 +52,7 @@ static void on_layers_done(void *arg, uint32_t first, uint32_t n)
     mark = &s->marks[s->n_marks++];
     mark->step = s;
     mark->layers = s->layers_final;
+    mark->ready = ready;
     mark->msg.run = run_mark;
     mbox_post(s->owner->to_loop, &mark->msg);
 }

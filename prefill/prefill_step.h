@@ -30,6 +30,7 @@ struct prefill_mark {
     struct mbox_msg msg;
     struct prefill_step *step;
     uint32_t layers; /* [0, layers) are final */
+    uint64_t ready;  /* once this is (engine_layers_fn) */
 };
 
 struct prefill_step {
@@ -54,7 +55,7 @@ struct prefill_step {
 struct prefill_step_hooks {
     /* On the engine thread, before the step: what is too long for the loop thread. */
     void (*prepare)(struct prefill_step *s);
-    void (*on_layers)(void *arg, struct prefill_step *s, uint32_t layers);
+    void (*on_layers)(void *arg, struct prefill_step *s, uint32_t layers, uint64_t ready);
     void (*on_done)(void *arg, struct prefill_step *s);
 };
 

@@ -57,7 +57,8 @@ static enum err check_layout(enum wire_type type, const Baton__KvLayout *l, stru
                                      .head_dim = l->head_dim,
                                      .block_tokens = l->block_tokens,
                                      .dtype = l->dtype,
-                                     .model_id = l->model_id};
+                                     .model_id = l->model_id,
+                                     .parts = l->parts == 0 ? 1 : l->parts};
     return wire_kv_layout_check(&layout, msg) == ERR_OK ? ERR_OK : ERR_BAD_FRAME;
 }
 

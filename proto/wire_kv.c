@@ -25,6 +25,10 @@ enum err wire_kv_layout_check(const struct wire_kv_layout *l, struct err_msg *ms
         return err;
     if (l->dtype < WIRE_KV_F32 || l->dtype > WIRE_KV_U64)
         return err_set(msg, ERR_INVALID, "KV layout: unknown dtype %u", l->dtype);
+    if (l->parts < 1 || l->parts > WIRE_KV_PARTS_MAX || l->n_kv_heads % l->parts != 0)
+        return err_set(msg, ERR_INVALID,
+                       "KV layout: parts is %u, allowed are 1 .. %d that divide the %u kv heads",
+                       l->parts, WIRE_KV_PARTS_MAX, l->n_kv_heads);
     return ERR_OK;
 }
 
@@ -73,6 +77,11 @@ size_t wire_kv_layer_bytes(const struct wire_kv_layout *l)
 size_t wire_kv_block_bytes(const struct wire_kv_layout *l)
 {
     return wire_kv_layer_bytes(l) * l->n_layers;
+}
+
+size_t wire_kv_part_block_bytes(const struct wire_kv_layout *l)
+{
+    return wire_kv_block_bytes(l) / l->parts;
 }
 
 uint32_t wire_kv_group_layers(const struct wire_kv_layout *l, size_t target_bytes)

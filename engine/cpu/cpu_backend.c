@@ -288,7 +288,8 @@ static enum err fill_info(struct cpu_engine *c, const struct engine_config *conf
                                        .head_dim = m->head_dim,
                                        .block_tokens = config->block_tokens,
                                        .dtype = WIRE_KV_F32,
-                                       .model_id = engine_model_id(c->model)};
+                                       .model_id = engine_model_id(c->model),
+                                       .parts = 1};
     info->vocab = m->vocab;
     info->max_context = config->max_context != 0 ? config->max_context : m->max_positions;
     info->max_batch = config->max_batch;

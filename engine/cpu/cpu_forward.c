@@ -199,7 +199,7 @@ static uint8_t *kv_layer_base(const struct cpu_engine *c, uint32_t layer, uint32
 {
     size_t bytes = wire_kv_layer_bytes(&c->base.info.kv);
 
-    return c->base.kv_base + layer * bytes + value * (bytes / 2);
+    return c->base.kv_base[0] + layer * bytes + value * (bytes / 2);
 }
 
 static size_t kv_head_bytes(const struct cpu_engine *c)
@@ -438,7 +438,7 @@ enum err cpu_engine_step(struct engine *e, struct engine_slot *slots, uint32_t n
     for (uint32_t i = 0; i < n_layers; i++) {
         run_keys_values(c, i);
         if (layers_done != NULL && (i + 1 - group_first == group_layers || i + 1 == n_layers))
-            layers_done(arg, group_first, i + 1 - group_first);
+            layers_done(arg, group_first, i + 1 - group_first, 0);
         if (i + 1 - group_first == group_layers)
             group_first = i + 1;
         if (i + 1 == n_layers && !keep_sampled_rows(c))

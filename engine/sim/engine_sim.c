@@ -148,7 +148,8 @@ static void set_layout(struct sim_engine *s, const struct engine_config *config)
                                   .n_kv_heads = (uint32_t)s->profile.kv_heads,
                                   .head_dim = (uint32_t)s->profile.kv_head_dim,
                                   .block_tokens = config->block_tokens,
-                                  .dtype = WIRE_KV_U64};
+                                  .dtype = WIRE_KV_U64,
+                                  .parts = 1};
     kv->model_id = engine_sim_mix(engine_sim_mix(s->base.info.vocab) + s->range.first +
                                   ((uint64_t)s->range.count << 32));
     s->kv = (struct sim_kv){.layout = *kv,
@@ -224,7 +225,7 @@ static enum err sim_attached(struct engine *e)
     s->notes = mem_try_calloc(e->kv_blocks, sizeof(*s->notes));
     if (s->notes == NULL)
         return ERR_NOMEM;
-    s->kv.base = e->kv_base;
+    s->kv.base = e->kv_base[0];
     return ERR_OK;
 }
 
@@ -412,7 +413,7 @@ static enum err sim_step(struct engine *e, struct engine_slot *slots, uint32_t n
             sleep_until(start + duration * (first + group) / n_layers);
         write_layers(s, slots, n, first, group);
         if (layers_done != NULL)
-            layers_done(arg, first, group);
+            layers_done(arg, first, group, 0);
     }
     for (uint32_t i = 0; i < n; i++) {
         if (slots[i].result != ERR_OK)

@@ -99,7 +99,7 @@ static void *make_pool(struct engine *e, const struct options *o)
     for (uint32_t i = 0; i < o->n_seqs; i++)
         total += (seqs[i].n_prompt + o->generate) / kv->block_tokens + 1;
     pool = mem_try_aligned(64, (size_t)total * wire_kv_block_bytes(kv));
-    if (pool == NULL || engine_attach_kv(e, pool, total) != ERR_OK)
+    if (pool == NULL || engine_attach_kv(e, &pool, total) != ERR_OK)
         exit(1);
     memset(pool, 0xff, (size_t)total * wire_kv_block_bytes(kv));
     for (uint32_t i = 0; i < o->n_seqs; i++) {

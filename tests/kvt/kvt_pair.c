@@ -16,7 +16,8 @@ struct wire_kv_layout pair_layout(uint32_t heads)
                                .head_dim = 32,
                                .block_tokens = 16,
                                .dtype = WIRE_KV_F16,
-                               .model_id = 77};
+                               .model_id = 77,
+                               .parts = 1};
 
     return l;
 }
@@ -164,7 +165,7 @@ size_t pair_block_bytes(const struct pair *p)
 
 uint8_t *pair_block(const struct pair *p, int node, uint32_t slot)
 {
-    return (uint8_t *)kvt_node_pool(p->node[node]) + slot * pair_block_bytes(p);
+    return (uint8_t *)kvt_node_pool(p->node[node], 0) + slot * pair_block_bytes(p);
 }
 
 void pair_fill(const struct pair *p, int node, uint32_t slot, uint64_t seed)
@@ -248,5 +249,5 @@ enum err pair_send(struct pair *p, struct pair_send *s, uint64_t transfer, uint3
 void pair_pieces(struct pair_send *s, uint32_t n, uint32_t n_layers)
 {
     for (uint32_t layer = 0; layer < n_layers; layer++)
-        kvt_send_piece(s->send, 0, n, layer, 1);
+        kvt_send_piece(s->send, 0, n, layer, 1, 0);
 }

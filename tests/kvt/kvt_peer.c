@@ -41,8 +41,12 @@ struct slots {
 static uv_loop_t loop;
 static uv_pipe_t input;
 static struct kvt_node *node;
-static struct wire_kv_layout layout = {
-    .n_layers = 4, .head_dim = 32, .block_tokens = 16, .dtype = WIRE_KV_F16, .model_id = 77};
+static struct wire_kv_layout layout = {.n_layers = 4,
+                                       .head_dim = 32,
+                                       .block_tokens = 16,
+                                       .dtype = WIRE_KV_F16,
+                                       .model_id = 77,
+                                       .parts = 1};
 static struct map grants, sends;
 static char line[LINE_MAX_BYTES];
 static size_t line_len;
@@ -151,7 +155,7 @@ static void fill_or_check(char **w, bool check)
 
     parse_slots(w[1], &s);
     for (uint32_t i = 0; want != NULL && i < s.n; i++) {
-        uint8_t *block = (uint8_t *)kvt_node_pool(node) + s.slot[i] * len;
+        uint8_t *block = (uint8_t *)kvt_node_pool(node, 0) + s.slot[i] * len;
 
         pattern(want, len, number(w[2]) + i);
         if (check)
@@ -243,7 +247,7 @@ static void on_transfer_command(char **w)
         kvt_send_cancel(s->send);
     else if (strcmp(w[0], "piece") == 0 && s != NULL)
         kvt_send_piece(s->send, (uint32_t)number(w[2]), (uint32_t)number(w[3]),
-                       (uint32_t)number(w[4]), (uint32_t)number(w[5]));
+                       (uint32_t)number(w[4]), (uint32_t)number(w[5]), 0);
     else if (strcmp(w[0], "finish") == 0 && s != NULL)
         kvt_send_finish(s->send, w[2], strlen(w[2]));
 }

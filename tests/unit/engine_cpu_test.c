@@ -64,7 +64,7 @@ static void rig_open(struct rig *r, const char *dir, int isa, uint32_t threads,
     r->block_bytes = wire_kv_block_bytes(&engine_info(r->e)->kv);
     r->pool = must_alloc(POOL_BLOCKS * r->block_bytes);
     memset(r->pool, 0xff, POOL_BLOCKS * r->block_bytes); /* NaN everywhere */
-    assert_int_equal(engine_attach_kv(r->e, r->pool, POOL_BLOCKS), ERR_OK);
+    assert_int_equal(engine_attach_kv(r->e, (void *[]){r->pool}, POOL_BLOCKS), ERR_OK);
     r->logits = must_alloc((size_t)16 * engine_info(r->e)->vocab * sizeof(float));
     cpu_engine_watch_logits(r->e, r->logits);
     engine_sampling_defaults(&r->greedy);
@@ -268,9 +268,9 @@ static void a_step_outside_the_limits_is_refused_whole(void **state)
         s[i] = slot_of(&r, tokens, 1, 0, blocks, 1);
     assert_int_equal(engine_step(e, s, 1, 0, NULL, NULL), ERR_BAD_STATE);
     pool = must_alloc(wire_kv_block_bytes(&engine_info(e)->kv));
-    assert_int_equal(engine_attach_kv(e, (uint8_t *)pool + 4, 1), ERR_INVALID);
-    assert_int_equal(engine_attach_kv(e, pool, 1), ERR_OK);
-    assert_int_equal(engine_attach_kv(e, pool, 1), ERR_BAD_STATE);
+    assert_int_equal(engine_attach_kv(e, (void *[]){(uint8_t *)pool + 4}, 1), ERR_INVALID);
+    assert_int_equal(engine_attach_kv(e, (void *[]){pool}, 1), ERR_OK);
+    assert_int_equal(engine_attach_kv(e, (void *[]){pool}, 1), ERR_BAD_STATE);
     assert_int_equal(engine_step(e, s, 0, 0, NULL, NULL), ERR_INVALID);
     assert_int_equal(engine_step(e, s, 3, 0, NULL, NULL), ERR_INVALID);
     s[0].n_tokens = 9;
@@ -291,10 +291,11 @@ struct seen_layers {
 };
 
 /* What is reported must be there now; it is compared with the block after the step. */
-static void on_layers(void *arg, uint32_t first, uint32_t n)
+static void on_layers(void *arg, uint32_t first, uint32_t n, uint64_t ready)
 {
     struct seen_layers *s = arg;
 
+    assert_int_equal(ready, 0);
     assert_int_equal(first, s->next);
     memcpy(s->copy + first * s->layer_bytes, s->block + first * s->layer_bytes, n * s->layer_bytes);
     s->next = first + n;
@@ -351,7 +352,7 @@ static void more_sampled_rows_than_one_pass_of_logits_holds(void **state)
     c.model_dir = dir;
     assert_int_equal(engine_open(&c, &msg, &r.e), ERR_OK);
     r.pool = must_alloc(MANY * wire_kv_block_bytes(&engine_info(r.e)->kv));
-    assert_int_equal(engine_attach_kv(r.e, r.pool, MANY), ERR_OK);
+    assert_int_equal(engine_attach_kv(r.e, (void *[]){r.pool}, MANY), ERR_OK);
     logits = must_alloc((size_t)MANY * shape.vocab * sizeof(float));
     want = must_alloc(shape.vocab * sizeof(float));
     engine_sampling_defaults(&r.greedy);

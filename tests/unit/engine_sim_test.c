@@ -59,7 +59,7 @@ static void rig_open(struct rig *r, const char *profile, const char *model_dir,
     r->pool = mem_try_aligned(64, POOL_BLOCKS * r->block_bytes);
     assert_non_null(r->pool);
     memset(r->pool, 0x5a, POOL_BLOCKS * r->block_bytes);
-    assert_int_equal(engine_attach_kv(r->engine, r->pool, POOL_BLOCKS), ERR_OK);
+    assert_int_equal(engine_attach_kv(r->engine, (void *[]){r->pool}, POOL_BLOCKS), ERR_OK);
     r->range = engine_sim_range(engine_info(r->engine)->vocab, NULL, 0);
 }
 
@@ -781,10 +781,11 @@ struct layer_log {
     uint32_t first[8], n[8], count;
 };
 
-static void on_layers(void *arg, uint32_t first, uint32_t n)
+static void on_layers(void *arg, uint32_t first, uint32_t n, uint64_t ready)
 {
     struct layer_log *log = arg;
 
+    assert_int_equal(ready, 0);
     assert_true(log->count < 8);
     log->at[log->count] = clock_now_ns() - log->start;
     log->first[log->count] = first;
@@ -898,7 +899,7 @@ static void opening_survives_every_failed_allocation(void **state)
         mem_fail_at(n);
         err = engine_open(&c, NULL, &e);
         if (err == ERR_OK)
-            err = engine_attach_kv(e, pool, 1);
+            err = engine_attach_kv(e, (void *[]){pool}, 1);
         mem_fail_at(-1);
         engine_close(e);
         assert_int_equal(mem_live(), live);

@@ -73,7 +73,7 @@ static void advance(int stage)
     if (stage >= 3) {
         pair_run_for(&p, 5);
         for (uint32_t layer = 2; layer < 4; layer++)
-            kvt_send_piece(s.send, 0, N, layer, 1);
+            kvt_send_piece(s.send, 0, N, layer, 1, 0);
     }
     if (stage >= 4)
         kvt_send_finish(s.send, NULL, 0);

@@ -62,11 +62,11 @@ static void blocks_arrive_verified_on_either_path(void **state)
 static void any_layout_arrives_whole(void **state)
 {
     static const struct wire_kv_layout layouts[] = {
-        {1, 1, 1, 1, WIRE_KV_U64, 1},     /* the sim backend's smallest: 16 bytes */
-        {5, 4, 8, 16, WIRE_KV_F32, 1},    /* stories260K */
-        {3, 3, 5, 7, WIRE_KV_F32, 1},     /* nothing is a power of two */
-        {2, 1, 1, 3, WIRE_KV_F16, 1},     /* 12 bytes per layer */
-        {2, 8, 128, 256, WIRE_KV_F32, 1}, /* 2 MiB per layer: larger than any piece */
+        {1, 1, 1, 1, WIRE_KV_U64, 1, 1},     /* the sim backend's smallest: 16 bytes */
+        {5, 4, 8, 16, WIRE_KV_F32, 1, 1},    /* stories260K */
+        {3, 3, 5, 7, WIRE_KV_F32, 1, 1},     /* nothing is a power of two */
+        {2, 1, 1, 3, WIRE_KV_F16, 1, 1},     /* 12 bytes per layer */
+        {2, 8, 128, 256, WIRE_KV_F32, 1, 1}, /* 2 MiB per layer: larger than any piece */
     };
 
     (void)state;
@@ -84,7 +84,7 @@ static void any_layout_arrives_whole(void **state)
             }
             assert_int_equal(ERR_OK, pair_grant(&p, &g, 1, 1, slots, n, 5000));
             assert_int_equal(ERR_OK, pair_send(&p, &s, 1, 1, slots, slots, n, 5000));
-            kvt_send_piece(s.send, 0, n, 0, layouts[k].n_layers);
+            kvt_send_piece(s.send, 0, n, 0, layouts[k].n_layers, 0);
             kvt_send_finish(s.send, NULL, 0);
             assert_true(pair_run(&p, &s.dones, 1, 5000));
             assert_true(pair_run(&p, &g.safes, 1, 1000));
@@ -123,7 +123,7 @@ static void many_transfers_share_a_connection(void **state)
         pair_settle(&p); /* all claims are accepted */
         for (uint32_t layer = 0; layer < 4; layer++) {
             for (uint32_t k = 0; k < CROWD; k++)
-                kvt_send_piece(s[k].send, 0, 4, layer, 1);
+                kvt_send_piece(s[k].send, 0, 4, layer, 1, 0);
             if (layer > 0) /* two pieces of 256 KiB each from all of them: more than a window */
                 pair_run_for(&p, 3);
         }
@@ -181,7 +181,7 @@ static void enter(struct race *r, uint32_t k, uint32_t class, uint32_t first, ui
 
 static void finish(struct race *r, uint32_t k, uint32_t n)
 {
-    kvt_send_piece(r->s[k].send, 0, n, 0, 4);
+    kvt_send_piece(r->s[k].send, 0, n, 0, 4, 0);
     kvt_send_finish(r->s[k].send, NULL, 0);
 }
 
@@ -282,7 +282,7 @@ static void wrong_arguments_are_refused(void **state)
     assert_int_equal(ERR_OK, pair_grant(&p, &g, 1, 1, slots, 2, 200));
     assert_int_equal(ERR_BAD_STATE, pair_grant(&p, &g2, 1, 2, slots, 2, 200));
     assert_int_equal(ERR_OK, pair_send(&p, &s, 1, 1, slots, slots, 2, 5000));
-    kvt_send_piece(s.send, 1, 2, 0, 1); /* past the end of the list */
+    kvt_send_piece(s.send, 1, 2, 0, 1, 0); /* past the end of the list */
     assert_true(pair_run(&p, &s.dones, 1, 1000));
     assert_int_equal(ERR_INVALID, s.result.err);
     assert_true(pair_run(&p, &g.safes, 1, 1000));

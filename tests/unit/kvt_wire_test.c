@@ -9,7 +9,7 @@
 #include "kvtransfer/kvt_wire.h"
 
 static uint8_t frame[KVT_WIRE_HEADER + KVT_WIRE_BODY_MAX];
-static const struct wire_kv_layout layout = {2, 3, 4, 5, WIRE_KV_BF16, 0x1122334455667788u};
+static const struct wire_kv_layout layout = {2, 3, 4, 5, WIRE_KV_BF16, 0x1122334455667788u, 3};
 
 static void claim_matches_golden_bytes(void **state)
 {

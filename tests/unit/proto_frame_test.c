@@ -272,6 +272,7 @@ static void join_bounds_what_a_worker_says_of_itself(void **state)
     REFUSED(WIRE_JOIN, m, layout->n_layers, 0);
     REFUSED(WIRE_JOIN, m, layout->head_dim, 1025);
     REFUSED(WIRE_JOIN, m, layout->dtype, 5);
+    REFUSED(WIRE_JOIN, m, layout->parts, 3);
     REFUSED(WIRE_JOIN, m, n_blocks, 0);
     REFUSED(WIRE_JOIN, m, n_blocks, (1u << 28) + 1);
     REFUSED(WIRE_JOIN, m, max_batch, 0);

@@ -27,7 +27,8 @@ static const struct wire_kv_layout llama8b = {.n_layers = 32,
                                               .head_dim = 128,
                                               .block_tokens = 16,
                                               .dtype = WIRE_KV_BF16,
-                                              .model_id = 1};
+                                              .model_id = 1,
+                                              .parts = 1};
 
 static void sizes_follow_the_layout(void **state)
 {
@@ -43,7 +44,7 @@ static void sizes_follow_the_layout(void **state)
     assert_int_equal(wire_kv_elem_bytes(&l), 2);
     l.dtype = WIRE_KV_U64;
     assert_int_equal(wire_kv_elem_bytes(&l), 8);
-    l = (struct wire_kv_layout){1024, 1024, 1024, 1024, WIRE_KV_U64, 0};
+    l = (struct wire_kv_layout){1024, 1024, 1024, 1024, WIRE_KV_U64, 0, 1};
     assert_int_equal(wire_kv_layout_check(&l, NULL), ERR_OK);
     assert_int_equal(wire_kv_block_bytes(&l), (size_t)16 << 40); /* the largest does not overflow */
 }
@@ -84,6 +85,10 @@ static void a_field_out_of_range_is_named(void **state)
     REFUSE(block_tokens, 1025);
     REFUSE(dtype, 0);
     REFUSE(dtype, 5);
+    REFUSE(parts, 0);
+    REFUSE(parts, 3);  /* 8 heads */
+    REFUSE(parts, 16); /* more than heads */
+    REFUSE(parts, UINT32_MAX);
 #undef REFUSE
 }
 
@@ -108,6 +113,9 @@ static void layouts_that_differ_anywhere_are_not_the_same(void **state)
     DIFFER(dtype);
     DIFFER(model_id);
 #undef DIFFER
+    l = llama8b;
+    l.parts = 4; /* how each side holds its blocks is its own affair */
+    assert_int_equal(wire_kv_layout_same(&llama8b, &l, &msg), ERR_OK);
 }
 
 /* ---- the digest --------------------------------------------------------------------------------- */

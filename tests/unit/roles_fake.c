@@ -199,7 +199,7 @@ enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, ui
             pthread_mutex_unlock(&lock);
             if (!quick)
                 uv_sleep(1); /* above the gap at which marks are merged */
-            layers_done(arg, layer, group);
+            layers_done(arg, layer, group, 0);
             pthread_mutex_lock(&lock);
         }
         if (eng.hold_layers == layer + group)
@@ -285,10 +285,11 @@ enum err kvt_send_open(struct kvt_node *n, const struct kvt_send_config *config,
 }
 
 void kvt_send_piece(struct kvt_send *send, uint32_t first, uint32_t n, uint32_t first_layer,
-                    uint32_t n_layers)
+                    uint32_t n_layers, uint64_t ready)
 {
     struct fake_send *s = (struct fake_send *)send;
 
+    (void)ready;
     s->pieces[s->n_pieces++] = (struct fake_piece){first, n, first_layer, n_layers};
 }
 

@@ -112,7 +112,7 @@ static void serve(struct run *r, const char *dir, uint32_t n_blocks)
     bytes = wire_kv_block_bytes(&engine_info(c.engine)->kv);
     pool = mem_try_aligned(64, n_blocks * bytes);
     assert_non_null(pool);
-    assert_int_equal(engine_attach_kv(c.engine, pool, n_blocks), ERR_OK);
+    assert_int_equal(engine_attach_kv(c.engine, (void *[]){pool}, n_blocks), ERR_OK);
     c.park_bytes = 1000 * bytes;
     assert_int_equal(decode_create(&c, &d), ERR_OK);
     for (uint32_t k = 0; k < STREAMS; k++)

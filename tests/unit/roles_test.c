@@ -159,13 +159,15 @@ static void open_side(int i, uint32_t n_blocks)
     struct kvt_node_config k = {
         .loop = &loop, .host = "127.0.0.1", .n_blocks = n_blocks, .on_link = on_link};
     struct err_msg msg = {""};
+    void *pool;
 
     if (engine_open(&e, &msg, &engines[i]) != ERR_OK)
         fail_msg("%s", msg.text);
     k.layout = engine_info(engines[i])->kv;
     if (kvt_node_create(&k, &msg, &nodes[i]) != ERR_OK)
         fail_msg("%s", msg.text);
-    assert_int_equal(engine_attach_kv(engines[i], kvt_node_pool(nodes[i]), n_blocks), ERR_OK);
+    pool = kvt_node_pool(nodes[i], 0);
+    assert_int_equal(engine_attach_kv(engines[i], &pool, n_blocks), ERR_OK);
 }
 
 static void introduce(void)
