@@ -36,7 +36,7 @@ enum gpu_dtype { GPU_BF16 = 1, GPU_F16 = 2 };
 
 struct gpu_info {
     char name[96];
-    char bus_id[32];  /* of the card: equal in two processes that share it */
+    char bus_id[32];       /* of the card: equal in two processes that share it */
     uint32_t major, minor; /* compute capability */
     uint32_t n_multiprocessors;
     uint64_t total_bytes, l2_bytes;

@@ -54,7 +54,8 @@ struct alignas(16) vec16 {
 template <auto *kernel, class... Args>
 static enum err gpu_launch(struct gpu_dims d, gpu_stream stream, Args... args)
 {
-    static unsigned long long raised; /* devices on which this kernel's shared memory limit is raised */
+    static unsigned long long
+        raised; /* devices on which this kernel's shared memory limit is raised */
 
     if (d.x == 0 || d.y == 0 || d.z == 0 || d.threads == 0 || d.threads > 1024)
         return ERR_INVALID;
@@ -64,7 +65,8 @@ static enum err gpu_launch(struct gpu_dims d, gpu_stream stream, Args... args)
             return ERR_DEVICE;
         unsigned long long bit = 1ull << (device & 63);
         if ((__atomic_load_n(&raised, __ATOMIC_RELAXED) & bit) == 0) {
-            if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024) != cudaSuccess)
+            if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     227 * 1024) != cudaSuccess)
                 return ERR_DEVICE;
             __atomic_fetch_or(&raised, bit, __ATOMIC_RELAXED);
         }
@@ -123,16 +125,23 @@ static __device__ __forceinline__ float exp2_fast(float x)
 /* d += a b for one warp: a 16 x 16 (row-major), b 16 x 8 (column-major), d 16 x 8 fp32, in the fragments of
  * the PTX ISA's mma.m16n8k16: lane = 4 * g + t holds a[0] = A[g][2t..], a[1] = A[g+8][2t..], a[2] = A[g][2t+8..],
  * a[3] = A[g+8][2t+8..]; b[0] = B[2t..][g], b[1] = B[2t+8..][g]; d[0..1] = D[g][2t..], d[2..3] = D[g+8][2t..]. */
-template <class T> static __device__ __forceinline__ void mma_16816(float d[4], const uint32_t a[4], const uint32_t b[2]);
-template <> __device__ __forceinline__ void mma_16816<bf16>(float d[4], const uint32_t a[4], const uint32_t b[2])
+template <class T>
+static __device__ __forceinline__ void mma_16816(float d[4], const uint32_t a[4],
+                                                 const uint32_t b[2]);
+template <>
+__device__ __forceinline__ void mma_16816<bf16>(float d[4], const uint32_t a[4],
+                                                const uint32_t b[2])
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
+                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-template <> __device__ __forceinline__ void mma_16816<f16>(float d[4], const uint32_t a[4], const uint32_t b[2])
+template <>
+__device__ __forceinline__ void mma_16816<f16>(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+                 "{%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
@@ -159,7 +168,8 @@ static __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t r[4], const vo
  * for this thread after cp_async_wait<n>() has left at most n newer groups open; for others after a barrier more. */
 static __device__ __forceinline__ void cp_async16(void *shared, const void *global, bool valid)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(shared)),
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(shared)),
                  "l"(global), "r"(valid ? 16 : 0)
                  : "memory");
 }
