@@ -27,12 +27,16 @@ namespace
 
 using work = std::function<void()>;
 
+/* An event counts its records and how far the streams have passed them; work in flight outlives the event. */
+struct marks {
+    uint64_t recorded = 0, passed = 0;
+    uint64_t passed_ns = 0;
+};
+
 struct piece {
     work run; /* may be empty: only a wait or a mark */
-    gpu_event await = nullptr;
-    uint64_t await_mark = 0;
-    gpu_event pass = nullptr;
-    uint64_t pass_mark = 0;
+    std::shared_ptr<marks> await, pass;
+    uint64_t await_mark = 0, pass_mark = 0;
 };
 
 std::mutex lock; /* over all below: streams, events, devices */
@@ -54,8 +58,7 @@ struct CUgraphExec_st {
 };
 
 struct CUevent_st {
-    uint64_t recorded = 0, passed = 0; /* marks */
-    uint64_t passed_ns = 0;
+    std::shared_ptr<marks> at = std::make_shared<marks>();
 };
 
 struct CUstream_st {
@@ -497,8 +500,8 @@ enum err gpu_event_record(gpu_event e, gpu_stream s)
         CUstream_st *on = emu::stream_of(s);
         if (on != nullptr && on->capture != nullptr)
             return ERR_OK; /* a graph's steps run in the order of their capture */
-        p.pass = e;
-        p.pass_mark = ++e->recorded;
+        p.pass = e->at;
+        p.pass_mark = ++e->at->recorded;
     }
     return emu::push(s, std::move(p));
 }
@@ -511,8 +514,8 @@ enum err gpu_stream_await(gpu_stream s, gpu_event e)
         CUstream_st *on = emu::stream_of(s);
         if (on != nullptr && on->capture != nullptr)
             return ERR_OK;
-        p.await = e;
-        p.await_mark = e->recorded;
+        p.await = e->at;
+        p.await_mark = e->at->recorded;
     }
     return emu::push(s, std::move(p));
 }
@@ -520,18 +523,18 @@ enum err gpu_stream_await(gpu_stream s, gpu_event e)
 enum err gpu_event_query(gpu_event e)
 {
     std::lock_guard<std::mutex> hold(lock);
-    return broken() ? ERR_DEVICE : e->passed >= e->recorded ? ERR_OK : ERR_TIMEOUT;
+    return broken() ? ERR_DEVICE : e->at->passed >= e->at->recorded ? ERR_OK : ERR_TIMEOUT;
 }
 
 enum err gpu_event_wait(gpu_event e, uint64_t deadline_ns)
 {
-    return wait_until(deadline_ns, [=] { return e->passed >= e->recorded; });
+    return wait_until(deadline_ns, [=] { return e->at->passed >= e->at->recorded; });
 }
 
 enum err gpu_event_ms(gpu_event from, gpu_event to, float *ms)
 {
     std::lock_guard<std::mutex> hold(lock);
-    *ms = (float)(int64_t)(to->passed_ns - from->passed_ns) * 1e-6f;
+    *ms = (float)(int64_t)(to->at->passed_ns - from->at->passed_ns) * 1e-6f;
     return ERR_OK;
 }
 
