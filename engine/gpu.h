@@ -56,6 +56,9 @@ MUST_USE enum err gpu_memory(struct gpu *g, uint64_t *free_bytes, uint64_t *tota
 MUST_USE enum err gpu_use(struct gpu *g);
 /* The text of the first failure of this process's devices, "" if there was none.  Any thread. */
 const char *gpu_trouble(void);
+/* For libraries beside the runtime: `call` failed, with this text.  The first failure of the process is logged
+ * and kept for gpu_trouble.  Returns ERR_DEVICE.  Any thread. */
+enum err gpu_fail(const char *call, const char *text);
 
 /* ---- memory ---- */
 

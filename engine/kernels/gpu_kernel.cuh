@@ -67,12 +67,14 @@ static enum err gpu_launch(struct gpu_dims d, gpu_stream stream, Args... args)
         if ((__atomic_load_n(&raised, __ATOMIC_RELAXED) & bit) == 0) {
             if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      227 * 1024) != cudaSuccess)
-                return ERR_DEVICE;
+                return gpu_fail(__PRETTY_FUNCTION__, cudaGetErrorString(cudaGetLastError()));
             __atomic_fetch_or(&raised, bit, __ATOMIC_RELAXED);
         }
     }
     kernel<<<dim3(d.x, d.y, d.z), d.threads, d.shared, stream>>>(args...);
-    return cudaGetLastError() == cudaSuccess ? ERR_OK : ERR_DEVICE;
+    cudaError_t refused = cudaGetLastError();
+    return refused == cudaSuccess ? ERR_OK
+                                  : gpu_fail(__PRETTY_FUNCTION__, cudaGetErrorString(refused));
 }
 
 static __device__ __forceinline__ float to_float(bf16 v)

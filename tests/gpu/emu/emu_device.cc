@@ -364,6 +364,12 @@ const char *gpu_trouble(void)
     return trouble;
 }
 
+enum err gpu_fail(const char *call, const char *text)
+{
+    emu::break_device((std::string(call) + ": " + text).c_str());
+    return ERR_DEVICE;
+}
+
 enum err gpu_alloc(struct gpu *g, size_t bytes, void **out)
 {
     std::lock_guard<std::mutex> hold(lock);
