@@ -1,3 +1,8 @@
-# The operations of engine/kernels, one NAME.cu and one NAME_ref.c each.
+# The kernels of this folder, one name per line: NAME.cu with NAME.h, and NAME_ref.c, what it must compute, in plain C.
+# tests/gpu/NAME_test.c is found by the same name.
 set(KERNEL_SOURCES
+)
+
+# Those of them that use instructions of sm_90a alone (wgmma, setmaxnreg).
+set(KERNEL_SM90A
 )

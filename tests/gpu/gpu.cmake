@@ -1,0 +1,63 @@
+# Tests of the GPU code (tests/gpu/README.md).  The same source runs twice: on the emulation in every preset (emu_NAME, label
+# emu), and in the cuda preset on a device (gpu_NAME, label gpu), where it ends with 77 if there is none.
+include(${CMAKE_SOURCE_DIR}/engine/kernels/kernels.cmake)
+if(BATON_CUDA)
+  include(${BATON_CUDA_TOOLKIT}/toolkit.cmake)
+endif()
+
+include(gpu/emu/emu.cmake) # gpu_emu, where the preset can have it
+add_custom_target(gpu_tests) # everything that ctest -L gpu runs
+
+# The device's libraries are opened by name, and the toolkit's folder is not one the system knows.
+set(BATON_GPU_ENV ${BATON_TEST_ENV})
+if(BATON_CUDA AND BATON_CUDA_LIBRARIES)
+  list(JOIN BATON_CUDA_LIBRARIES ":" folders)
+  list(APPEND BATON_GPU_ENV "LD_LIBRARY_PATH=${folders}")
+endif()
+
+function(baton_gpu_program target kind test)
+  add_executable(${target} ${test} ${T_SOURCES})
+  target_link_libraries(${target} PRIVATE ${ARGN} ${T_LIBS} engine_kernels_ref base PkgConfig::CMOCKA m)
+  add_test(NAME ${target} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${target} PROPERTIES LABELS ${kind} TIMEOUT ${T_TIMEOUT} SKIP_RETURN_CODE 77
+    ENVIRONMENT "${BATON_GPU_ENV}")
+endfunction()
+
+# baton_gpu_test(NAME [SOURCES more.c] [LIBS ...] [TIMEOUT s]): tests/gpu/NAME_test.c on both.
+function(baton_gpu_test name)
+  cmake_parse_arguments(T "" "TIMEOUT" "SOURCES;LIBS" ${ARGN})
+  if(NOT T_TIMEOUT)
+    set(T_TIMEOUT ${BATON_TEST_TIMEOUT})
+  endif()
+  if(TARGET gpu_emu)
+    baton_gpu_program(emu_${name} emu gpu/${name}_test.c gpu_emu)
+    target_compile_definitions(emu_${name} PRIVATE GPU_EMULATED)
+  endif()
+  if(BATON_CUDA)
+    baton_gpu_program(gpu_${name} gpu gpu/${name}_test.c engine)
+    set_tests_properties(gpu_${name} PROPERTIES RUN_SERIAL ON) # they share one card
+    add_dependencies(gpu_tests gpu_${name})
+  endif()
+endfunction()
+
+# Every kernel has a test of its name; others are registered in a .cmake file beside this one.
+foreach(name ${KERNEL_SOURCES})
+  if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name}_test.c)
+    baton_gpu_test(${name})
+  endif()
+endforeach()
+file(GLOB registered CONFIGURE_DEPENDS gpu/*.cmake)
+foreach(file ${registered})
+  if(NOT file MATCHES "gpu/gpu.cmake$")
+    include(${file})
+  endif()
+endforeach()
+
+# The loader of the libraries: a test of the tree everywhere, and of the real libraries here.
+baton_unit_test(NAME engine_gpu_lib_test
+  SOURCES unit/engine_gpu_lib_test.c ${CMAKE_SOURCE_DIR}/engine/cuda/gpu_lib.c LIBS ${CMAKE_DL_LIBS})
+if(BATON_CUDA AND BATON_CUDA_LIBRARIES)
+  target_compile_definitions(engine_gpu_lib_test PRIVATE BATON_CUDA_LIBRARIES)
+  set_tests_properties(engine_gpu_lib_test PROPERTIES LABELS "unit;gpu" ENVIRONMENT "${BATON_GPU_ENV}")
+  add_dependencies(gpu_tests engine_gpu_lib_test)
+endif()
