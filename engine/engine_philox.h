@@ -2,13 +2,13 @@
  * (key, counter) gives the same 128 bits on every machine and device, in any order.
  *
  * Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
- * Pure code, integers only, so that a GPU kernel may include it.  Thread: any. */
+ * Pure code, integers only; kernels include it.  Thread: any. */
 #ifndef ENGINE_ENGINE_PHILOX_H
 #define ENGINE_ENGINE_PHILOX_H
 
-#include <stdint.h>
+#include "engine/engine_pure.h"
 
-static inline void engine_philox(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4])
+ENGINE_PURE void engine_philox(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4])
 {
     uint32_t k0 = key[0], k1 = key[1];
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
@@ -31,7 +31,7 @@ static inline void engine_philox(const uint32_t key[2], const uint32_t counter[4
 }
 
 /* The 64 random bits that choose generated token `index` of a stream with this seed. */
-static inline uint64_t engine_philox_draw(uint64_t seed, uint32_t index)
+ENGINE_PURE uint64_t engine_philox_draw(uint64_t seed, uint32_t index)
 {
     const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     const uint32_t counter[4] = {index, 0, 0, 0};

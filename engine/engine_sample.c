@@ -1,10 +1,11 @@
 /* engine/engine_sample.c - see the header for the contract.
  *
- * Two things are kept exact so that a stream resumed on another machine draws what it would have drawn
- * from the same logits: the exponential is our own polynomial in plain float operations (libm's differs
- * between processors), and probabilities are integers (a weight of 2^40 for the most likely token), so
- * that sums do not depend on their order and no rounding is left over at the end of a walk.  What lies
- * more than a factor of 2^40 below the most likely token is never drawn.
+ * What is computed is exact, so that a stream resumed on another machine draws what it would have drawn from
+ * the same logits, and so that the GPU's sampler (engine/kernels/sample.h) can give the same tokens: weights
+ * are integers and every share of them is (engine_sample_math.h), candidates have distinct keys, and no
+ * result depends on the order of additions or on a library's logarithm.  What lies more than a factor of
+ * 2^41 below the most likely token is never drawn.  Bounds here only save work: each leaves more than is
+ * needed, and moving it changes no token.
  *
  * The whole vocabulary is read once, for the largest logit of each run of 64.  After that only runs
  * that can hold a candidate are looked at again; the candidates are kept in id order, and the filters
@@ -13,7 +14,7 @@
  * then do not move the other boundaries.
  *
  * Non-finite logits: NaN counts as -inf, because it loses every comparison here (as the run maximum, as
- * a candidate, in exp2_neg); +inf as the largest float.  If nothing is above -inf, the lowest id that is
+ * a candidate, as a weight); +inf as the largest float.  If nothing is above -inf, the lowest id that is
  * not a banned stop id is the token. */
 #include "engine/engine_sample.h"
 
@@ -23,6 +24,7 @@
 
 #include "engine/engine_history.h"
 #include "engine/engine_philox.h"
+#include "engine/engine_sample_math.h"
 
 enum {
     RUN = 64,        /* logits per run */
@@ -32,23 +34,13 @@ enum {
     KEY_LOW_SHIFT = 53
 };
 
-#define WEIGHT_ONE 0x1p40f
-#define WEIGHT_LOG2_MIN (-41.0f) /* weights below are 0 */
-#define GREEDY_BELOW 1e-5f       /* temperatures below cannot be told from greedy */
+#define WEIGHT_LOG2_MIN (-42.0f) /* weights that far down are 0 */
 #define LOGPROB_MIN (-9999.0f)   /* finite, so that it can be written as JSON */
-#define LOG2_E 1.44269504088896341f
-
-__extension__ typedef unsigned __int128 u128;
 
 /* A candidate's rank in one number: larger logit first, then lower id. */
 static inline uint64_t key_of(float logit, uint32_t id)
 {
-    uint32_t bits;
-
-    logit += 0.0f; /* -0 and 0 are equal */
-    memcpy(&bits, &logit, 4);
-    bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    return (uint64_t)bits << 32 | (uint32_t)~id;
+    return (uint64_t)engine_rank(logit) << 32 | (uint32_t)~id;
 }
 
 static inline uint32_t key_id(uint64_t key)
@@ -202,49 +194,24 @@ static int32_t lowest_with(const float *logits, uint32_t vocab, const float *run
 
 /* ---- weights ----------------------------------------------------------------------------------- */
 
-/* 2^x for x <= 0, relative error under 2e-7; below 2^-126, and for NaN, it stays there. */
-static inline float exp2_neg(float x)
+/* All weights together: at most 2^40 a token. */
+static uint64_t sum_weights(const float *logits, uint32_t vocab, float max, float scale)
 {
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    float shifted, f, p;
-    uint32_t bits, n;
-
-    x = x > -126.0f ? x : -126.0f;
-    shifted = x + magic;
-    f = x - (shifted - magic);
-    memcpy(&n, &shifted, 4);
-    p = 1.5252734e-5f;
-    p = p * f + 1.5403530e-4f;
-    p = p * f + 1.3333558e-3f;
-    p = p * f + 9.6181291e-3f;
-    p = p * f + 5.5504109e-2f;
-    p = p * f + 2.4022651e-1f;
-    p = p * f + 6.9314718e-1f;
-    p = p * f + 1.0f;
-    memcpy(&bits, &p, 4);
-    bits += n << 23; /* the magic's own bits are shifted out */
-    memcpy(&p, &bits, 4);
-    return p;
-}
-
-/* The sum of 2^((logit - max) * scale), always added in the same order. */
-static double sum_exp(const float *logits, uint32_t vocab, float max, float scale)
-{
-    double sum = 0, lane[LANES] = {0};
+    uint64_t sum = 0, lane[LANES] = {0};
     uint32_t i = 0;
 
     for (; i + LANES <= vocab; i += LANES) {
-        float e[LANES];
+        float x[LANES];
 
+        for (int j = 0; j < LANES; j++) /* in two steps: each is vectorised as a whole */
+            x[j] = engine_exp2_weight((logits[i + (uint32_t)j] - max) * scale);
         for (int j = 0; j < LANES; j++)
-            e[j] = exp2_neg((logits[i + (uint32_t)j] - max) * scale);
-        for (int j = 0; j < LANES; j++)
-            lane[j] += (double)e[j];
+            lane[j] += engine_to_integer(x[j]);
     }
     for (int j = 0; j < LANES; j++)
         sum += lane[j];
     for (; i < vocab; i++)
-        sum += (double)exp2_neg((logits[i] - max) * scale);
+        sum += engine_weight(logits[i], max, scale);
     return sum;
 }
 
@@ -351,38 +318,37 @@ static uint64_t weigh(const float *logits, float max, float scale, struct scratc
     uint64_t total = 0;
 
     for (size_t i = 0; i < n; i++) {
-        float x = (logits[key_id(w->keys[i])] - max) * scale;
-
-        w->weights[i] = (uint64_t)(exp2_neg(x) * WEIGHT_ONE);
+        w->weights[i] = engine_weight(logits[key_id(w->keys[i])], max, scale);
         total += w->weights[i];
     }
     return total;
 }
 
-/* total: the weight that top_p is a share of. */
-static size_t keep_mass(float top_p, double total, struct scratch *w, size_t n)
+/* Keep the most likely ones that together weigh at least target. */
+static size_t keep_mass(uint64_t target, struct scratch *w, size_t n)
 {
-    uint64_t target = (uint64_t)ceil((double)top_p * total);
     uint64_t threshold;
 
     memcpy(w->sel_keys, w->keys, n * sizeof(*w->keys));
     memcpy(w->sel_weights, w->weights, n * sizeof(*w->weights));
-    threshold = select_threshold(w->sel_keys, w->sel_weights, n, target > 0 ? target : 1, w->hist);
+    threshold = select_threshold(w->sel_keys, w->sel_weights, n, target, w->hist);
     return keep_from(threshold, w, n, true);
 }
 
-/* All tokens below this together weigh less than the share that top_p leaves out, so the shortest part
- * that reaches top_p has none of them. */
-static float bound_for_mass(float top_p, double sum, uint32_t vocab, float max, float scale)
+/* All tokens below this together weigh no more than left_out, what the share of top_p leaves of the total, so
+ * the shortest part that reaches the share has none of them.  A twentieth of an octave covers the roundings
+ * of weights and logarithm where an allowed weight is large enough for it to be a few units. */
+static float bound_for_mass(uint64_t left_out, uint32_t vocab, float max, float scale)
 {
-    double left_out = (1.0 - (double)top_p) * sum;
+    double each = (double)left_out / vocab;
 
-    return max + (float)(log2(left_out / vocab) / (double)scale);
+    if (each < 64)
+        return -INFINITY;
+    return max + (float)((log2(each) - ENGINE_WEIGHT_BITS - 0.05) / (double)scale);
 }
 
-static size_t keep_min(float min_p, struct scratch *w, size_t n)
+static size_t keep_min(uint64_t least, struct scratch *w, size_t n)
 {
-    uint64_t least = (uint64_t)(min_p * WEIGHT_ONE);
     size_t kept = 0;
 
     for (size_t i = 0; i < n; i++) {
@@ -401,7 +367,7 @@ static int32_t walk(const struct scratch *w, size_t n, uint64_t random)
 
     for (size_t j = 0; j < n; j++)
         total += w->weights[j];
-    left = (uint64_t)((u128)random * total >> 64); /* below total */
+    left = engine_mul_high(random, total); /* below total */
     while (i + 1 < n && left >= w->weights[i])
         left -= w->weights[i++];
     return (int32_t)key_id(w->keys[i]);
@@ -411,26 +377,25 @@ static int32_t walk(const struct scratch *w, size_t n, uint64_t random)
 static int32_t draw(const float *logits, uint32_t vocab, const struct engine_sampling *s,
                     uint32_t sample_index, float max, struct scratch *w)
 {
-    float scale = LOG2_E / s->temperature;
+    float scale = ENGINE_LOG2_E / s->temperature;
     float bound = max + WEIGHT_LOG2_MIN / scale, higher = bound;
-    double total = 0, weight;
+    uint64_t share = engine_share(s->top_p), total = 0, weight;
     size_t n;
 
     if (s->top_k > 0) {
         higher = bound_for_top((uint32_t)s->top_k, run_count(vocab), w);
-    } else if (s->top_p < 1.0f) {
-        total = sum_exp(logits, vocab, max, scale);
-        higher = bound_for_mass(s->top_p, total, vocab, max, scale);
-        total *= (double)WEIGHT_ONE;
+    } else if (share != 0) {
+        total = sum_weights(logits, vocab, max, scale);
+        higher = bound_for_mass(total - engine_share_of(total, share), vocab, max, scale);
     }
     n = collect(logits, vocab, higher > bound ? higher : bound, w);
     if (s->top_k > 0)
         n = keep_top((uint32_t)s->top_k, w, n);
-    weight = (double)weigh(logits, max, scale, w, n);
-    if (s->top_p < 1.0f)
-        n = keep_mass(s->top_p, s->top_k > 0 ? weight : total, w, n);
+    weight = weigh(logits, max, scale, w, n);
+    if (share != 0)
+        n = keep_mass(engine_share_of(s->top_k > 0 ? weight : total, share), w, n);
     if (s->min_p > 0.0f)
-        n = keep_min(s->min_p, w, n);
+        n = keep_min(engine_least(s->min_p), w, n);
     return walk(w, n, engine_philox_draw(s->seed, sample_index));
 }
 
@@ -468,7 +433,8 @@ static void list_top(const float *logits, uint32_t vocab, uint32_t n_top, float 
 static void report_logprobs(const float *logits, uint32_t vocab, const struct engine_sampling *s,
                             float max, struct scratch *w, struct engine_sampled *out)
 {
-    double log_sum = log(sum_exp(logits, vocab, max, LOG2_E));
+    uint64_t sum = sum_weights(logits, vocab, max, ENGINE_LOG2_E);
+    double log_sum = log(ldexp((double)sum, -ENGINE_WEIGHT_BITS));
     uint32_t n_top = s->n_top < ENGINE_TOP_LOGPROBS_MAX ? s->n_top : ENGINE_TOP_LOGPROBS_MAX;
 
     out->logprob = logprob_of(logits[out->token], max, log_sum);
@@ -483,7 +449,7 @@ void engine_sample(float *logits, uint32_t vocab, const struct engine_sampling *
                    struct engine_sampled *out)
 {
     struct scratch w = lay_out(memory, vocab);
-    bool greedy = !(s->temperature >= GREEDY_BELOW);
+    bool greedy = !(s->temperature >= ENGINE_GREEDY_BELOW);
     float max;
 
     out->logprob = 0;
