@@ -65,7 +65,8 @@ enum err engine_open_backend(const struct engine_backend *backend,
 
     if (c.model_dir == NULL && strcmp(backend->name, "sim") != 0)
         return err_set(msg, ERR_INVALID, "engine: a model directory is needed");
-    if ((err = resolve("block_tokens", &c.block_tokens, BLOCK_TOKENS_DEFAULT, BLOCK_TOKENS_MAX,
+    if ((err = resolve("tp", &c.tp, 1, ENGINE_PARTS_MAX, msg)) != ERR_OK ||
+        (err = resolve("block_tokens", &c.block_tokens, BLOCK_TOKENS_DEFAULT, BLOCK_TOKENS_MAX,
                        msg)) != ERR_OK ||
         (err = resolve("max_batch", &c.max_batch, BATCH_DEFAULT, BATCH_MAX, msg)) != ERR_OK ||
         (err = resolve("max_step_tokens", &c.max_step_tokens, STEP_TOKENS_DEFAULT, STEP_TOKENS_MAX,

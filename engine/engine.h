@@ -31,10 +31,11 @@ struct engine; /* opaque */
 typedef void (*engine_progress_fn)(void *arg, const char *phase, uint64_t done, uint64_t total);
 
 struct engine_config {
-    const char *backend;         /* "cpu", "sim"; "cuda" where built in */
-    const char *model_dir;       /* Hugging Face directory; sim reads only config.json from it */
-    const char *sim_profile;     /* sim: profile file, NULL = zero modelled time */
-    uint32_t threads;            /* compute threads, 0 = as many as cores the process may use */
+    const char *backend;     /* "cpu", "sim"; "cuda" where built in */
+    const char *model_dir;   /* Hugging Face directory; sim reads only config.json from it */
+    const char *sim_profile; /* sim: profile file, NULL = zero modelled time */
+    uint32_t threads; /* compute threads of all ranks, 0 = as many as cores the process may use */
+    uint32_t tp;      /* ranks that share the model (engine/tp/tp_shard.h), 0 = 1 */
     uint32_t block_tokens;       /* tokens per KV block, 0 = 16 */
     uint32_t max_context;        /* 0 = the model's own; larger than the model's is refused */
     uint32_t max_batch;          /* most slots in one step, 0 = 256 */

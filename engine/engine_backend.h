@@ -15,7 +15,7 @@ enum { ENGINE_PARTS_MAX = WIRE_KV_PARTS_MAX };
 
 struct engine_backend {
     const char *name;
-    /* block_tokens, max_batch and max_step_tokens are filled in and in range; max_context may be 0.
+    /* tp, block_tokens, max_batch and max_step_tokens are filled in and in range; max_context may be 0.
      * Sets (*out)->info; the dispatcher sets the rest of struct engine. */
     enum err (*open)(const struct engine_config *config, struct err_msg *msg, struct engine **out);
     /* The pool is known: e->kv_base, e->kv_blocks.  May be NULL. */

@@ -1,5 +1,5 @@
 /* engine/cpu/cpu_backend.c - opening a model on the CPU: choosing kernels, binding weights where they
- * lie in the mapping, sizing the scratch.
+ * lie in the mapping, dealing them out to the ranks.
  *
  * Weights are used in the type and the order they are stored in: no packed copy, so that all worker
  * processes of a machine share one set of pages, and a decode step reads each weight once, in order.
@@ -15,6 +15,10 @@
 #include "base/mem.h"
 
 static const double TWO_PI = 6.283185307179586;
+
+/* Ranks wait for each other no longer than this: far above the longest stretch that a rank computes between
+ * two collectives, and all that a stuck one can cost. */
+enum { COLLECTIVE_MS = 120000 };
 
 /* ---- weights ---- */
 
@@ -65,6 +69,7 @@ static void bind_matrix(const struct cpu_engine *c, struct cpu_matrix *m,
     m->w = t->data;
     m->n = (uint32_t)t->dims[0];
     m->k = (uint32_t)t->dims[1];
+    m->ldw = m->k;
     m->dtype = t->dtype;
     m->gemm = pick_gemm(c, t->dtype);
     m->bias = NULL;
@@ -168,105 +173,18 @@ static enum err bind_weights(struct cpu_engine *c, struct err_msg *msg)
     return ERR_OK;
 }
 
-/* ---- scratch ---- */
-
-static uint32_t max_u32(uint32_t a, uint32_t b)
-{
-    return a > b ? a : b;
-}
-
-/* Zeroed, so that the padding of activation rows is zero and stays it. */
-static bool take(void *slot, size_t count, size_t size, uint64_t *total)
-{
-    void **out = slot;
-    size_t bytes;
-
-    if (!mem_mul(count, size, &bytes) || !mem_add(bytes, CPU_ALIGN, &bytes))
-        return false;
-    *out = mem_try_aligned(CPU_ALIGN, bytes);
-    if (*out == NULL)
-        return false;
-    memset(*out, 0, bytes);
-    *total += bytes;
-    return true;
-}
-
-static enum err allocate_scratch(struct cpu_engine *c, const struct engine_config *config,
-                                 struct err_msg *msg)
-{
-    const struct engine_model_config *m = c->config;
-    size_t rows = config->max_step_tokens, threads = cpu_pool_threads(c->pool);
-    size_t q = (size_t)m->n_heads * m->head_dim, kv = (size_t)m->n_kv_heads * m->head_dim;
-    uint32_t widest = max_u32(max_u32(m->hidden, m->ffn), (uint32_t)q);
-    uint64_t total = 0;
-    bool ok;
-
-    c->max_rows = config->max_step_tokens;
-    c->act_stride = (widest + CPU_K_PAD - 1) / CPU_K_PAD * CPU_K_PAD;
-    c->tmp_stride = c->act_stride;
-    c->attend_stride = (cpu_attend_scratch(m->head_dim) + 15) / 16 * 16;
-    c->sample_stride = (engine_sample_scratch_bytes(m->vocab) + 63) / 64 * 64;
-    c->logit_rows = config->max_batch < CPU_LOGIT_ROWS ? config->max_batch : CPU_LOGIT_ROWS;
-    /* one job per span, token and head at most */
-    ok = mem_mul(rows, m->n_heads, &q) && q < UINT32_MAX;
-    c->n_jobs_max = (uint32_t)q;
-    q = (size_t)m->n_heads * m->head_dim;
-    ok = ok && take(&c->x, rows * m->hidden, sizeof(float), &total) &&
-         take(&c->act, rows * c->act_stride, c->bf16_activations ? 2 : 4, &total) &&
-         take(&c->q, rows * q, sizeof(float), &total) &&
-         take(&c->att, rows * q, sizeof(float), &total) &&
-         take(&c->k, rows * kv, sizeof(float), &total) &&
-         take(&c->v, rows * kv, sizeof(float), &total) &&
-         take(&c->gate, rows * m->ffn, sizeof(float), &total) &&
-         take(&c->up, rows * m->ffn, sizeof(float), &total) &&
-         take(&c->rope, rows * m->head_dim, sizeof(float), &total) &&
-         take(&c->logits, (size_t)c->logit_rows * m->vocab, sizeof(float), &total) &&
-         take(&c->row_token, rows, sizeof(int32_t), &total) &&
-         take(&c->row_position, rows, sizeof(uint32_t), &total) &&
-         take(&c->row_span, rows, sizeof(uint32_t), &total) &&
-         take(&c->spans, rows, sizeof(struct cpu_span), &total) &&
-         take(&c->jobs, c->n_jobs_max, sizeof(struct cpu_attend_job), &total) &&
-         take(&c->thread_tmp, threads * c->tmp_stride, sizeof(float), &total) &&
-         take(&c->thread_attend, threads * c->attend_stride, sizeof(float), &total) &&
-         take(&c->thread_sample, threads, c->sample_stride, &total);
-    if (!ok)
-        return err_set(msg, ERR_NOMEM,
-                       "engine: no memory for the work space of %u tokens per step; lower "
-                       "max_step_tokens",
-                       config->max_step_tokens);
-    LOG_INFO("engine", "work space", "bytes=%" PRIu64 " rows=%u threads=%zu", total, c->max_rows,
-             threads);
-    return ERR_OK;
-}
-
 /* ---- open and close ---- */
 
 static void cpu_close(struct engine *e)
 {
     struct cpu_engine *c = (struct cpu_engine *)e;
-    void *const blocks[] = {c->layers,
-                            c->vectors,
-                            c->inv_freq,
-                            c->x,
-                            c->act,
-                            c->q,
-                            c->att,
-                            c->k,
-                            c->v,
-                            c->gate,
-                            c->up,
-                            c->rope,
-                            c->logits,
-                            c->row_token,
-                            c->row_position,
-                            c->row_span,
-                            c->spans,
-                            c->jobs,
-                            c->thread_tmp,
-                            c->thread_attend,
-                            c->thread_sample};
+    void *const blocks[] = {c->layers,       c->vectors,  c->inv_freq, c->ranks,  c->row_token,
+                            c->row_position, c->row_span, c->spans,    c->sampled};
 
-    cpu_pool_destroy(c->pool);
+    cpu_pool_destroy(c->launcher);
+    for (uint32_t i = 0; c->ranks != NULL && i < c->tp; i++)
+        cpu_rank_close(&c->ranks[i]);
+    tp_comm_destroy(c->comm);
     for (size_t i = 0; i < sizeof(blocks) / sizeof(blocks[0]); i++)
         mem_free(blocks[i]);
     engine_model_close(c->model);
@@ -289,7 +207,7 @@ static enum err fill_info(struct cpu_engine *c, const struct engine_config *conf
                                        .block_tokens = config->block_tokens,
                                        .dtype = WIRE_KV_F32,
                                        .model_id = engine_model_id(c->model),
-                                       .parts = 1};
+                                       .parts = c->tp};
     info->vocab = m->vocab;
     info->max_context = config->max_context != 0 ? config->max_context : m->max_positions;
     info->max_batch = config->max_batch;
@@ -307,31 +225,90 @@ static void report_progress(void *arg, uint64_t done, uint64_t total)
         config->progress(config->progress_arg, "loading weights", done, total);
 }
 
+/* What the rows of a step are, and which of them are sampled. */
+static enum err allocate_lists(struct cpu_engine *c, const struct engine_config *config)
+{
+    size_t rows = config->max_step_tokens;
+
+    c->max_rows = config->max_step_tokens;
+    c->logit_rows = config->max_batch < CPU_LOGIT_ROWS ? config->max_batch : CPU_LOGIT_ROWS;
+    c->row_token = mem_try_calloc(rows, sizeof(c->row_token[0]));
+    c->row_position = mem_try_calloc(rows, sizeof(c->row_position[0]));
+    c->row_span = mem_try_calloc(rows, sizeof(c->row_span[0]));
+    c->spans = mem_try_calloc(rows, sizeof(c->spans[0]));
+    c->sampled = mem_try_calloc(rows, sizeof(c->sampled[0]));
+    return c->row_token != NULL && c->row_position != NULL && c->row_span != NULL &&
+                   c->spans != NULL && c->sampled != NULL
+               ? ERR_OK
+               : ERR_NOMEM;
+}
+
+/* The shards alone: tells whether the model can be split so before a weight is read. */
+static enum err deal_shards(struct cpu_engine *c, const struct engine_config *config,
+                            struct err_msg *msg)
+{
+    const struct tp_grain any = {1, 1}; /* these kernels take any width */
+
+    c->ranks = mem_try_calloc(config->tp, sizeof(c->ranks[0]));
+    if (c->ranks == NULL)
+        return err_set(msg, ERR_NOMEM, "engine: no memory");
+    c->tp = config->tp;
+    for (uint32_t i = 0; i < c->tp; i++) {
+        enum err err = tp_shard_of(c->config, any, i, c->tp, &c->ranks[i].shard, msg);
+
+        if (err != ERR_OK)
+            return err;
+        c->ranks[i].engine = c;
+    }
+    return ERR_OK;
+}
+
+/* With more ranks than threads asked for, each has one: they must all run at once. */
+static enum err open_ranks(struct cpu_engine *c, uint32_t threads, uint64_t *scratch)
+{
+    const struct tp_comm_config comm = {
+        .n_ranks = c->tp, .deadline_ms = COLLECTIVE_MS, .spin = c->tp <= cpu_pool_cores()};
+    enum err err = ERR_OK;
+
+    if (c->tp > 1 && ((err = tp_comm_create(&comm, &c->comm)) != ERR_OK ||
+                      (err = cpu_pool_create(c->tp, &c->launcher)) != ERR_OK))
+        return err;
+    for (uint32_t i = 0; i < c->tp && err == ERR_OK; i++) {
+        uint32_t n = threads / c->tp + (i < threads % c->tp);
+
+        err = cpu_rank_open(&c->ranks[i], n > 0 ? n : 1, scratch);
+    }
+    return err;
+}
+
 static enum err open_parts(struct cpu_engine *c, const struct engine_config *config,
                            struct err_msg *msg)
 {
     uint32_t threads = config->threads != 0 ? config->threads : cpu_pool_cores();
     struct engine_config progress = *config;
+    uint64_t scratch = 0;
     enum err err = engine_model_open(config->model_dir, msg, &c->model);
 
     if (err != ERR_OK)
         return err;
     c->config = engine_model_config(c->model);
-    err = fill_info(c, config, msg);
-    if (err != ERR_OK)
+    if ((err = deal_shards(c, config, msg)) != ERR_OK ||
+        (err = fill_info(c, config, msg)) != ERR_OK || (err = bind_weights(c, msg)) != ERR_OK)
         return err;
-    err = cpu_pool_create(threads, &c->pool);
-    if (err != ERR_OK)
-        return err_set(msg, err, "engine: cannot start %u compute threads", threads);
-    if ((err = bind_weights(c, msg)) != ERR_OK ||
-        (err = allocate_scratch(c, config, msg)) != ERR_OK)
-        return err;
+    if ((err = allocate_lists(c, config)) != ERR_OK ||
+        (err = open_ranks(c, threads, &scratch)) != ERR_OK)
+        return err_set(msg, err,
+                       "engine: no memory, or no threads, for the work space of %u tokens per step "
+                       "on %u ranks with %u threads; lower max_step_tokens or threads",
+                       config->max_step_tokens, c->tp, threads);
+    LOG_INFO("engine", "work space", "bytes=%" PRIu64 " rows=%u threads=%u", scratch, c->max_rows,
+             threads);
     engine_model_prefault(c->model, report_progress, &progress);
     LOG_INFO("engine", "model loaded",
-             "backend=cpu kernels=%s activations=%s threads=%u params=%" PRIu64
+             "backend=cpu kernels=%s activations=%s tp=%u threads=%u params=%" PRIu64
              " weight_bytes=%" PRIu64,
-             c->kernels->name, c->bf16_activations ? "bf16" : "f32", threads, c->base.info.n_params,
-             c->base.info.weight_bytes);
+             c->kernels->name, c->bf16_activations ? "bf16" : "f32", c->tp, threads,
+             c->base.info.n_params, c->base.info.weight_bytes);
     return ERR_OK;
 }
 

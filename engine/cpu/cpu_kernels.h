@@ -31,7 +31,8 @@ struct cpu_gemm {
     const void *x; /* float, or bf16 where the function says so; CPU_ALIGN aligned */
     size_t ldx;    /* elements, a multiple of CPU_K_PAD; zero from k on */
     uint32_t m, k;
-    const void *w; /* row n at w + n * k elements; aligned to its element only */
+    const void *w; /* row n at w + n * ldw elements; aligned to its element only */
+    size_t ldw;    /* k, or more where w is some columns of a wider matrix */
     float *out;
     size_t ldo;
     const float *bias; /* or NULL */

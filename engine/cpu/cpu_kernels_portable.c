@@ -41,7 +41,7 @@ static void gemm(const struct cpu_gemm *g, uint32_t n0, uint32_t n1, enum engine
     const float *x = g->x;
 
     for (uint32_t n = n0; n < n1; n++) {
-        const uint8_t *row = (const uint8_t *)g->w + (size_t)n * g->k * elem;
+        const uint8_t *row = (const uint8_t *)g->w + (size_t)n * g->ldw * elem;
 
         for (uint32_t i = 0; i < g->m; i++) {
             float acc[LANES] = {0};

@@ -43,6 +43,7 @@ struct cpu_pool {
     uint32_t generation;
     uint32_t n_threads;
     uint32_t n_started;
+    bool spin; /* a core for every thread: waiting on one takes it from nobody */
     struct worker *workers;
 };
 
@@ -107,7 +108,7 @@ static void *worker_main(void *arg)
 
         if (atomic_load_explicit(&p->stop, memory_order_seq_cst))
             return NULL;
-        for (int i = 0; i < SPIN_IDLE && !found; i++) {
+        for (int i = 0; i < (p->spin ? SPIN_IDLE : 1) && !found; i++) {
             found = has_task(p);
             if (!found)
                 pause_cpu();
@@ -153,7 +154,7 @@ enum err cpu_pool_create(uint32_t n_threads, struct cpu_pool **out)
         n_threads = 1;
     if (n_threads > CPU_POOL_THREADS_MAX)
         n_threads = CPU_POOL_THREADS_MAX;
-    *p = (struct cpu_pool){.n_threads = n_threads};
+    *p = (struct cpu_pool){.n_threads = n_threads, .spin = n_threads <= cpu_pool_cores()};
     p->workers = mem_try_calloc(n_threads, sizeof(p->workers[0]));
     if (p->workers == NULL) {
         mem_free(p);
@@ -185,7 +186,7 @@ static void wait_done(struct cpu_pool *p, uint32_t n_tasks)
 {
     uint32_t done;
 
-    for (int i = 0; i < SPIN_WAIT; i++) {
+    for (int i = 0; p->spin && i < SPIN_WAIT; i++) {
         if (atomic_load_explicit(&p->n_done, memory_order_acquire) == n_tasks)
             return;
         pause_cpu();

@@ -5,7 +5,7 @@
  * The caller works too.  A loop is done when its tasks are done, not when every thread has looked at
  * it: a thread that the kernel has put aside delays nobody unless it holds a task, so on a machine
  * whose cores are taken the loop falls back to the threads that do run.  Idle threads spin for a few
- * microseconds, then sleep in the kernel.
+ * microseconds, if there is a core for each, then sleep in the kernel.
  *
  * Thread     one thread at a time calls run and destroy.
  * Blocking   run blocks until all its tasks are done. */

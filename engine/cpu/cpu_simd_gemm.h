@@ -29,7 +29,7 @@ static inline __attribute__((always_inline)) void
 GEMM_TILE(const struct cpu_gemm *g, uint32_t i, uint32_t n, const uint32_t mr,
           const uint32_t nr, size_t ahead) {
   const GEMM_X *x = (const GEMM_X *)g->x + i * g->ldx;
-  const GEMM_W *w = (const GEMM_W *)g->w + (size_t)n * g->k;
+  const GEMM_W *w = (const GEMM_W *)g->w + (size_t)n * g->ldw;
   uint32_t k = 0, left;
   vf acc[TILE_ROWS][WIDE_COLS];
 
@@ -41,9 +41,9 @@ GEMM_TILE(const struct cpu_gemm *g, uint32_t i, uint32_t n, const uint32_t mr,
 
     UNROLL for (uint32_t c = 0; c < nr; c++) {
       if (ahead != 0)
-        _mm_prefetch((const char *)(w + (size_t)c * g->k + k) + ahead,
+        _mm_prefetch((const char *)(w + (size_t)c * g->ldw + k) + ahead,
                      _MM_HINT_T0);
-      wv[c] = GEMM_LOAD_W(w + (size_t)c * g->k + k);
+      wv[c] = GEMM_LOAD_W(w + (size_t)c * g->ldw + k);
     }
     UNROLL for (uint32_t r = 0; r < mr; r++) {
       GEMM_XV xv = GEMM_LOAD_X(x + r * g->ldx + k);
@@ -58,7 +58,7 @@ GEMM_TILE(const struct cpu_gemm *g, uint32_t i, uint32_t n, const uint32_t mr,
       GEMM_XV xv = GEMM_LOAD_X(x + r * g->ldx + k);
 
       UNROLL for (uint32_t c = 0; c < nr; c++) acc[r][c] = GEMM_MAC(
-          acc[r][c], xv, GEMM_LOAD_W_N(w + (size_t)c * g->k + k, left));
+          acc[r][c], xv, GEMM_LOAD_W_N(w + (size_t)c * g->ldw + k, left));
     }
   }
   UNROLL for (uint32_t r = 0; r < mr; r++) {
@@ -107,7 +107,7 @@ GEMM_ROWS(const struct cpu_gemm *g, uint32_t i, uint32_t mr, uint32_t n,
 /* Few rows: wide tiles hide the latency of the sums, and memory is the limit.
  */
 static void GEMM_WIDE(const struct cpu_gemm *g, uint32_t n0, uint32_t n1) {
-  const size_t ahead = WIDE_COLS * g->k * sizeof(GEMM_W);
+  const size_t ahead = WIDE_COLS * g->ldw * sizeof(GEMM_W);
   uint32_t n = n0;
 
   for (; n + WIDE_COLS <= n1; n += WIDE_COLS) {
@@ -129,7 +129,7 @@ static inline void GEMM_PANEL(const struct cpu_gemm *g, uint32_t first,
   uint32_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
 
   GEMM_ROWS(g, first, rows / tiles, n, TILE_COLS,
-            TILE_COLS * g->k * sizeof(GEMM_W));
+            TILE_COLS * g->ldw * sizeof(GEMM_W));
   for (uint32_t t = 1; t < tiles; t++) {
     uint32_t from = rows * t / tiles, to = rows * (t + 1) / tiles;
 

@@ -127,6 +127,12 @@ static enum err apply_limits(struct sim_engine *s, const struct engine_config *c
         info->vocab = (uint32_t)s->profile.vocab;
     if (s->profile.max_context > 0)
         info->max_context = (uint32_t)s->profile.max_context;
+    if (config->tp > 1)
+        return err_set(
+            msg, ERR_UNSUPPORTED,
+            "sim: tp is %u, but this backend holds no weights to split: model the time of "
+            "tp ranks in its profile, and leave tp out",
+            config->tp);
     if (info->vocab < 16)
         return err_set(msg, ERR_INVALID, "sim: a vocabulary of %u is too small, at least 16",
                        info->vocab);

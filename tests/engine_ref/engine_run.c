@@ -1,8 +1,8 @@
 /* tests/engine_ref/engine_run.c - run the CPU engine over given token ids and print what it says, for
  * the comparison with reference.py.
  *
- *   engine_run DIR [--isa best|portable|avx2|avx512|avx512bf16] [--threads N] [--block-tokens N]
- *              [--chunk N] [--generate N] [--logits FILE] --ids 1,2,3 [--ids 4,5 ...]
+ *   engine_run DIR [--isa best|portable|avx2|avx512|avx512bf16] [--threads N] [--tp N]
+ *              [--block-tokens N] [--chunk N] [--generate N] [--logits FILE] --ids 1,2,3 [--ids 4,5 ...]
  *
  * All sequences run in the same steps.  Prints one line of greedy tokens for each.  FILE gets a record
  * for each sampled token: u32 sequence, u32 index, float logits[vocab].  Blocks are handed out in a
@@ -26,7 +26,7 @@ struct options {
     const char *dir, *logits;
     enum cpu_isa isa;
     bool best;
-    uint32_t threads, block_tokens, chunk, generate, n_seqs;
+    uint32_t threads, tp, block_tokens, chunk, generate, n_seqs;
 };
 
 static struct seq seqs[SEQS_MAX];
@@ -74,6 +74,8 @@ static bool parse_args(int argc, char **argv, struct options *o)
             continue;
         if (strcmp(key, "--threads") == 0)
             o->threads = number;
+        else if (strcmp(key, "--tp") == 0)
+            o->tp = number;
         else if (strcmp(key, "--block-tokens") == 0)
             o->block_tokens = number;
         else if (strcmp(key, "--chunk") == 0 && number > 0)
@@ -89,6 +91,24 @@ static bool parse_args(int argc, char **argv, struct options *o)
     return o->n_seqs > 0;
 }
 
+/* One memory full of NaN, the parts one behind the other. */
+static void *attach_pool(struct engine *e, uint32_t n_blocks)
+{
+    const struct wire_kv_layout *kv = &engine_info(e)->kv;
+    size_t part = ((size_t)n_blocks * wire_kv_part_block_bytes(kv) + 63) / 64 * 64;
+    uint8_t *pool = mem_try_aligned(64, part * kv->parts);
+    void *bases[WIRE_KV_PARTS_MAX];
+
+    if (pool == NULL)
+        exit(1);
+    memset(pool, 0xff, part * kv->parts);
+    for (uint32_t i = 0; i < kv->parts; i++)
+        bases[i] = pool + i * part;
+    if (engine_attach_kv(e, bases, n_blocks) != ERR_OK)
+        exit(1);
+    return pool;
+}
+
 /* Every sequence gets blocks for its whole life, scattered over the pool. */
 static void *make_pool(struct engine *e, const struct options *o)
 {
@@ -98,10 +118,7 @@ static void *make_pool(struct engine *e, const struct options *o)
 
     for (uint32_t i = 0; i < o->n_seqs; i++)
         total += (seqs[i].n_prompt + o->generate) / kv->block_tokens + 1;
-    pool = mem_try_aligned(64, (size_t)total * wire_kv_block_bytes(kv));
-    if (pool == NULL || engine_attach_kv(e, &pool, total) != ERR_OK)
-        exit(1);
-    memset(pool, 0xff, (size_t)total * wire_kv_block_bytes(kv));
+    pool = attach_pool(e, total);
     for (uint32_t i = 0; i < o->n_seqs; i++) {
         uint32_t n = (seqs[i].n_prompt + o->generate) / kv->block_tokens + 1;
 
@@ -187,6 +204,7 @@ int main(int argc, char **argv)
     }
     config.model_dir = o.dir;
     config.threads = o.threads;
+    config.tp = o.tp;
     config.block_tokens = o.block_tokens;
     err = o.best ? engine_open(&config, &msg, &e) : cpu_engine_open_isa(&config, o.isa, &msg, &e);
     if (err != ERR_OK) {

@@ -5,6 +5,10 @@ piece, in pieces of 7 and token by token; KV blocks of 1, 16 and 17 tokens; one 
 alone and among others.  All arrangements of one instruction set must agree bit for bit; one of them is
 held against the reference.
 
+Models whose numbers divide run split over several ranks (--tp) as well: again all arrangements agree bit for
+bit, and the same bounds hold against the reference.  The sum over the ranks is one more rounding of the same
+size as those within a product, so no bound of its own is needed.
+
 Tolerances are largest differences of a logit, in units of the logits' standard deviation:
   2e-5  products in float: rounding of sums of up to a few hundred terms, through a few layers
   2e-2  activations rounded to bf16, against a reference that rounds at the same places: a float
@@ -43,6 +47,9 @@ SHAPES = {
                    mlp_bias=True),
     "mistral": dict(hidden=96, layers=2, heads=6, kv_heads=3, ffn=160, vocab=300, arch="MistralForCausalLM"),
     "one-of-each": dict(hidden=2, layers=1, heads=1, kv_heads=1, ffn=1, vocab=2),
+    "tp4": dict(hidden=40, layers=2, heads=8, kv_heads=4, head_dim=6, ffn=52, vocab=41, attention_bias=True, mlp_bias=True),
+    "tp3": dict(hidden=60, layers=2, heads=6, kv_heads=3, head_dim=20, ffn=51, vocab=100, tied=True),
+    "tp8": dict(hidden=72, layers=3, heads=16, kv_heads=8, head_dim=12, ffn=88, vocab=307, arch="Qwen2ForCausalLM"),
     "group40": dict(hidden=80, layers=1, heads=40, kv_heads=1, head_dim=4, ffn=64, vocab=99),
 }
 # name, dtype, further arguments
@@ -94,6 +101,15 @@ ARRANGEMENTS = [
 ]
 
 
+def ways_to_split(shape):
+    """The numbers of ranks that the shape can be dealt out to."""
+    def fits(tp):
+        share = -(-shape["vocab"] // tp)
+        return shape["kv_heads"] % tp == 0 and shape["ffn"] % tp == 0 and share * (tp - 1) < shape["vocab"]
+
+    return [tp for tp in (1, 2, 3, 4, 8) if fits(tp)]
+
+
 def largest_difference(got, want):
     scale = max(want.std(), 1e-6)
     return np.abs(got - want).max() / scale
@@ -111,27 +127,28 @@ def test_engine_agrees_with_the_reference_and_with_itself(name, dtype, extra, tm
     others = [[int(i) for i in rng.integers(0, vocab, n)] for n in (1, 150, 31, 2)]
     generate = 6
     for isa in ISAS:
-        first = None
-        for how in ARRANGEMENTS:
-            options = dict(how)
-            sequences = others[:2] + [prompt] + others[2:] if options.pop("company", False) else [prompt]
-            result = run(model_dir, vocab, sequences, tmp_path, isa=isa, generate=generate, **options)
-            if result is None:
-                break
-            at = sequences.index(prompt)
-            logits = np.stack([result[1][at, i] for i in range(generate)])
+        for tp in ways_to_split(shape):
+            first = None
+            for how in ARRANGEMENTS:
+                options = dict(how)
+                sequences = others[:2] + [prompt] + others[2:] if options.pop("company", False) else [prompt]
+                result = run(model_dir, vocab, sequences, tmp_path, isa=isa, tp=tp, generate=generate, **options)
+                if result is None:
+                    break
+                at = sequences.index(prompt)
+                logits = np.stack([result[1][at, i] for i in range(generate)])
+                if first is None:
+                    first = (result[0][at], logits)
+                    continue
+                assert result[0][at] == first[0], f"{isa} tp {tp} {how}: other tokens than {ARRANGEMENTS[0]}"
+                assert np.array_equal(logits.view(np.uint32), first[1].view(np.uint32)), f"{isa} tp {tp} {how}: other bits"
             if first is None:
-                first = (result[0][at], logits)
-                continue
-            assert result[0][at] == first[0], f"{isa} {how}: other tokens than {ARRANGEMENTS[0]}"
-            assert np.array_equal(logits.view(np.uint32), first[1].view(np.uint32)), f"{isa} {how}: other bits"
-        if first is None:
-            continue
-        rounding = isa == "avx512bf16" and dtype == "BF16"
-        full = reference.forward(model, prompt + first[0][:-1], bf16_activations=rounding)
-        want = full[len(prompt) - 1 :]
-        difference = largest_difference(first[1], want)
-        assert difference < (BF16_TOLERANCE if rounding else FLOAT_TOLERANCE), f"{isa}: off by {difference:.2g}"
+                break
+            rounding = isa == "avx512bf16" and dtype == "BF16"
+            full = reference.forward(model, prompt + first[0][:-1], bf16_activations=rounding)
+            want = full[len(prompt) - 1 :]
+            difference = largest_difference(first[1], want)
+            assert difference < (BF16_TOLERANCE if rounding else FLOAT_TOLERANCE), f"{isa} tp {tp}: off by {difference:.2g}"
 
 
 def test_reference_reproduces_the_real_model(tmp_path):
@@ -144,12 +161,13 @@ def test_reference_reproduces_the_real_model(tmp_path):
     prompt = [1, 403, 407, 261, 378]
     want = [432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 338, 401, 396, 267, 337, 410, 408, 419, 292]
     model = reference.load(directory)
+    full = reference.forward(model, prompt + want[:-1])[len(prompt) - 1 :]
+    assert [int(i) for i in full.argmax(axis=1)] == want
     for isa in ISAS:
-        result = run(directory, 512, [prompt], tmp_path, isa=isa, generate=len(want))
-        if result is None:
-            continue
-        assert result[0][0] == want, isa
-        full = reference.forward(model, prompt + want[:-1])[len(prompt) - 1 :]
-        got = np.stack([result[1][0, i] for i in range(len(want))])
-        assert largest_difference(got, full) < FLOAT_TOLERANCE
-        assert [int(i) for i in full.argmax(axis=1)] == want
+        for tp in (1, 2, 4):
+            result = run(directory, 512, [prompt], tmp_path, isa=isa, tp=tp, generate=len(want))
+            if result is None:
+                break
+            assert result[0][0] == want, f"{isa} tp {tp}"
+            got = np.stack([result[1][0, i] for i in range(len(want))])
+            assert largest_difference(got, full) < FLOAT_TOLERANCE

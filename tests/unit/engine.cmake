@@ -13,6 +13,8 @@ baton_unit_test(NAME engine_model_test SOURCES unit/engine_model_test.c unit/eng
   LIBS engine m)
 baton_unit_test(NAME engine_cpu_test SOURCES unit/engine_cpu_test.c unit/engine_fixture.c
   LIBS engine m)
+baton_unit_test(NAME engine_cpu_tp_test SOURCES unit/engine_cpu_tp_test.c unit/engine_fixture.c
+  LIBS engine m)
 baton_unit_test(NAME engine_kernels_test SOURCES unit/engine_kernels_test.c LIBS engine m)
 baton_unit_test(NAME engine_tp_shard_test SOURCES unit/engine_tp_shard_test.c LIBS engine)
 baton_unit_test(NAME engine_tp_comm_test SOURCES unit/engine_tp_comm_test.c LIBS engine)

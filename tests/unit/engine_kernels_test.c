@@ -98,6 +98,7 @@ static struct cpu_gemm gemm_of(const struct gemm_case *c, bool bf16, uint32_t ro
                              .m = m,
                              .k = c->k,
                              .w = c->w,
+                             .ldw = c->k,
                              .out = out,
                              .ldo = GEMM_N,
                              .bias = c->bias};
