@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/engine_backend.h"
+#include "proto/kv_memory.h"
 
 enum {
     BLOCK_TOKENS_DEFAULT = 16,
@@ -55,6 +56,45 @@ static enum err resolve(const char *what, uint32_t *value, uint32_t dflt, uint32
     return err_set(msg, ERR_INVALID, "engine: %s is %u, allowed are 1 .. %u", what, *value, max);
 }
 
+/* What only a backend with devices of its own understands must not be lost on another. */
+static enum err check_device_options(const struct engine_backend *backend,
+                                     const struct engine_config *c, struct err_msg *msg)
+{
+    const char *what = NULL;
+
+    if (backend->kv_memory != NULL)
+        return ERR_OK;
+    if (c->devices != NULL)
+        what = "a list of devices";
+    else if (c->device_memory != 0)
+        what = "a share of device memory";
+    else if (c->kv_blocks != 0)
+        what = "a pool in device memory";
+    else if (c->weights != ENGINE_WEIGHTS_STORED)
+        what = "quantised weights";
+    else if (c->random_seed != 0)
+        what = "random weights";
+    if (what == NULL)
+        return ERR_OK;
+    return err_set(msg, ERR_UNSUPPORTED,
+                   "engine: the %s backend does not know %s; use --backend cuda", backend->name,
+                   what);
+}
+
+/* A pool that came with the engine is attached already. */
+static void attach_own(struct engine *e)
+{
+    const struct kv_memory *m = engine_kv_memory(e);
+
+    memset(e->kv_base, 0, sizeof(e->kv_base));
+    e->kv_blocks = 0;
+    if (m == NULL)
+        return;
+    for (uint32_t i = 0; i < m->parts; i++)
+        e->kv_base[i] = m->base[i];
+    e->kv_blocks = m->n_blocks;
+}
+
 enum err engine_open_backend(const struct engine_backend *backend,
                              const struct engine_config *config, struct err_msg *msg,
                              struct engine **out)
@@ -72,12 +112,14 @@ enum err engine_open_backend(const struct engine_backend *backend,
         (err = resolve("max_step_tokens", &c.max_step_tokens, STEP_TOKENS_DEFAULT, STEP_TOKENS_MAX,
                        msg)) != ERR_OK)
         return err;
+    err = check_device_options(backend, &c, msg);
+    if (err != ERR_OK)
+        return err;
     err = backend->open(&c, msg, &e);
     if (err != ERR_OK)
         return err;
     e->backend = backend;
-    memset(e->kv_base, 0, sizeof(e->kv_base));
-    e->kv_blocks = 0;
+    attach_own(e);
     *out = e;
     return ERR_OK;
 }
@@ -100,6 +142,11 @@ enum err engine_open(const struct engine_config *config, struct err_msg *msg, st
 const struct engine_info *engine_info(const struct engine *e)
 {
     return &e->info;
+}
+
+const struct kv_memory *engine_kv_memory(const struct engine *e)
+{
+    return e->backend->kv_memory != NULL ? e->backend->kv_memory(e) : NULL;
 }
 
 enum err engine_attach_kv(struct engine *e, void *const *bases, uint32_t n_blocks)

@@ -25,10 +25,18 @@
 #include "proto/wire_kv.h"
 
 struct engine; /* opaque */
+struct kv_memory;
 
 /* Progress of engine_open, for /health and the terminal.  Called on the opening thread; `done` and
  * `total` are bytes of weights (both 0 for a backend without weights). */
 typedef void (*engine_progress_fn)(void *arg, const char *phase, uint64_t done, uint64_t total);
+
+/* What the weights are held as. */
+enum engine_weights {
+    ENGINE_WEIGHTS_STORED = 0, /* as in the files */
+    ENGINE_WEIGHTS_FP8,        /* e4m3 with a scale per output; activations too, with one per row */
+    ENGINE_WEIGHTS_INT8        /* with a scale per output; activations stay */
+};
 
 struct engine_config {
     const char *backend;     /* "cpu", "sim"; "cuda" where built in */
@@ -36,10 +44,17 @@ struct engine_config {
     const char *sim_profile; /* sim: profile file, NULL = zero modelled time */
     uint32_t threads; /* compute threads of all ranks, 0 = as many as cores the process may use */
     uint32_t tp;      /* ranks that share the model (engine/tp/tp_shard.h), 0 = 1 */
-    uint32_t block_tokens;       /* tokens per KV block, 0 = 16 */
-    uint32_t max_context;        /* 0 = the model's own; larger than the model's is refused */
-    uint32_t max_batch;          /* most slots in one step, 0 = 256 */
-    uint32_t max_step_tokens;    /* most new tokens in one step over all slots, 0 = 512 */
+    uint32_t block_tokens;    /* tokens per KV block, 0 = 16 */
+    uint32_t max_context;     /* 0 = the model's own; larger than the model's is refused */
+    uint32_t max_batch;       /* most slots in one step, 0 = 256 */
+    uint32_t max_step_tokens; /* most new tokens in one step over all slots, 0 = 512 */
+    /* Backends with devices of their own; the others refuse what is not zero. */
+    const uint32_t *devices; /* one for each rank; NULL = 0, 1, ... */
+    double device_memory;    /* share of each device's free memory to take, 0 = 0.9 */
+    uint32_t kv_blocks;      /* of the pool, 0 = what is left of that share */
+    enum engine_weights weights;
+    uint64_t random_seed; /* not 0: random weights of config.json's shape, no other file is read */
+
     engine_progress_fn progress; /* may be NULL */
     void *progress_arg;
 };
@@ -86,8 +101,12 @@ const struct engine_info *engine_info(const struct engine *e);
 
 /* The pool: info->kv.parts memories of n_blocks * wire_kv_part_block_bytes(info->kv) bytes at bases[i],
  * each 64-byte aligned, which must outlive the engine.  Once, before the first step.  ERR_BAD_STATE:
- * attached already; ERR_INVALID: no blocks, or a base that is NULL or not aligned. */
+ * attached already, or it came with the engine (engine_kv_memory); ERR_INVALID: no blocks, or a base that is NULL or not aligned. */
 MUST_USE enum err engine_attach_kv(struct engine *e, void *const *bases, uint32_t n_blocks);
+
+/* The pool of an engine whose KV lives in device memory: made by engine_open, attached from the start, and
+ * reached by others through its operations only (proto/kv_memory.h).  NULL: engine_attach_kv it is. */
+const struct kv_memory *engine_kv_memory(const struct engine *e);
 
 /* Run one step.  group_layers (0 = all at once) and layers_done (may be NULL) say how often to report
  * finished layers.  Per-slot trouble is in slot.result; the return value is for the whole step:

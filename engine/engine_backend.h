@@ -20,6 +20,8 @@ struct engine_backend {
     enum err (*open)(const struct engine_config *config, struct err_msg *msg, struct engine **out);
     /* The pool is known: e->kv_base, e->kv_blocks.  May be NULL. */
     enum err (*attached)(struct engine *e);
+    /* The pool that open has made in device memory, attached already.  NULL: the pool is given. */
+    const struct kv_memory *(*kv_memory)(const struct engine *e);
     /* Slots whose result is not ERR_OK on entry were refused and must be left alone. */
     enum err (*step)(struct engine *e, struct engine_slot *slots, uint32_t n, uint32_t group_layers,
                      engine_layers_fn layers_done, void *arg);
