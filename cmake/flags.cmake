@@ -2,6 +2,8 @@
 include(CheckCCompilerFlag)
 include(CheckIPOSupported)
 
+option(BATON_WERROR "Warnings are errors; OFF for a compiler that knows more of them than ours" ON)
+
 add_library(baton_flags INTERFACE)
 target_include_directories(baton_flags INTERFACE ${CMAKE_SOURCE_DIR})
 if(BATON_SANITIZE)
@@ -15,8 +17,8 @@ target_compile_definitions(baton_flags INTERFACE _GNU_SOURCE BATON_VERSION="${PR
   BATON_BUILD="${BATON_BUILD_NAME}")
 target_compile_options(baton_flags INTERFACE
   $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes
-    -Wmissing-prototypes -Wvla -Walloca -Wformat=2 -Wswitch-enum -Werror
-    -fno-common>)
+    -Wmissing-prototypes -Wvla -Walloca -Wformat=2 -Wswitch-enum -fno-common
+    $<$<BOOL:${BATON_WERROR}>:-Werror>>)
 # How code is made: said again where it is made at link time.
 set(BATON_CODE_FLAGS -fno-delete-null-pointer-checks -fno-strict-overflow -fno-omit-frame-pointer)
 

@@ -18,25 +18,28 @@ started=$SECONDS
 # Folders of Python packages, where NVIDIA's wheels put nvidia/cu13 and nvidia/nccl.
 mapfile -t site < <(python3 -c 'import sys; print("\n".join(p for p in sys.path if p.endswith("-packages")))')
 
-newer_nvcc() { # root of a toolkit: has it nvcc 13 or newer, with its headers and the static runtime?
+newer_nvcc() { # root of a toolkit: has it nvcc 13 or newer, and the headers?
     local major
-    [ -x "$1/bin/nvcc" ] && [ -e "$1/include/cuda_runtime.h" ] && static_runtime "$1" >/dev/null || return 1
+    [ -x "$1/bin/nvcc" ] && runtime_headers "$1" >/dev/null || return 1
     major=$("$1/bin/nvcc" --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
     [ "${major:-0}" -ge 13 ]
 }
 
-static_runtime() { # root of a toolkit -> folder of libcudart_static.a
-    local lib
-    for lib in "$1/lib64" "$1/lib" "$1/targets/$(uname -m)-linux/lib"; do
-        [ -e "$lib/libcudart_static.a" ] && { echo "$lib"; return; }
+first() { # file, folders -> the folder that has it
+    local file=$1 folder
+    shift
+    for folder; do
+        [ -e "$folder/$file" ] && { echo "$folder"; return; }
     done
     return 1
 }
+runtime_headers() { first cuda_runtime_api.h "$1/include" "$1/targets/$(uname -m)-linux/include"; }
+static_runtime() { first libcudart_static.a "$1/lib64" "$1/lib" "$1/targets/$(uname -m)-linux/lib" "${site[@]/%//nvidia/cu13/lib}" "$dir/lib"; }
 
 toolkit() { # -> root of the toolkit with the compiler
     local on_path candidate
-    on_path=$(command -v nvcc || true)
-    for candidate in "${CUDA_HOME:-}" "${CUDA_PATH:-}" /usr/local/cuda "${on_path%/bin/nvcc}" "$dir"; do
+    on_path=$(readlink -f "$(command -v nvcc || true)" || true)
+    for candidate in "${CUDA_HOME:-}" "${CUDA_PATH:-}" /usr/local/cuda "${on_path%/bin/nvcc}" "${site[@]/%//nvidia/cu13}" "$dir"; do
         [ -n "$candidate" ] && newer_nvcc "$candidate" && { echo "$candidate"; return; }
     done
     return 1
@@ -101,10 +104,11 @@ fi
 
 nvidia=$(toolkit) || { fetch 'nvidia-cuda-.*|nvidia-nvvm' && nvidia=$(toolkit); } || { echo "cuda: no nvcc 13 here, and none could be fetched" >&2; exit 1; }
 missing=
-cublas "$nvidia" >/dev/null || missing=nvidia-cublas
+static_runtime "$nvidia" >/dev/null || missing=nvidia-cuda-runtime
+cublas "$nvidia" >/dev/null || missing=${missing:+$missing|}nvidia-cublas
 nccl "$nvidia" >/dev/null || missing=${missing:+$missing|}nvidia-nccl-cu13
 [ -z "$missing" ] || fetch "$missing"
-cublas=$(cublas "$nvidia") && nccl=$(nccl "$nvidia") || { echo "cuda: no cublasLt.h 13 or nccl.h 2 here, and none could be fetched" >&2; exit 1; }
+static_runtime "$nvidia" >/dev/null && cublas=$(cublas "$nvidia") && nccl=$(nccl "$nvidia") || { echo "cuda: no libcudart_static.a, cublasLt.h 13 or nccl.h 2 here, and none could be fetched" >&2; exit 1; }
 cp "$here/cuda.txt" "$dir/pins.txt"
 
 # The libraries are looked for beside the headers; where they are not, the loader's own search remains.
@@ -118,7 +122,7 @@ cat >"$dir/toolkit.cmake" <<EOF
 # Written by deploy/install-cuda.sh.
 set(BATON_CUDA_NVCC "$nvidia/bin/nvcc")
 set(BATON_CUDA_RUNTIME "$(static_runtime "$nvidia")/libcudart_static.a")
-set(BATON_CUDA_INCLUDES "$nvidia/include;$cublas;$nccl")
+set(BATON_CUDA_INCLUDES "$(runtime_headers "$nvidia");$cublas;$nccl")
 set(BATON_CUDA_LIBRARIES "$libraries") # folders of libcublasLt.so.13 and libnccl.so.2
 EOF
 echo "cuda: nvcc $("$nvidia/bin/nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') of $nvidia, cublasLt.h of $cublas, nccl.h of $nccl"

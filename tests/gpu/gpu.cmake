@@ -5,22 +5,24 @@ if(BATON_CUDA)
   include(${BATON_CUDA_TOOLKIT}/toolkit.cmake)
 endif()
 
-include(gpu/emu/emu.cmake) # gpu_emu, where the preset can have it
+option(BATON_EMULATION "Build the emulated GPU for the tests (needs a C++ compiler and boost_context)" ON)
+if(BATON_EMULATION)
+  include(gpu/emu/emu.cmake) # gpu_emu, where the preset can have it
+endif()
 add_custom_target(gpu_tests) # everything that ctest -L gpu runs
 
 # The device's libraries are opened by name, and the toolkit's folder is not one the system knows.
-set(BATON_GPU_ENV ${BATON_TEST_ENV})
-if(BATON_CUDA AND BATON_CUDA_LIBRARIES)
-  list(JOIN BATON_CUDA_LIBRARIES ":" folders)
-  list(APPEND BATON_GPU_ENV "LD_LIBRARY_PATH=${folders}")
-endif()
+set(BATON_GPU_LIBRARIES "")
+foreach(folder ${BATON_CUDA_LIBRARIES})
+  list(APPEND BATON_GPU_LIBRARIES "LD_LIBRARY_PATH=path_list_append:${folder}")
+endforeach()
 
 function(baton_gpu_program target kind test)
   add_executable(${target} ${test} ${T_SOURCES})
   target_link_libraries(${target} PRIVATE ${ARGN} ${T_LIBS} engine_kernels_ref base PkgConfig::CMOCKA m)
   add_test(NAME ${target} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(${target} PROPERTIES LABELS ${kind} TIMEOUT ${T_TIMEOUT} SKIP_RETURN_CODE 77
-    ENVIRONMENT "${BATON_GPU_ENV}")
+    ENVIRONMENT "${BATON_TEST_ENV}" ENVIRONMENT_MODIFICATION "${BATON_GPU_LIBRARIES}")
 endfunction()
 
 # baton_gpu_test(NAME [SOURCES more.c] [LIBS ...] [TIMEOUT s]): tests/gpu/NAME_test.c on both.
@@ -58,6 +60,7 @@ baton_unit_test(NAME engine_gpu_lib_test
   SOURCES unit/engine_gpu_lib_test.c ${CMAKE_SOURCE_DIR}/engine/cuda/gpu_lib.c LIBS ${CMAKE_DL_LIBS})
 if(BATON_CUDA AND BATON_CUDA_LIBRARIES)
   target_compile_definitions(engine_gpu_lib_test PRIVATE BATON_CUDA_LIBRARIES)
-  set_tests_properties(engine_gpu_lib_test PROPERTIES LABELS "unit;gpu" ENVIRONMENT "${BATON_GPU_ENV}")
+  set_tests_properties(engine_gpu_lib_test PROPERTIES LABELS "unit;gpu"
+    ENVIRONMENT_MODIFICATION "${BATON_GPU_LIBRARIES}")
   add_dependencies(gpu_tests engine_gpu_lib_test)
 endif()

@@ -1,0 +1,196 @@
+#!/usr/bin/env bash
+# One visit to a GPU machine: build, check and time everything in under eight minutes.  A short table comes last.
+#   tests/gpu/run.sh [--out FILE]      FILE: bench/results/gpu-DATE.json
+# Needs nvcc 13, cmake, ninja and a C compiler; cuBLAS and NCCL of PyTorch's packages will do.  Where our Debian packages are
+# missing it builds with those of tests/gpu/pack/pack.tar.gz (tests/gpu/pack.sh), and if that fails it runs the programs
+# in there.  What is not there is a FAILED line of the table; what needs a device and finds none is a SKIPPED one.
+# Logs of the steps: build/gpu/logs.  Exit status: 0 nothing failed; 1 something did; 2 wrong options.
+set -uo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$root"
+out=bench/results/gpu-$(date -u +%F).json
+while [ $# -gt 0 ]; do
+    case $1 in
+        --out) [ $# -ge 2 ] || { echo "run.sh: --out needs a file" >&2; exit 2; }; out=$2; shift 2 ;;
+        *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    esac
+done
+
+deadline=470 # seconds of the whole visit, with some left to write the result
+build=build/gpu logs=$root/build/gpu/logs pack=$root/build/gpu-unpacked
+mkdir -p "$logs" "$(dirname "$out")"
+rm -f "$logs"/*
+results=$logs/results.tsv
+: >"$results"
+
+nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && device=yes || device=no
+
+record() { # step, ok|FAILED|SKIPPED, seconds, detail
+    printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$(tr '\t\n' '  ' <<<"$4" | tail -c 300)" >>"$results"
+    printf '%-36s %-8s %6.1f s  %s\n' "$1" "$2" "$3" "$(head -c 150 <<<"$4")"
+}
+missing() { record "$1" FAILED 0 "$2 is missing"; } # step, file
+
+# step NAME BUDGET COMMAND...: run it for BUDGET seconds at most; what it prints to stdout goes to NAME.out, the rest and that too
+# to NAME.log.  77 is a skip, but not where there is a device and the skip is for want of one.
+step() {
+    local name=$1 budget=$2 log rc=0 from left=$((deadline - SECONDS)) last verdict
+    shift 2
+    log=$logs/${name//[^a-zA-Z0-9_.-]/-}
+    [ "$left" -gt 3 ] || { record "$name" FAILED 0 "no time of the visit was left"; return 1; }
+    [ "$budget" -le "$left" ] || budget=$left
+    from=$EPOCHREALTIME
+    timeout -k 5 "$budget" "$@" >"$log.out" 2>"$log.log" </dev/null || rc=$?
+    cat "$log.out" >>"$log.log"
+    last=$(grep -v '^ *$' "$log.log" | tail -1)
+    case $rc in
+        0) verdict=ok ;;
+        77) verdict=SKIPPED ;;
+        124 | 137) verdict=FAILED last="longer than $budget s: $last" ;;
+        *) verdict=FAILED last="exit status $rc: $(grep -iE 'error|fail' "$log.log" | grep -v '^ *$' | tail -1 | grep . || echo "$last")" ;;
+    esac
+    if grep -qE 'no (usable )?CUDA device|CUDA driver' "$log.log"; then
+        case $device-$verdict in
+            yes-SKIPPED) verdict=FAILED last="there is a device, but: $last" ;;
+            no-FAILED) verdict=SKIPPED last=$(grep -E 'no (usable )?CUDA device|CUDA driver' "$log.log" | tail -1) ;;
+        esac
+    fi
+    record "$name" "$verdict" "$(awk "BEGIN { print $EPOCHREALTIME - $from }")" "$last"
+    [ "$verdict" = ok ]
+}
+
+# ---- what is here ----
+
+versions() {
+    echo "kernel $(uname -r), $(nproc) cores, $(. /etc/os-release && echo "$PRETTY_NAME"), glibc $(getconf GNU_LIBC_VERSION | cut -d' ' -f2)"
+    echo "commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+    for tool in gcc cmake ninja python3; do echo "$tool: $($tool --version 2>&1 | head -1)"; done
+    echo "nvcc: $(nvcc --version 2>/dev/null | sed -n 's/.*release \([^,]*\).*/\1/p')"
+    echo "torch: $(python3 -c 'import torch; print(torch.__version__)' 2>/dev/null || echo none)"
+    echo "device: $(nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader 2>/dev/null | head -1 | grep . || echo none)"
+}
+versions >"$logs/versions.txt" 2>&1
+record versions ok 0 "$(grep ^device "$logs/versions.txt")"
+[ "$device" = yes ] || echo "NOTE: no CUDA device: every step that needs one is skipped, and nothing here says anything about a device"
+
+# ---- build ----
+
+ours() { # are the development packages installed?
+    command -v pkg-config >/dev/null && command -v protoc-c >/dev/null && [ -e /usr/share/llhttp/llhttp.c ] &&
+        pkg-config --exists libuv ucx libcyaml libprotobuf-c jansson libpcre2-8 libutf8proc cmocka jemalloc
+}
+
+unpack() {
+    rm -rf "$pack" && mkdir -p "$pack" && tar -C "$pack" -xzf tests/gpu/pack/pack.tar.gz && cd "$pack" || return 1
+    mkdir -p site && for wheel in wheels/*.whl; do python3 -m zipfile -e "$wheel" site; done
+    # The paths that pkg-config answers with; and our own programs, which need the libraries beside them.
+    local usr=$pack/sysroot/usr libs
+    libs=$(echo "$usr"/lib/*-linux-gnu)
+    find "$usr" -name '*.pc' -exec sed -i "s#\(^\|[= ]\)/usr#\1$usr#g" {} +
+    for program in pkg-config protoc-c; do
+        mv "$usr/bin/$program" "$usr/bin/$program.bin"
+        cat >"$usr/bin/$program" <<EOF
+#!/bin/sh
+export PKG_CONFIG_LIBDIR="$libs/pkgconfig:$usr/share/pkgconfig:$usr/lib/pkgconfig"
+LD_LIBRARY_PATH="$libs" exec "$usr/bin/$program.bin" "\$@"
+EOF
+        chmod +x "$usr/bin/$program"
+    done
+    mkdir -p "$root/build/cuda-toolkit/include" && cp -n cuda/include/* "$root/build/cuda-toolkit/include/"
+    echo "$(du -sh "$pack" | cut -f1) unpacked"
+}
+
+configure=(cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBATON_CUDA=ON -DBATON_EMULATION=OFF -DBATON_WERROR=OFF)
+build_all() { # with what is here, or with the pack
+    "${configure[@]}" && cmake --build "$build" --target baton gpu_tests cuda_kernels
+}
+
+# Our programs find the pack's libraries by a run path that their libraries inherit: in LD_LIBRARY_PATH they would also be
+# given to Python and the compiler.
+with_pack() {
+    local usr=$pack/sysroot/usr libs
+    libs=$(echo "$usr"/lib/*-linux-gnu)
+    PATH=$usr/bin:$PATH
+    configure+=(-DCMAKE_PREFIX_PATH="$usr" -DOPENSSL_ROOT_DIR="$usr" -DLLHTTP_INCLUDE="$usr/share/include/llhttp" -DLLHTTP_SOURCE="$usr/share/llhttp"
+        -DPKG_CONFIG_EXECUTABLE="$usr/bin/pkg-config" -DPROTOC_C="$usr/bin/protoc-c"
+        -DCMAKE_C_FLAGS="-isystem $usr/include -isystem $usr/include/$(basename "$libs")"
+        -DCMAKE_EXE_LINKER_FLAGS="-L$libs -Wl,-rpath-link,$libs -Wl,--disable-new-dtags,-rpath,$libs")
+}
+
+packed=no
+if ! ours; then
+    if [ -e tests/gpu/pack/pack.tar.gz ]; then
+        step unpack 30 bash -c "$(declare -f unpack); root='$root' pack='$pack'; unpack" && packed=yes && with_pack
+    else
+        missing unpack "our Debian packages, and tests/gpu/pack/pack.tar.gz (tests/gpu/pack.sh)"
+    fi
+fi
+step toolkit 60 deploy/install-cuda.sh
+if ! step build 170 bash -c "$(declare -f build_all); $(declare -p configure build); build_all" && [ "$packed" = yes ]; then
+    build=build/gpu-unpacked/prebuilt
+    record prebuilt ok 0 "NOT BUILT HERE: the programs of the pack are run instead"
+fi
+
+# cuBLASLt and NCCL: where the toolkit's script found them.
+libraries=$(sed -n 's/^set(BATON_CUDA_LIBRARIES "\([^"]*\)").*/\1/p' build/cuda-toolkit/toolkit.cmake 2>/dev/null | tr ';' ':')
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${libraries:+:$libraries}
+table=$(ls "$build/cuda/kernels.txt" "$build/kernels.txt" 2>/dev/null | head -1)
+if [ -n "$table" ]; then
+    record registers ok 0 "$(awk 'NR > 1 { n++; if ($5 + $6 > 0) spilled = spilled " " $1 } END { print n + 0, "kernels; with spills:", spilled == "" ? "none" : spilled }' "$table")"
+fi
+
+# ---- check ----
+
+kernels=$(awk '/^set\(KERNEL_SOURCES/ { on = 1; next } /\)/ { on = 0 } on { print $1 }' engine/kernels/kernels.cmake)
+[ -n "$kernels" ] || record kernels FAILED 0 "engine/kernels/kernels.cmake names no kernel"
+for name in $kernels; do
+    for file in engine/kernels/$name.{h,cu} engine/kernels/${name}_ref.c tests/gpu/${name}_test.c bench/kernels/${name}_bench.c; do
+        [ -e "$file" ] || missing "$name" "$file"
+    done
+done
+test_program() { # name, budget
+    if [ -x "$build/tests/$1" ]; then step "$1" "$2" "$build/tests/$1"; else missing "$1" "$build/tests/$1"; fi
+}
+test_program engine_gpu_lib_test 20
+for name in $kernels; do test_program "gpu_$name" 20; done
+# The rest of the tests: the seam, whole-model logits against the CPU backend, benchmarks in small.
+[ -e tests/gpu/model_test.c ] || missing logits tests/gpu/model_test.c
+for program in "$build"/tests/gpu_*; do
+    name=${program##*/}
+    [ -f "$program" ] && [ -x "$program" ] && ! grep -qx "${name#gpu_}" <<<"$kernels" && test_program "$name" 60
+done
+
+# ---- one prefill and one decode worker on the card ----
+
+if [ -e tests/e2e/test_gpu.py ]; then
+    [ "$packed" = yes ] && python_path=$pack/site || python_path=
+    step e2e 100 env PYTHONPATH="$python_path" BATON_BUILD_DIR="$root/$build" \
+        python3 -m pytest -q -rs --timeout=90 -m gpu --junitxml="$logs/e2e.xml" tests/e2e/test_gpu.py
+else
+    missing e2e tests/e2e/test_gpu.py
+fi
+
+# ---- time ----
+
+if [ -x "$build/baton" ]; then step bench 150 "$build/baton" perf gpu --json; else missing bench "$build/baton"; fi
+if [ -e bench/peer/torch_llama.py ]; then step peer 90 python3 bench/peer/torch_llama.py --json; else missing peer bench/peer/torch_llama.py; fi
+
+# ---- the sanitizer, a few tests side by side ----
+
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer /opt/nvidia/*/compute-sanitizer 2>/dev/null | head -1)
+if [ -z "$sanitizer" ]; then
+    [ "$device" = yes ] && missing sanitizer compute-sanitizer || record sanitizer SKIPPED 0 "no CUDA device, no compute-sanitizer"
+elif [ "$device" = no ]; then
+    record sanitizer SKIPPED 0 "no CUDA device"
+else
+    for tool in memcheck racecheck; do
+        for name in $kernels; do
+            [ -x "$build/tests/gpu_$name" ] || continue
+            while [ "$(jobs -rp | wc -l)" -ge 6 ]; do wait -n || true; done
+            step "$tool $name" 100 "$sanitizer" --tool $tool --error-exitcode 99 --print-limit 5 "$build/tests/gpu_$name" &
+        done
+    done
+    wait
+fi
+
+python3 tests/gpu/report.py "$results" "$logs" "$out" "$SECONDS"
