@@ -11,7 +11,7 @@ foreach(needed BATON_CUDA_NVCC BATON_CUDA_RUNTIME)
 endforeach()
 
 set(BATON_CUDA_FLAGS -O3 -std=c++17 -lineinfo -ccbin ${CMAKE_C_COMPILER} -I${CMAKE_SOURCE_DIR} -Xptxas=-v
-  -Xcompiler=-fPIC,-Wall,-fno-exceptions,-fno-rtti)
+  -Xcompiler=-fPIC,-Wall,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics) # no C++ library is linked
 list(LENGTH BATON_CUDA_ARCH count)
 if(count GREATER 1)
   list(APPEND BATON_CUDA_FLAGS --threads ${count})

@@ -44,15 +44,15 @@ step() {
     cat "$log.out" >>"$log.log"
     last=$(grep -v '^ *$' "$log.log" | tail -1)
     case $rc in
-        0) verdict=ok ;;
+        0) verdict=ok last=$(grep 'PASSED' "$log.log" | tail -1 | grep . || echo "$last") ;;
         77) verdict=SKIPPED ;;
         124 | 137) verdict=FAILED last="longer than $budget s: $last" ;;
         *) verdict=FAILED last="exit status $rc: $(grep -iE 'error|fail' "$log.log" | grep -v '^ *$' | tail -1 | grep . || echo "$last")" ;;
     esac
-    if grep -qE 'no (usable )?CUDA device|CUDA driver' "$log.log"; then
+    if grep -qE '[Nn]o (usable )?CUDA device|CUDA driver' "$log.log"; then
         case $device-$verdict in
             yes-SKIPPED) verdict=FAILED last="there is a device, but: $last" ;;
-            no-FAILED) verdict=SKIPPED last=$(grep -E 'no (usable )?CUDA device|CUDA driver' "$log.log" | tail -1) ;;
+            no-FAILED) verdict=SKIPPED last=$(grep -E '[Nn]o (usable )?CUDA device|CUDA driver' "$log.log" | tail -1) ;;
         esac
     fi
     record "$name" "$verdict" "$(awk "BEGIN { print $EPOCHREALTIME - $from }")" "$last"
@@ -173,7 +173,13 @@ fi
 # ---- time ----
 
 if [ -x "$build/baton" ]; then step bench 150 "$build/baton" perf gpu --json; else missing bench "$build/baton"; fi
-if [ -e bench/peer/torch_llama.py ]; then step peer 90 python3 bench/peer/torch_llama.py --json; else missing peer bench/peer/torch_llama.py; fi
+if [ ! -e bench/peer/torch_llama.py ]; then
+    missing peer bench/peer/torch_llama.py
+elif [ "$device" = no ] && ! python3 -c 'import torch' 2>/dev/null; then
+    record peer SKIPPED 0 "no CUDA device, no PyTorch"
+else
+    step peer 90 python3 bench/peer/torch_llama.py
+fi
 
 # ---- the sanitizer, a few tests side by side ----
 
