@@ -1,6 +1,9 @@
 # The kernels of this folder, one name per line: NAME.cu with NAME.h, and NAME_ref.c, what it must compute, in plain C.
 # tests/gpu/NAME_test.c is found by the same name.
 set(KERNEL_SOURCES
+  quantize
+  dequantize
+  gemv
   rmsnorm
 )
 
