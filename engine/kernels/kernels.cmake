@@ -5,6 +5,11 @@ set(KERNEL_SOURCES
   dequantize
   gemv
   rmsnorm
+  rope_kv
+  swiglu
+  gather_rows
+  kv_digest
+  kv_move
 )
 
 # Those of them that use instructions of sm_90a alone (wgmma, setmaxnreg).
