@@ -29,6 +29,12 @@ enum err wire_kv_layout_check(const struct wire_kv_layout *l, struct err_msg *ms
         return err_set(msg, ERR_INVALID,
                        "KV layout: parts is %u, allowed are 1 .. %d that divide the %u kv heads",
                        l->parts, WIRE_KV_PARTS_MAX, l->n_kv_heads);
+    if (l->parts > 1 && wire_kv_layer_bytes(l) / 2 / l->n_kv_heads % 4 != 0)
+        return err_set(
+            msg, ERR_INVALID,
+            "KV layout: parts is %u, but a head of %u tokens x %u elements cannot be parted "
+            "from the next",
+            l->parts, l->block_tokens, l->head_dim);
     return ERR_OK;
 }
 

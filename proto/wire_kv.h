@@ -31,7 +31,9 @@ struct wire_kv_layout {
     uint32_t block_tokens; /* 1 .. 1024 */
     uint32_t dtype;        /* enum wire_kv_dtype; U64 is the sim backend's tag per position */
     uint64_t model_id;     /* hash of what must be equal on both sides: architecture and weights */
-    uint32_t parts;        /* 1 .. WIRE_KV_PARTS_MAX, divides n_kv_heads */
+    /* 1 .. WIRE_KV_PARTS_MAX, divides n_kv_heads; more than 1: K of a head is a multiple of 4 bytes, the
+     * digest's words. */
+    uint32_t parts;
 };
 
 /* ERR_INVALID: a field out of range.  A layout that came from a peer is checked before any use. */

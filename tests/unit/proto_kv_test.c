@@ -89,6 +89,13 @@ static void a_field_out_of_range_is_named(void **state)
     REFUSE(parts, 3);  /* 8 heads */
     REFUSE(parts, 16); /* more than heads */
     REFUSE(parts, UINT32_MAX);
+    l = llama8b; /* 30 bytes per head: a word of the digest would lie in two parts */
+    l.head_dim = 5;
+    l.block_tokens = 3;
+    assert_int_equal(wire_kv_layout_check(&l, &msg), ERR_OK);
+    l.parts = 2;
+    assert_int_equal(wire_kv_layout_check(&l, &msg), ERR_INVALID);
+    assert_non_null(strstr(msg.text, "parts"));
 #undef REFUSE
 }
 
