@@ -227,8 +227,9 @@ static void send_welcome(struct kvt_conn *c)
     memset(w, 0, sizeof(*w));
     w->instance = n->instance;
     w->cookie = c->cookie;
-    w->pool = (uint64_t)(uintptr_t)n->pool;
-    w->probe = w->pool + (uint64_t)n->block_bytes * n->config.n_blocks;
+    for (uint32_t i = 0; i < n->config.layout.parts; i++)
+        w->pool[i] = (uint64_t)(uintptr_t)n->part[i];
+    w->probe = (uint64_t)(uintptr_t)n->probe;
     w->probe_len = KVT_PROBE_BYTES;
     w->n_blocks = n->config.n_blocks;
     w->layout = n->config.layout;
@@ -242,6 +243,16 @@ static void send_welcome(struct kvt_conn *c)
         kvt_conn_fail(c, ERR_IO, false, "cannot sign");
     else
         kvt_conn_write(c, n->frame, len);
+}
+
+/* How the connector counts.  One with another layout learns of it from WELCOME, and claims nothing. */
+static void learn_shape(struct kvt_conn *c, const struct wire_kv_layout *theirs)
+{
+    const struct wire_kv_layout *ours = &c->node->config.layout;
+    bool same = wire_kv_layout_same(ours, theirs, NULL) == ERR_OK;
+
+    kvt_shape_init(&c->from, same ? theirs : ours);
+    wire_kv_walk_init(&c->walk, &c->from.layout, ours);
 }
 
 static void on_hello(struct kvt_conn *c, const uint8_t *frame, size_t len)
@@ -279,6 +290,7 @@ static void on_hello(struct kvt_conn *c, const uint8_t *frame, size_t len)
         kvt_conn_fail(c, ERR_NOMEM, false, "no cookie");
         return;
     }
+    learn_shape(c, &h.layout);
     retire_older(c);
     let_through(c);
     if (c->allowed)

@@ -35,8 +35,10 @@ struct kvt_grant {
     bool arrived; /* on_arrival is due or done */
     bool told;    /* on_arrival is done */
     bool one_sided;
-    uint64_t instance; /* of the claiming process */
-    uint64_t *covered; /* a bit per grain of each block */
+    uint64_t instance;        /* of the claiming process */
+    struct kvt_shape from;    /* how the sender counts, once claimed */
+    struct wire_kv_walk walk; /* from its parts to ours */
+    uint64_t *covered;        /* a bit per grain of each of its parts of each block, once claimed */
     uint64_t grains_left;
     struct kvt_wire_record *queue; /* to verify */
     uint32_t n_queue, cap_queue, head;
@@ -49,10 +51,12 @@ struct kvt_grant {
     struct kvt_arrival arrival;
 };
 
-bool kvt_record_fits(const struct kvt_node *n, const struct kvt_wire_record *r, uint32_t n_slots)
+bool kvt_record_fits(const struct kvt_shape *from, const struct kvt_wire_record *r,
+                     uint32_t n_slots)
 {
-    return r->n > 0 && r->first < n_slots && r->n <= n_slots - r->first && r->n_grains > 0 &&
-           r->grain < n->grains_per_block && r->n_grains <= n->grains_per_block - r->grain;
+    return r->n > 0 && r->first < n_slots && r->n <= n_slots - r->first &&
+           r->part < from->layout.parts && r->n_grains > 0 && r->grain < from->grains_per_block &&
+           r->n_grains <= from->grains_per_block - r->grain;
 }
 
 /* ---- states ---- */
@@ -173,13 +177,19 @@ bool kvt_grant_callbacks(struct kvt_node *n)
 
 /* ---- records ---- */
 
+static size_t words_per_part(const struct kvt_shape *from)
+{
+    return (from->grains_per_block + 63u) / 64u;
+}
+
 /* Mark the record's grains.  false: one of them was marked before. */
 static bool cover(struct kvt_grant *g, const struct kvt_wire_record *r)
 {
-    size_t words = (g->node->grains_per_block + 63u) / 64u;
+    size_t words = words_per_part(&g->from);
 
     for (uint32_t i = 0; i < r->n; i++) {
-        uint64_t *bits = g->covered + (size_t)(r->first + i) * words;
+        size_t block = (size_t)(r->first + i) * g->from.layout.parts;
+        uint64_t *bits = g->covered + (block + r->part) * words;
 
         for (uint32_t k = r->grain; k < r->grain + r->n_grains; k++) {
             uint64_t bit = 1ull << (k % 64);
@@ -201,11 +211,27 @@ static void grant_seen(struct kvt_grant *g, uint64_t now)
     g->arrival.last_ns = now;
 }
 
-static uint8_t *run_at(const struct kvt_grant *g, const struct kvt_wire_record *r, uint32_t i)
+/* The digest of what stands in our parts of the record's block i for bytes [begin, end) of the sender's
+ * part; bytes: what to place there first, NULL: they are there. */
+static uint64_t take(const struct kvt_grant *g, const struct kvt_wire_record *r, uint32_t i,
+                     size_t begin, size_t end, const uint8_t *bytes)
 {
     const struct kvt_node *n = g->node;
+    uint64_t salt = kvt_wire_salt(g->config.transfer, g->config.epoch, r->first + i);
+    size_t block = (size_t)g->slots[r->first + i] * n->shape.block_bytes;
+    struct wire_kv_walk walk = g->walk;
+    struct wire_kv_run run;
+    uint64_t sum = 0;
 
-    return n->pool + (size_t)g->slots[r->first + i] * n->block_bytes + (size_t)r->grain * n->grain;
+    wire_kv_walk_over(&walk, r->part, begin, end);
+    while (wire_kv_walk_run(&walk, &run)) {
+        uint8_t *to = n->part[run.part] + block + run.to;
+
+        if (bytes != NULL)
+            memcpy(to, bytes + (run.from - begin), run.len);
+        sum += wire_kv_digest(to, run.len, run.canonical, salt);
+    }
+    return sum;
 }
 
 /* The claimed grant that a frame or message of c speaks of; NULL: counted as late. */
@@ -224,14 +250,14 @@ void kvt_grant_data(struct kvt_conn *c, const struct kvt_wire_data *d, const uin
 {
     struct kvt_grant *g = grant_of(c, d->transfer, d->epoch);
     const struct kvt_wire_record *r = &d->record;
-    struct kvt_node *n = c->node;
     uint64_t start, sum = 0;
-    size_t run;
+    size_t run, begin;
 
     if (g == NULL || g->state != GRANT_CLAIMED)
         return;
-    run = (size_t)r->n_grains * n->grain;
-    if (g->one_sided || !kvt_record_fits(n, r, g->config.n_slots) || len != run * r->n) {
+    begin = (size_t)r->grain * g->from.grain;
+    run = (size_t)r->n_grains * g->from.grain;
+    if (g->one_sided || !kvt_record_fits(&g->from, r, g->config.n_slots) || len != run * r->n) {
         kvt_conn_malformed(c, "data out of bounds");
         return;
     }
@@ -241,13 +267,8 @@ void kvt_grant_data(struct kvt_conn *c, const struct kvt_wire_data *d, const uin
         grant_fail(g, ERR_CORRUPT, false);
         return;
     }
-    for (uint32_t i = 0; i < r->n; i++) {
-        uint8_t *to = run_at(g, r, i);
-
-        memcpy(to, bytes + i * run, run);
-        sum += wire_kv_digest(to, run, (size_t)r->grain * n->grain,
-                              kvt_wire_salt(d->transfer, d->epoch, r->first + i));
-    }
+    for (uint32_t i = 0; i < r->n; i++)
+        sum += take(g, r, i, begin, begin + run, bytes + i * run);
     g->arrival.bytes += len;
     g->arrival.verify_ns += clock_now_ns() - start;
     if (sum != r->digest)
@@ -285,7 +306,7 @@ void kvt_grant_notified(struct kvt_conn *c, const struct kvt_wire_notify *m)
     for (uint32_t i = 0; i < m->n_records; i++) {
         const struct kvt_wire_record *r = &m->record[i];
 
-        if (!g->one_sided || !kvt_record_fits(c->node, r, g->config.n_slots)) {
+        if (!g->one_sided || !kvt_record_fits(&g->from, r, g->config.n_slots)) {
             kvt_conn_malformed(c, "a notify out of bounds");
             return;
         }
@@ -305,17 +326,14 @@ void kvt_grant_notified(struct kvt_conn *c, const struct kvt_wire_notify *m)
 /* Read one slice of the first queued record. */
 static void verify_slice(struct kvt_grant *g)
 {
-    const struct kvt_node *n = g->node;
     const struct kvt_wire_record *r = &g->queue[g->head];
-    size_t run = (size_t)r->n_grains * n->grain;
+    size_t begin = (size_t)r->grain * g->from.grain, run = (size_t)r->n_grains * g->from.grain;
     size_t budget = VERIFY_SLICE;
 
     while (budget > 0 && g->block_at < r->n) {
         size_t len = run - g->byte_at < budget ? run - g->byte_at : budget;
 
-        g->sum += wire_kv_digest(
-            run_at(g, r, g->block_at) + g->byte_at, len, (size_t)r->grain * n->grain + g->byte_at,
-            kvt_wire_salt(g->config.transfer, g->config.epoch, r->first + g->block_at));
+        g->sum += take(g, r, g->block_at, begin + g->byte_at, begin + g->byte_at + len, NULL);
         budget -= len;
         g->byte_at += len;
         if (g->byte_at == run) {
@@ -376,11 +394,30 @@ static enum err claim_check(const struct kvt_grant *g, const struct kvt_conn *c,
     return ERR_OK;
 }
 
+/* From here on the sender's records make sense. */
+static enum err learn_sender(struct kvt_grant *g, const struct kvt_conn *c)
+{
+    uint32_t parts = c->from.layout.parts;
+    size_t words;
+
+    if (!mem_mul(words_per_part(&c->from) * parts, g->config.n_slots, &words))
+        return ERR_NOMEM;
+    g->covered = mem_try_calloc(words, sizeof(uint64_t));
+    if (g->covered == NULL)
+        return ERR_NOMEM;
+    g->from = c->from;
+    g->walk = c->walk;
+    g->grains_left = (uint64_t)g->config.n_slots * parts * c->from.grains_per_block;
+    return ERR_OK;
+}
+
 void kvt_grant_claimed(struct kvt_conn *c, const struct kvt_wire_transfer *t)
 {
     struct kvt_grant *g = map_get(&c->node->grants, t->transfer);
     enum err err = c->peer == NULL ? ERR_NOT_FOUND : claim_check(g, c, t);
 
+    if (err == ERR_OK)
+        err = learn_sender(g, c);
     if (err != ERR_OK) {
         c->node->counters.late_messages++;
         kvt_conn_write_transfer(c, KVT_WIRE_REFUSE, t->transfer, t->epoch, err);
@@ -508,13 +545,11 @@ void kvt_grant_sweep(struct kvt_node *n, uint64_t now)
 static struct kvt_grant *grant_create(struct kvt_node *n, const struct kvt_grant_config *config)
 {
     struct kvt_grant *g = mem_try_calloc(1, sizeof(*g));
-    size_t words = (n->grains_per_block + 63u) / 64u;
 
     if (g == NULL)
         return NULL;
     g->slots = mem_try_alloc((size_t)config->n_slots * sizeof(uint32_t));
-    g->covered = mem_try_calloc(config->n_slots, words * sizeof(uint64_t));
-    if (g->slots == NULL || g->covered == NULL) {
+    if (g->slots == NULL) {
         grant_free(g);
         return NULL;
     }
@@ -522,7 +557,6 @@ static struct kvt_grant *grant_create(struct kvt_node *n, const struct kvt_grant
     g->node = n;
     g->config = *config;
     g->config.slots = NULL;
-    g->grains_left = (uint64_t)config->n_slots * n->grains_per_block;
     item_init(&g->active);
     item_init(&g->ended);
     return g;

@@ -20,6 +20,7 @@
 #include "kvtransfer/kvt_fence.h"
 #include "kvtransfer/kvt_ucx.h"
 #include "kvtransfer/kvt_wire.h"
+#include "proto/wire_kv_plan.h"
 
 enum {
     KVT_MESSAGE_MAX = 256 * 1024, /* bytes of one message */
@@ -33,6 +34,13 @@ enum {
 #define KVT_TURN_NS (300 * 1000ull) /* for each of the three kinds of work in a loop turn */
 #define KVT_GREETING_NS (5 * 1000000000ull)
 #define KVT_STOP_NS (250 * 1000000ull) /* outstanding operations get this long after a failure */
+
+/* How a side of a transfer holds a block: what its records count in. */
+struct kvt_shape {
+    struct wire_kv_layout layout;
+    size_t block_bytes;                                 /* of one part */
+    uint32_t grain, grains_per_layer, grains_per_block; /* of one part */
+};
 
 /* Intrusive list; an unlinked item points at itself. */
 struct kvt_item {
@@ -114,11 +122,16 @@ struct kvt_conn {
     size_t rx_len;
     /* outgoing */
     struct kvt_ep *ep;
-    uint64_t remote_cookie, remote_pool, remote_probe;
+    uint64_t remote_cookie, remote_probe;
+    uint64_t remote_pool[WIRE_KV_PARTS_MAX];
+    size_t remote_block_bytes; /* of a part */
+    size_t put_max;            /* bytes of one put record */
     uint32_t remote_probe_len, remote_blocks;
     struct kvt_link link;
     size_t inflight; /* bytes handed to UCX and not yet over */
     struct kvt_probe *probe;
+    struct kvt_shape from;    /* of the connector */
+    struct wire_kv_walk walk; /* from the connector's parts to the acceptor's */
     /* incoming */
     uint64_t probe_bytes;
     uint64_t probe_asked;
@@ -129,15 +142,15 @@ struct kvt_node {
     struct kvt_node_config config;
     struct kvt_ucx *ucx;
     struct kvt_fence fence;
-    uint8_t *pool;
+    uint8_t *part[WIRE_KV_PARTS_MAX]; /* of the pool */
+    uint8_t *probe;                   /* KVT_PROBE_BYTES */
     uint64_t instance;
-    size_t layer_bytes, block_bytes;
-    size_t part_stride; /* from part to part of the pool */
-    uint32_t grain, grains_per_layer, grains_per_block;
-    struct map peers;   /* id + 1 -> struct kvt_peer */
-    struct map cookies; /* cookie -> incoming struct kvt_conn */
-    struct map grants;  /* transfer -> struct kvt_grant */
-    struct map sends;   /* transfer -> struct kvt_send */
+    struct kvt_shape shape;        /* our own */
+    struct wire_kv_walk canonical; /* from our parts to the one of a whole block */
+    struct map peers;              /* id + 1 -> struct kvt_peer */
+    struct map cookies;            /* cookie -> incoming struct kvt_conn */
+    struct map grants;             /* transfer -> struct kvt_grant */
+    struct map sends;              /* transfer -> struct kvt_send */
     struct kvt_item conns;
     struct kvt_item active_sends[KVT_CLASSES]; /* with pieces to issue, in turn */
     uint32_t send_turn, loose_class;           /* whose turn it is between the classes */
@@ -169,6 +182,7 @@ struct kvt_node {
 };
 
 /* kvt_node.c */
+void kvt_shape_init(struct kvt_shape *s, const struct wire_kv_layout *l);
 /* Numeric IPv4 or IPv6 only: nothing here resolves names.  ERR_INVALID. */
 MUST_USE enum err kvt_address_parse(const char *host, uint16_t port, struct sockaddr_storage *out);
 struct kvt_peer *kvt_peer_find(const struct kvt_node *n, uint32_t id);
@@ -243,7 +257,8 @@ bool kvt_grant_work(struct kvt_node *n, uint64_t until_ns);
 bool kvt_grant_callbacks(struct kvt_node *n);
 void kvt_grant_sweep(struct kvt_node *n, uint64_t now);
 
-/* True if the record lies inside n_slots blocks of the node's layout. */
-bool kvt_record_fits(const struct kvt_node *n, const struct kvt_wire_record *r, uint32_t n_slots);
+/* True if the record lies inside n_slots blocks of the sender's shape. */
+bool kvt_record_fits(const struct kvt_shape *from, const struct kvt_wire_record *r,
+                     uint32_t n_slots);
 
 #endif

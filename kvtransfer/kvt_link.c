@@ -11,7 +11,7 @@
 #include "base/mem.h"
 #include "kvtransfer/kvt_int.h"
 
-enum { PINGS = 3, STEPS = 5, FIRST_BYTES = 32 * 1024 };
+enum { PINGS = 3, STEPS = 5, FIRST_BYTES = 32 * 1024, PUTS_MAX = 256 };
 #define PROBE_SLOW_NS (20 * CLOCK_NS_PER_MS) /* for the first piece: 1.6 MB/s */
 
 struct kvt_probe {
@@ -162,16 +162,15 @@ static void step_send(struct kvt_probe *p, const uint8_t *from)
 static void probe_step(struct kvt_probe *p)
 {
     struct kvt_node *n = p->conn->node;
-    const uint8_t *from = n->pool + n->block_bytes * n->config.n_blocks;
 
     p->step_bytes = p->step == 0 ? FIRST_BYTES : KVT_PROBE_BYTES;
     if (p->step_bytes > p->conn->remote_probe_len)
         p->step_bytes = p->conn->remote_probe_len;
     p->step_ns = clock_now_ns();
     if (p->conn->link.one_sided)
-        step_put(p, from);
+        step_put(p, n->probe);
     else
-        step_send(p, from);
+        step_send(p, n->probe);
 }
 
 static void send_ping(struct kvt_probe *p)
@@ -189,6 +188,15 @@ static void ep_failed(void *arg, const char *why)
     c->ep_failed = why;
 }
 
+/* Where parts differ a record becomes a put for each run; these cost time even if they are short. */
+static size_t put_max(const struct kvt_shape *from, const struct wire_kv_layout *to)
+{
+    uint32_t parts = from->layout.parts > to->parts ? from->layout.parts : to->parts;
+    size_t most = wire_kv_layer_bytes(to) / 2 / parts * PUTS_MAX;
+
+    return from->layout.parts == to->parts || most > KVT_PUT_MAX ? KVT_PUT_MAX : most;
+}
+
 void kvt_link_start(struct kvt_conn *c, const struct kvt_wire_welcome *w)
 {
     struct kvt_wire_data d = {.cookie = w->cookie, .record = {.n = 1, .n_grains = 1}};
@@ -201,7 +209,11 @@ void kvt_link_start(struct kvt_conn *c, const struct kvt_wire_welcome *w)
     }
     c->cookie = 0; /* theirs, not one of our own */
     c->remote_cookie = w->cookie;
-    c->remote_pool = w->pool;
+    memcpy(c->remote_pool, w->pool, w->layout.parts * sizeof(w->pool[0]));
+    c->remote_block_bytes = wire_kv_part_block_bytes(&w->layout);
+    c->from = c->node->shape;
+    wire_kv_walk_init(&c->walk, &c->from.layout, &w->layout);
+    c->put_max = put_max(&c->from, &w->layout);
     c->remote_probe = w->probe;
     c->remote_probe_len = w->probe_len;
     c->remote_blocks = w->n_blocks;
@@ -258,7 +270,7 @@ void kvt_link_probe_bytes(struct kvt_conn *c, const void *bytes, size_t len)
     struct kvt_node *n = c->node;
 
     if (len <= KVT_PROBE_BYTES)
-        memcpy(n->pool + n->block_bytes * n->config.n_blocks, bytes, len);
+        memcpy(n->probe, bytes, len);
     c->probe_bytes += len;
     probe_answer(c);
 }

@@ -19,7 +19,13 @@
 #include "base/mem.h"
 #include "kvtransfer/kvt_int.h"
 
-enum { BACKLOG = 128, SWEEP_BUSY_MS = 20, SWEEP_IDLE_MS = 1000, NODE_HANDLES = 5 };
+enum {
+    BACKLOG = 128,
+    SWEEP_BUSY_MS = 20,
+    SWEEP_IDLE_MS = 1000,
+    NODE_HANDLES = 5,
+    PART_ALIGN = 4096
+};
 #define BACKOFF_MIN_NS (20 * CLOCK_NS_PER_MS)
 #define BACKOFF_MAX_NS CLOCK_NS_PER_S
 #define TRANSFER_TIMEOUT_NS (10 * CLOCK_NS_PER_S)
@@ -361,6 +367,16 @@ static void add_rdma_devices(char *devices, size_t len)
     closedir(d);
 }
 
+/* From part to part of a pool in host memory. */
+static bool part_stride(const struct kvt_node_config *config, size_t *stride)
+{
+    if (!mem_mul(wire_kv_part_block_bytes(&config->layout), config->n_blocks, stride) ||
+        !mem_add(*stride, PART_ALIGN - 1, stride))
+        return false;
+    *stride -= *stride % PART_ALIGN;
+    return true;
+}
+
 static enum err check_config(const struct kvt_node_config *config, struct err_msg *msg,
                              size_t *memory)
 {
@@ -368,9 +384,6 @@ static enum err check_config(const struct kvt_node_config *config, struct err_ms
     enum err err = wire_kv_layout_check(&config->layout, msg);
     size_t pool;
 
-    if (err == ERR_OK && config->layout.parts != 1)
-        return err_set(msg, ERR_UNSUPPORTED, "KV pool: %u parts cannot be moved yet",
-                       config->layout.parts);
     if (err != ERR_OK)
         return err;
     if (config->n_blocks == 0)
@@ -379,7 +392,7 @@ static enum err check_config(const struct kvt_node_config *config, struct err_ms
         return err_set(msg, ERR_INVALID,
                        "KV transfer: '%s' is not a numeric IPv4 or IPv6 address to listen on",
                        config->host != NULL ? config->host : "(null)");
-    if (!mem_mul(wire_kv_block_bytes(&config->layout), config->n_blocks, &pool) ||
+    if (!part_stride(config, &pool) || !mem_mul(pool, config->layout.parts, &pool) ||
         !mem_add(pool, KVT_PROBE_BYTES, memory))
         return err_set(msg, ERR_NOMEM,
                        "KV pool: %u blocks of %zu bytes are more than memory can hold",
@@ -397,7 +410,6 @@ static enum err open_ucx(struct kvt_node *n, size_t memory, struct err_msg *msg)
                                     .arg = n,
                                     .on_data = on_data};
     struct sockaddr_storage addr;
-    enum err err;
 
     /* On loopback every peer is on this machine, and UCX needs no TCP port. */
     if (config.transports == NULL && kvt_address_parse(n->config.host, 0, &addr) == ERR_OK &&
@@ -410,10 +422,7 @@ static enum err open_ucx(struct kvt_node *n, size_t memory, struct err_msg *msg)
         add_rdma_devices(n->device, sizeof(n->device));
         config.net_device = n->device[0] != '\0' ? n->device : NULL;
     }
-    err = kvt_ucx_open(&config, msg, &n->ucx);
-    if (err == ERR_OK)
-        n->pool = kvt_ucx_memory(n->ucx);
-    return err;
+    return kvt_ucx_open(&config, msg, &n->ucx);
 }
 
 static void on_handle_closed(uv_handle_t *h);
@@ -462,8 +471,19 @@ static enum err start_handles(struct kvt_node *n)
     return ERR_OK;
 }
 
+void kvt_shape_init(struct kvt_shape *s, const struct wire_kv_layout *l)
+{
+    s->layout = *l;
+    s->block_bytes = wire_kv_part_block_bytes(l);
+    s->grain = kvt_wire_grain(l);
+    s->grains_per_layer = (uint32_t)(s->block_bytes / l->n_layers / s->grain);
+    s->grains_per_block = s->grains_per_layer * l->n_layers;
+}
+
 static void init_node(struct kvt_node *n, const struct kvt_node_config *config)
 {
+    struct wire_kv_layout whole = config->layout;
+
     n->config = *config;
     snprintf(n->host, sizeof(n->host), "%s", config->host);
     n->config.host = n->host;
@@ -471,11 +491,9 @@ static void init_node(struct kvt_node *n, const struct kvt_node_config *config)
         n->config.transfer_timeout_ns = TRANSFER_TIMEOUT_NS;
     if (n->config.connect_timeout_ns == 0)
         n->config.connect_timeout_ns = CONNECT_TIMEOUT_NS;
-    n->layer_bytes = wire_kv_layer_bytes(&config->layout);
-    n->block_bytes = wire_kv_block_bytes(&config->layout);
-    n->grain = kvt_wire_grain(&config->layout);
-    n->grains_per_layer = (uint32_t)(n->layer_bytes / n->grain);
-    n->grains_per_block = n->grains_per_layer * config->layout.n_layers;
+    kvt_shape_init(&n->shape, &config->layout);
+    whole.parts = 1;
+    wire_kv_walk_init(&n->canonical, &config->layout, &whole);
     item_init(&n->conns);
     for (int i = 0; i < KVT_CLASSES; i++)
         item_init(&n->active_sends[i]);
@@ -483,6 +501,18 @@ static void init_node(struct kvt_node *n, const struct kvt_node_config *config)
     item_init(&n->ended_sends);
     item_init(&n->ended_grants);
     item_init(&n->events);
+}
+
+static void place_parts(struct kvt_node *n)
+{
+    uint8_t *at = kvt_ucx_memory(n->ucx);
+    size_t stride;
+
+    if (!part_stride(&n->config, &stride))
+        return; /* it was possible before */
+    for (uint32_t i = 0; i < n->config.layout.parts; i++, at += stride)
+        n->part[i] = at;
+    n->probe = at;
 }
 
 enum err kvt_node_create(const struct kvt_node_config *config, struct err_msg *msg,
@@ -508,6 +538,7 @@ enum err kvt_node_create(const struct kvt_node_config *config, struct err_msg *m
         mem_free(n);
         return err;
     }
+    place_parts(n);
     err = start_handles(n);
     if (err != ERR_OK) {
         kvt_ucx_close(n->ucx);
@@ -526,7 +557,7 @@ enum err kvt_node_create(const struct kvt_node_config *config, struct err_msg *m
 
 void *kvt_node_pool(struct kvt_node *n, uint32_t part)
 {
-    return n->pool + part * n->part_stride;
+    return n->part[part];
 }
 
 uint16_t kvt_node_port(const struct kvt_node *n)

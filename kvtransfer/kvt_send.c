@@ -26,6 +26,7 @@ enum send_state {
     SEND_ENDED        /* for its callback */
 };
 
+/* Of every part of our blocks. */
 struct piece {
     uint32_t first, n;
     uint32_t grain, n_grains;
@@ -60,8 +61,8 @@ struct kvt_send {
     enum err err;
     struct piece *pieces; /* queue */
     uint32_t n_pieces, cap_pieces, head;
-    uint32_t block_at, grain_at; /* progress inside pieces[head] */
-    struct batch *batch;         /* being filled */
+    uint32_t part_at, block_at, grain_at; /* progress inside pieces[head] */
+    struct batch *batch;                  /* being filled */
     uint32_t open_batches;
     uint32_t ops; /* in UCX */
     uint32_t n_records;
@@ -279,23 +280,33 @@ static struct batch *batch_get(struct kvt_send *s)
 
 /* ---- records ---- */
 
-/* Take up to max bytes of the first piece; as many whole runs of blocks as fit, else a part of one. */
+/* Progress has reached the end of a part of the first piece. */
+static void part_over(struct kvt_send *s)
+{
+    s->block_at = 0;
+    if (++s->part_at < s->node->shape.layout.parts)
+        return;
+    s->part_at = 0;
+    if (++s->head == s->n_pieces)
+        s->head = s->n_pieces = 0;
+}
+
+/* Take up to max bytes of the first piece, all of one part; as many whole runs of blocks as fit, else a
+ * portion of one. */
 static struct kvt_wire_record next_record(struct kvt_send *s, size_t max)
 {
-    struct kvt_node *n = s->node;
+    uint32_t grain = s->node->shape.grain;
     struct piece *p = &s->pieces[s->head];
-    size_t run = (size_t)p->n_grains * n->grain;
-    struct kvt_wire_record r = {.first = p->first + s->block_at};
+    size_t run = (size_t)p->n_grains * grain;
+    struct kvt_wire_record r = {.first = p->first + s->block_at, .part = (uint16_t)s->part_at};
 
     if (run <= max) {
         size_t fit = max / run;
         size_t cap = KVT_WIRE_NOTIFY_BLOCKS / KVT_BATCH_RECORDS;
 
-        r.n = p->n - s->block_at;
         if (fit > cap)
             fit = cap;
-        if (r.n > fit)
-            r.n = (uint32_t)fit;
+        r.n = (uint16_t)(p->n - s->block_at < fit ? p->n - s->block_at : fit);
         r.grain = p->grain;
         r.n_grains = p->n_grains;
         s->block_at += r.n;
@@ -303,42 +314,68 @@ static struct kvt_wire_record next_record(struct kvt_send *s, size_t max)
         r.n = 1;
         r.grain = p->grain + s->grain_at;
         r.n_grains = p->n_grains - s->grain_at;
-        if ((size_t)r.n_grains * n->grain > max)
-            r.n_grains = (uint32_t)(max / n->grain);
+        if ((size_t)r.n_grains * grain > max)
+            r.n_grains = (uint32_t)(max / grain);
         s->grain_at += r.n_grains;
         if (s->grain_at == p->n_grains) {
             s->grain_at = 0;
             s->block_at++;
         }
     }
-    if (s->block_at == p->n) {
-        s->block_at = 0;
-        s->head++;
-    }
-    if (s->head == s->n_pieces)
-        s->head = s->n_pieces = 0;
+    if (s->block_at == p->n)
+        part_over(s);
     return r;
 }
 
-static const uint8_t *run_of(const struct kvt_send *s, const struct kvt_wire_record *r, uint32_t i)
-{
-    const struct kvt_node *n = s->node;
+/* The record's share of its block i: our part of that block, and the bytes [begin, end) of it. */
+struct share {
+    const uint8_t *block;
+    size_t begin, end;
+};
 
-    return n->pool + (size_t)s->local[r->first + i] * n->block_bytes + (size_t)r->grain * n->grain;
+static struct share share_of(const struct kvt_send *s, const struct kvt_wire_record *r, uint32_t i)
+{
+    const struct kvt_shape *shape = &s->node->shape;
+    size_t begin = (size_t)r->grain * shape->grain;
+
+    return (struct share){s->node->part[r->part] +
+                              (size_t)s->local[r->first + i] * shape->block_bytes,
+                          begin, begin + (size_t)r->n_grains * shape->grain};
 }
 
-static uint64_t run_digest(const struct kvt_send *s, const struct kvt_wire_record *r, uint32_t i)
+static uint64_t share_digest(const struct kvt_send *s, const struct kvt_wire_record *r, uint32_t i)
 {
-    const struct kvt_node *n = s->node;
+    uint64_t salt = kvt_wire_salt(s->config.transfer, s->config.epoch, r->first + i);
+    struct share share = share_of(s, r, i);
+    struct wire_kv_walk walk = s->node->canonical;
+    struct wire_kv_run run;
+    uint64_t sum = 0;
 
-    return wire_kv_digest(run_of(s, r, i), (size_t)r->n_grains * n->grain,
-                          (size_t)r->grain * n->grain,
-                          kvt_wire_salt(s->config.transfer, s->config.epoch, r->first + i));
+    wire_kv_walk_over(&walk, r->part, share.begin, share.end);
+    while (wire_kv_walk_run(&walk, &run))
+        sum += wire_kv_digest(share.block + run.from, run.len, run.canonical, salt);
+    return sum;
+}
+
+static void put_share(struct kvt_send *s, struct batch *b, const struct kvt_wire_record *r,
+                      uint32_t i)
+{
+    struct kvt_conn *c = s->conn;
+    uint64_t to = (uint64_t)s->remote[r->first + i] * c->remote_block_bytes;
+    struct share share = share_of(s, r, i);
+    struct wire_kv_walk walk = c->walk;
+    struct wire_kv_run run;
+
+    wire_kv_walk_over(&walk, r->part, share.begin, share.end);
+    while (wire_kv_walk_move(&walk, &run)) {
+        op_begin(s, 0);
+        batch_op_started(b, kvt_ep_put(c->ep, share.block + run.from, run.len,
+                                       c->remote_pool[run.part] + to + run.to, &b->put));
+    }
 }
 
 static void issue_put(struct kvt_send *s)
 {
-    struct kvt_node *n = s->node;
     struct batch *b = batch_get(s);
     struct kvt_wire_record r;
     size_t run;
@@ -347,15 +384,11 @@ static void issue_put(struct kvt_send *s)
         send_fail(s, ERR_NOMEM);
         return;
     }
-    r = next_record(s, KVT_PUT_MAX);
-    run = (size_t)r.n_grains * n->grain;
+    r = next_record(s, s->conn->put_max);
+    run = (size_t)r.n_grains * s->node->shape.grain;
     for (uint32_t i = 0; i < r.n; i++) {
-        uint64_t to = s->conn->remote_pool + (uint64_t)s->remote[r.first + i] * n->block_bytes +
-                      (uint64_t)r.grain * n->grain;
-
-        r.digest += run_digest(s, &r, i);
-        op_begin(s, 0);
-        batch_op_started(b, kvt_ep_put(s->conn->ep, run_of(s, &r, i), run, to, &b->put));
+        r.digest += share_digest(s, &r, i);
+        put_share(s, b, &r, i);
     }
     b->record[b->n_records++] = r;
     b->bytes += run * r.n;
@@ -386,7 +419,7 @@ static bool contiguous(const struct kvt_send *s, const struct kvt_wire_record *r
 {
     if (r->n == 1)
         return true;
-    if (r->n_grains != s->node->grains_per_block)
+    if (r->n_grains != s->node->shape.grains_per_block)
         return false;
     for (uint32_t i = 1; i < r->n; i++) {
         if (s->local[r->first + i] != s->local[r->first + i - 1] + 1)
@@ -397,13 +430,13 @@ static bool contiguous(const struct kvt_send *s, const struct kvt_wire_record *r
 
 static void issue_message(struct kvt_send *s)
 {
-    struct kvt_node *n = s->node;
     struct kvt_wire_record r = next_record(s, KVT_MESSAGE_MAX);
     struct kvt_wire_data d = {
         .cookie = s->conn->remote_cookie, .transfer = s->config.transfer, .epoch = s->config.epoch};
-    size_t run = (size_t)r.n_grains * n->grain;
+    size_t run = (size_t)r.n_grains * s->node->shape.grain;
     bool direct = contiguous(s, &r);
     struct message *m = mem_try_alloc(sizeof(*m) + (direct ? 0 : run * r.n));
+    const uint8_t *first = share_of(s, &r, 0).block + share_of(s, &r, 0).begin;
     enum kvt_op_state state;
 
     if (m == NULL) {
@@ -414,17 +447,19 @@ static void issue_message(struct kvt_send *s)
     m->send = s;
     m->bytes = run * r.n;
     for (uint32_t i = 0; i < r.n; i++) {
-        r.digest += run_digest(s, &r, i);
+        struct share share = share_of(s, &r, i);
+
+        r.digest += share_digest(s, &r, i);
         if (!direct)
-            memcpy(m->gathered + i * run, run_of(s, &r, i), run);
+            memcpy(m->gathered + i * run, share.block + share.begin, run);
     }
     d.record = r;
     kvt_wire_put_data(m->header, &d);
     s->bytes += m->bytes;
     s->n_records++;
     op_begin(s, m->bytes);
-    state = kvt_ep_send(s->conn->ep, m->header, sizeof(m->header),
-                        direct ? run_of(s, &r, 0) : m->gathered, m->bytes, &m->op);
+    state = kvt_ep_send(s->conn->ep, m->header, sizeof(m->header), direct ? first : m->gathered,
+                        m->bytes, &m->op);
     if (state != KVT_OP_PENDING)
         message_over(m, state == KVT_OP_DONE ? ERR_OK : ERR_PEER_LOST);
 }
@@ -774,8 +809,8 @@ static bool pieces_grow(struct kvt_send *s)
 void kvt_send_piece(struct kvt_send *s, uint32_t first, uint32_t n, uint32_t first_layer,
                     uint32_t n_layers, uint64_t ready)
 {
-    const struct kvt_node *node = s->node;
-    uint32_t layers = node->config.layout.n_layers;
+    const struct kvt_shape *shape = &s->node->shape;
+    uint32_t layers = shape->layout.n_layers;
 
     (void)ready; /* host memory is final when it is said to be */
     if (s->state >= SEND_FINISHED || s->finish || n == 0 || n_layers == 0)
@@ -789,8 +824,8 @@ void kvt_send_piece(struct kvt_send *s, uint32_t first, uint32_t n, uint32_t fir
         send_fail(s, ERR_NOMEM);
         return;
     }
-    s->pieces[s->n_pieces++] = (struct piece){first, n, first_layer * node->grains_per_layer,
-                                              n_layers * node->grains_per_layer};
+    s->pieces[s->n_pieces++] = (struct piece){first, n, first_layer * shape->grains_per_layer,
+                                              n_layers * shape->grains_per_layer};
     if (s->state == SEND_STREAMING && s->head + 1 == s->n_pieces)
         s->progress_ns = clock_now_ns();
     send_work_changed(s);

@@ -46,7 +46,8 @@ static void put_layout(struct writer *w, const struct wire_kv_layout *l)
 static void put_record(struct writer *w, const struct kvt_wire_record *r)
 {
     put_int(w, r->first, 4);
-    put_int(w, r->n, 4);
+    put_int(w, r->n, 2);
+    put_int(w, r->part, 2);
     put_int(w, r->grain, 4);
     put_int(w, r->n_grains, 4);
     put_int(w, r->digest, 8);
@@ -122,11 +123,13 @@ static void get_layout(struct reader *r, struct wire_kv_layout *l)
 static void get_record(struct reader *r, struct kvt_wire_record *out)
 {
     out->first = get_u32(r);
-    out->n = get_u32(r);
+    out->n = (uint16_t)get_int(r, 2);
+    out->part = (uint16_t)get_int(r, 2);
     out->grain = get_u32(r);
     out->n_grains = get_u32(r);
     out->digest = get_int(r, 8);
-    if (out->n == 0 || out->n > KVT_WIRE_NOTIFY_BLOCKS || out->n_grains == 0)
+    if (out->n == 0 || out->n > KVT_WIRE_NOTIFY_BLOCKS || out->part >= WIRE_KV_PARTS_MAX ||
+        out->n_grains == 0)
         r->bad = true;
 }
 
@@ -229,11 +232,12 @@ size_t kvt_wire_put_welcome(uint8_t *dst, const struct kvt_wire_welcome *h)
 
     put_int(&w, h->instance, 8);
     put_int(&w, h->cookie, 8);
-    put_int(&w, h->pool, 8);
     put_int(&w, h->probe, 8);
     put_int(&w, h->probe_len, 4);
     put_int(&w, h->n_blocks, 4);
     put_layout(&w, &h->layout);
+    for (uint32_t i = 0; i < h->layout.parts; i++)
+        put_int(&w, h->pool[i], 8);
     put_int(&w, h->rkey_len, 2);
     put_int(&w, h->address_len, 2);
     put_bytes(&w, h->rkey, h->rkey_len);
@@ -248,11 +252,12 @@ enum err kvt_wire_get_welcome(const uint8_t *body, size_t len, struct kvt_wire_w
 
     out->instance = get_int(&r, 8);
     out->cookie = get_int(&r, 8);
-    out->pool = get_int(&r, 8);
     out->probe = get_int(&r, 8);
     out->probe_len = get_u32(&r);
     out->n_blocks = get_u32(&r);
     get_layout(&r, &out->layout);
+    for (uint32_t i = 0; !r.bad && i < out->layout.parts; i++)
+        out->pool[i] = get_int(&r, 8);
     out->rkey_len = (uint16_t)get_int(&r, 2);
     out->address_len = (uint16_t)get_int(&r, 2);
     if (r.bad || out->rkey_len > KVT_WIRE_RKEY_MAX || out->address_len == 0 ||
@@ -503,7 +508,7 @@ uint64_t kvt_wire_slots_digest(const uint32_t *slots, uint32_t n, uint64_t trans
 
 uint32_t kvt_wire_grain(const struct wire_kv_layout *l)
 {
-    size_t layer = wire_kv_layer_bytes(l);
+    size_t layer = wire_kv_layer_bytes(l) / l->parts;
     uint32_t grain = 4;
 
     while (grain < GRAIN_MAX && layer % (grain * 2u) == 0)

@@ -18,8 +18,10 @@
  *   STOPPED            ->              nothing of this transfer will be written any more
  *
  * A record says that a run of bytes is final in n consecutive blocks of the transfer: blocks [first,
- * first + n) as indices into the claimed slot list, bytes [grain, grain + n_grains) in units of the
- * layout's grain, and the sum of their digests.
+ * first + n) as indices into the claimed slot list, bytes [grain, grain + n_grains) of the sender's part
+ * `part` of each (proto/wire_kv.h) in units of the sender's grain, and the sum of their digests, which are
+ * over canonical offsets.  HELLO and WELCOME say how many parts each side has; where the bytes stand in its own
+ * parts is for the receiver to work out (messages), or for the sender (puts), by proto/wire_kv_plan.h.
  *
  * Before a proof has been checked nothing longer than KVT_WIRE_GREETING_MAX is read, and UCX has seen
  * no byte of the peer.  A version below or above KVT_WIRE_VERSION is refused; unknown frame types are
@@ -86,11 +88,11 @@ struct kvt_wire_hello {
 struct kvt_wire_welcome {
     uint64_t instance;
     uint64_t cookie; /* goes into every data message of this connection */
-    uint64_t pool;   /* address of block 0 at its owner */
     uint64_t probe;  /* address of the probe area */
     uint32_t probe_len;
     uint32_t n_blocks;
     struct wire_kv_layout layout;
+    uint64_t pool[WIRE_KV_PARTS_MAX]; /* address of block 0 of each part at its owner */
     uint16_t rkey_len, address_len;
     uint8_t rkey[KVT_WIRE_RKEY_MAX];
     uint8_t address[KVT_WIRE_ADDRESS_MAX];
@@ -116,7 +118,8 @@ struct kvt_wire_transfer {
 };
 
 struct kvt_wire_record {
-    uint32_t first, n;
+    uint32_t first;
+    uint16_t n, part;
     uint32_t grain, n_grains;
     uint64_t digest;
 };
@@ -190,7 +193,7 @@ uint64_t kvt_wire_salt(uint64_t transfer, uint32_t epoch, uint32_t index);
 /* The digest of a slot list, for CLAIM. */
 uint64_t kvt_wire_slots_digest(const uint32_t *slots, uint32_t n, uint64_t transfer,
                                uint32_t epoch);
-/* Bytes per grain: the largest power of two up to 4096 that divides the bytes of a layer. */
+/* Bytes per grain: the largest power of two up to 4096 that divides the bytes of a layer in a part. */
 uint32_t kvt_wire_grain(const struct wire_kv_layout *l);
 
 #endif

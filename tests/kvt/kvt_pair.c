@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "base/mem.h"
 
 struct wire_kv_layout pair_layout(uint32_t heads)
 {
@@ -56,6 +57,12 @@ void pair_introduce(struct pair *p)
 
 void pair_open(struct pair *p, const char *transports, const struct wire_kv_layout *layout)
 {
+    pair_open_parts(p, transports, layout, layout->parts, layout->parts);
+}
+
+void pair_open_parts(struct pair *p, const char *transports, const struct wire_kv_layout *layout,
+                     uint32_t sender_parts, uint32_t receiver_parts)
+{
     struct err_msg msg = {{0}};
 
     memset(p, 0, sizeof(*p));
@@ -73,8 +80,10 @@ void pair_open(struct pair *p, const char *transports, const struct wire_kv_layo
                                          .arg = &p->node[i],
                                          .on_link = on_link,
                                          .on_peer_lost = on_lost};
-        enum err err = kvt_node_create(&config, &msg, &p->node[i]);
+        enum err err;
 
+        config.layout.parts = i == 0 ? sender_parts : receiver_parts;
+        err = kvt_node_create(&config, &msg, &p->node[i]);
         if (err != ERR_OK)
             print_message("%s\n", msg.text);
         assert_int_equal(ERR_OK, err);
@@ -168,9 +177,46 @@ uint8_t *pair_block(const struct pair *p, int node, uint32_t slot)
     return (uint8_t *)kvt_node_pool(p->node[node], 0) + slot * pair_block_bytes(p);
 }
 
+static uint8_t *test_block(const struct pair *p)
+{
+    uint8_t *b = mem_try_alloc(pair_block_bytes(p));
+
+    assert_non_null(b);
+    return b;
+}
+
+/* By the definition in wire_kv.h, head by head, and not by what kvtransfer uses. */
+static void copy_parts(const struct pair *p, int node, uint32_t slot, uint8_t *block, bool in)
+{
+    const struct wire_kv_layout *l = &p->config[node].layout;
+    size_t head = wire_kv_layer_bytes(l) / 2 / l->n_kv_heads;
+    uint32_t heads = l->n_kv_heads / l->parts;
+
+    for (uint32_t row = 0; row < 2 * l->n_layers; row++) {
+        for (uint32_t h = 0; h < l->n_kv_heads; h++) {
+            uint8_t *pool = kvt_node_pool(p->node[node], h / heads);
+            uint8_t *there = pool + slot * wire_kv_part_block_bytes(l) +
+                             ((size_t)row * heads + h % heads) * head;
+            uint8_t *here = block + ((size_t)row * l->n_kv_heads + h) * head;
+
+            memcpy(in ? there : here, in ? here : there, head);
+        }
+    }
+}
+
+void pair_store(const struct pair *p, int node, uint32_t slot, const uint8_t *block)
+{
+    copy_parts(p, node, slot, (uint8_t *)(uintptr_t)block, true);
+}
+
+void pair_load(const struct pair *p, int node, uint32_t slot, uint8_t *block)
+{
+    copy_parts(p, node, slot, block, false);
+}
+
 void pair_fill(const struct pair *p, int node, uint32_t slot, uint64_t seed)
 {
-    uint8_t *b = pair_block(p, node, slot);
+    uint8_t *b = test_block(p);
     uint64_t x = seed * 0x9e3779b97f4a7c15u + 1;
 
     for (size_t i = 0; i < pair_block_bytes(p); i++) {
@@ -179,12 +225,21 @@ void pair_fill(const struct pair *p, int node, uint32_t slot, uint64_t seed)
         x ^= x << 17;
         b[i] = (uint8_t)x;
     }
+    pair_store(p, node, slot, b);
+    mem_free(b);
 }
 
 bool pair_same(const struct pair *p, uint32_t sender_slot, uint32_t receiver_slot)
 {
-    return memcmp(pair_block(p, 0, sender_slot), pair_block(p, 1, receiver_slot),
-                  pair_block_bytes(p)) == 0;
+    uint8_t *here = test_block(p), *there = test_block(p);
+    bool same;
+
+    pair_load(p, 0, sender_slot, here);
+    pair_load(p, 1, receiver_slot, there);
+    same = memcmp(here, there, pair_block_bytes(p)) == 0;
+    mem_free(here);
+    mem_free(there);
+    return same;
 }
 
 static void on_arrival(void *arg, const struct kvt_arrival *a)

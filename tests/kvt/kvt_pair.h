@@ -38,6 +38,9 @@ struct pair {
 struct wire_kv_layout pair_layout(uint32_t heads);
 /* transports: NULL or "tcp".  Nodes are created, and introduced to each other. */
 void pair_open(struct pair *p, const char *transports, const struct wire_kv_layout *layout);
+/* The same with pools of so many parts; 0 of the layout's own. */
+void pair_open_parts(struct pair *p, const char *transports, const struct wire_kv_layout *layout,
+                     uint32_t sender_parts, uint32_t receiver_parts);
 void pair_introduce(struct pair *p);
 /* Close both nodes; asserts that nothing is left of any transfer, soon. */
 void pair_close(struct pair *p);
@@ -47,7 +50,11 @@ void pair_run_for(struct pair *p, unsigned ms);
 /* The nodes are connected, and every claim made until now has been answered.  Uses the last block. */
 void pair_settle(struct pair *p);
 size_t pair_block_bytes(const struct pair *p);
+/* Of a pool of one part. */
 uint8_t *pair_block(const struct pair *p, int node, uint32_t slot);
+/* Copy a whole block, as one part would hold it, into the parts of a pool or out of them. */
+void pair_store(const struct pair *p, int node, uint32_t slot, const uint8_t *block);
+void pair_load(const struct pair *p, int node, uint32_t slot, uint8_t *block);
 /* Fill a block with bytes that depend on seed. */
 void pair_fill(const struct pair *p, int node, uint32_t slot, uint64_t seed);
 bool pair_same(const struct pair *p, uint32_t sender_slot, uint32_t receiver_slot);
