@@ -106,6 +106,8 @@ bool rogue_greet(struct rogue *r, uint32_t self, uint32_t peer, const uint8_t *t
         .self = self, .peer = peer, .instance = 4711, .layout = r->pair->config[1].layout};
     size_t len;
 
+    if (r->parts != 0)
+        h.layout.parts = r->parts;
     assert_int_equal(KVT_WIRE_CHALLENGE, rogue_read(r, 1000, &len));
     assert_int_equal(ERR_OK, kvt_wire_get_challenge(r->rx + KVT_WIRE_HEADER, len, r->theirs));
     rogue_drop(r);

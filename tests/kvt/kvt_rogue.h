@@ -18,9 +18,10 @@ struct rogue {
     size_t rx_len;
     uint8_t frame[KVT_WIRE_HEADER + KVT_WIRE_BODY_MAX];
     int pending;
+    uint32_t parts; /* that it says its pool has; 0: as the pair */
 };
 
-/* Connect to node 1 of the pair; nothing is said yet. */
+/* Connect to node 1 of the pair; nothing is said yet.  Clears *r. */
 void rogue_connect(struct rogue *r, struct pair *p);
 void rogue_write(struct rogue *r, const void *bytes, size_t len);
 /* Wait for the next frame; its type, 0 after the end of the stream, -1 after ms without one.  The body
