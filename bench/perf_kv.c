@@ -80,6 +80,21 @@ static struct wire_kv_layout layout_of(size_t size)
     return l;
 }
 
+/* A block of `size` bytes as a model of 8 kv heads has it, in one of several parts; size is at least 64 KiB. */
+static struct wire_kv_layout parted_layout(size_t size, uint32_t parts)
+{
+    struct wire_kv_layout l = {.n_layers = 4,
+                               .n_kv_heads = 8,
+                               .head_dim = 128,
+                               .block_tokens = 1,
+                               .dtype = WIRE_KV_F16,
+                               .model_id = 1,
+                               .parts = parts};
+
+    l.block_tokens = (uint32_t)(size / wire_kv_block_bytes(&l));
+    return l;
+}
+
 static void on_link(void *arg, const struct kvt_link *link)
 {
     struct side *s = arg;
@@ -88,7 +103,7 @@ static void on_link(void *arg, const struct kvt_link *link)
     s->linked++;
 }
 
-static enum err side_open(struct side *s, const struct perf_kv_cell *cell, int fd)
+static enum err side_open(struct side *s, const struct perf_kv_cell *cell, bool sender, int fd)
 {
     struct kvt_node_config config = {.loop = &s->loop,
                                      .host = "127.0.0.1",
@@ -100,7 +115,8 @@ static enum err side_open(struct side *s, const struct perf_kv_cell *cell, int f
 
     memset(s, 0, sizeof(*s));
     s->fd = fd;
-    s->layout = layout_of(cell->size);
+    s->layout = cell->from == 0 ? layout_of(cell->size)
+                                : parted_layout(cell->size, sender ? cell->from : cell->to);
     s->n_blocks = (uint32_t)(cell->pool / cell->size);
     s->slots = mem_try_alloc(s->n_blocks * sizeof(uint32_t));
     if (s->slots == NULL)
@@ -113,8 +129,8 @@ static enum err side_open(struct side *s, const struct perf_kv_cell *cell, int f
     err = kvt_node_create(&config, &msg, &s->node);
     if (err != ERR_OK)
         fprintf(stderr, "perf kv: %s\n", msg.text);
-    else
-        memset(kvt_node_pool(s->node, 0), 1, cell->pool);
+    for (uint32_t i = 0; err == ERR_OK && i < s->layout.parts; i++)
+        memset(kvt_node_pool(s->node, i), 1, cell->pool / s->layout.parts);
     return err;
 }
 
@@ -179,7 +195,7 @@ static void on_ask(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 static enum err ours_receive(const struct perf_kv_cell *cell, int fd)
 {
     static struct side s;
-    enum err err = side_open(&s, cell, fd);
+    enum err err = side_open(&s, cell, false, fd);
     uint16_t port;
 
     if (err != ERR_OK)
@@ -254,7 +270,7 @@ static enum err hand_over(struct side *s, uint64_t transfer, uint32_t n, double 
         return err;
     pause_ms(s, 1);
     begin = clock_now_ns();
-    kvt_send_piece(send, 0, n, 0, 1, 0);
+    kvt_send_piece(send, 0, n, 0, s->layout.n_layers, 0);
     kvt_send_finish(send, NULL, 0);
     if (!run_until(s, &s->done, 1))
         return ERR_TIMEOUT;
@@ -301,7 +317,7 @@ static enum err measure_ones(struct side *s, struct outcome *out)
 static enum err ours_send(const struct perf_kv_cell *cell, int fd, struct outcome *out)
 {
     static struct side s;
-    enum err err = side_open(&s, cell, fd);
+    enum err err = side_open(&s, cell, true, fd);
     uint16_t port;
 
     if (err != ERR_OK)
@@ -425,6 +441,16 @@ static void report_cell(struct bench_report *r, const struct perf_kv_cell *cell,
                            bare->answer_s * 1e6);
 }
 
+static void report_parted(struct bench_report *r, const struct perf_kv_cell *cell,
+                          const struct outcome *best)
+{
+    char what[48];
+
+    snprintf(what, sizeof(what), "%u_to_%u.verified", cell->from, cell->to);
+    add(r, cell, what, best->verified_gbs, "GB/s", BENCH_HIGHER);
+    bench_report_reference(r, "bare UCX, same run", (double)cell->pool / best->bare.pool_s / 1e9);
+}
+
 static void keep_lower(double *best, double value)
 {
     if (value > 0 && (*best == 0 || value < *best))
@@ -461,6 +487,31 @@ static enum err best_of(const struct perf_kv_cell *cell, unsigned rounds, struct
     return ERR_OK;
 }
 
+/* What it costs that the two sides have other parts, beside the same blocks where they have not. */
+static enum err measure_parted(struct bench_report *r, bool tcp, unsigned rounds,
+                               struct err_msg *msg)
+{
+    static const unsigned parts[][2] = {{1, 1}, {2, 2}, {2, 1}, {2, 4}};
+
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        struct perf_kv_cell cell = {.tcp = tcp,
+                                    .size = 262144,
+                                    .rounds = POOLS,
+                                    .pool = POOL_BYTES,
+                                    .from = parts[i][0],
+                                    .to = parts[i][1]};
+        struct outcome best = {0};
+        bool was_bare = false;
+        enum err err = best_of(&cell, rounds, &best, &was_bare);
+
+        if (err != ERR_OK)
+            return err_set(msg, err, "perf kv: %s, %u parts to %u: %s", tcp ? "tcp" : "shm",
+                           cell.from, cell.to, err_text(err));
+        report_parted(r, &cell, &best);
+    }
+    return ERR_OK;
+}
+
 static enum err measure(struct bench_report *r, bool tcp, unsigned rounds, struct err_msg *msg)
 {
     static const size_t sizes[] = {8, 65536, 262144, 1048576, 4194304};
@@ -479,7 +530,7 @@ static enum err measure(struct bench_report *r, bool tcp, unsigned rounds, struc
                            cell.size, was_bare ? "bare UCX loop" : "hand-over", err_text(err));
         report_cell(r, &cell, &best, &best.bare);
     }
-    return ERR_OK;
+    return measure_parted(r, tcp, rounds, msg);
 }
 
 enum err bench_perf_kv(const struct bench_perf_kv_options *options, bool json, struct err_msg *msg)

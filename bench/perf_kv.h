@@ -12,6 +12,9 @@
  *   kv.PATH.SIZE.latency          us    one piece, from kvt_send_piece to the acknowledgement;
  *                                       reference: bare UCX, the bytes and an answer, busy polling
  *
+ *   kv.PATH.SIZE.2_to_1.verified  GB/s  the same where the sender's pool is 2 parts and the receiver's 1: blocks of
+ *                                       4 layers and 8 heads, re-sharded on the way; also 1_to_1, 2_to_4
+ *
  * where PATH is put.shm or am.tcp.  Thread: the caller's; it must not have initialised UCX, because the
  * work is done in forked children.  Blocking: for seconds. */
 #ifndef BENCH_PERF_KV_H

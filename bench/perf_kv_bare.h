@@ -14,6 +14,7 @@ struct perf_kv_cell {
     size_t size; /* bytes per piece */
     size_t pool; /* bytes that the pieces walk over, a multiple of size */
     unsigned rounds;
+    unsigned from, to; /* parts of the sender's and the receiver's pool; both 0: 1, and one layer */
 };
 
 /* Seconds to move the whole pool once (best of the ways a plain loop can do it), and to move one piece

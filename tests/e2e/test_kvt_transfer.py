@@ -19,9 +19,10 @@ ids = itertools.count(1000)
 class Two:
     """A sender and a receiver that know each other."""
 
-    def __init__(self, path, heads=32):
+    def __init__(self, path, heads=32, parts=(1, 1)):
         self.path = path
         self.heads = heads
+        self.parts = parts
         self.namespaces = None
         if path == "netns":
             self.namespaces = namespaces_or_none()
@@ -48,7 +49,8 @@ class Two:
         where = {}
         if self.namespaces:
             where = {"host": self.namespaces.hosts[side], "namespace": self.namespaces.names[side]}
-        self.peers[side] = Peer("-" if self.path == "shm" else "tcp", heads=self.heads, **where)
+        self.peers[side] = Peer("-" if self.path == "shm" else "tcp", heads=self.heads, parts=self.parts[side],
+                                **where)
 
     def introduce(self):
         self.receiver.introduce(RECEIVER, SENDER)
@@ -132,6 +134,16 @@ def test_blocks_arrive_and_the_link_is_measured(two, path):
     assert t.receiver.at_rest()["bad"] == 0
 
 
+@pytest.mark.parametrize("parts", [(2, 1), (1, 4), (2, 4), (4, 2)], ids=lambda p: f"{p[0]}to{p[1]}")
+@pytest.mark.parametrize("path", PATHS)
+def test_blocks_arrive_in_pools_of_other_parts(two, path, parts):
+    t = two(path, parts=parts)
+    for seed in range(5):
+        assert t.whole_transfer(seed * 100) == "ERR_OK"
+    assert t.sender.at_rest()["bad"] == 0
+    assert t.receiver.at_rest()["bad"] == 0
+
+
 def test_the_receiver_is_never_asked_for_an_endpoint(two, tmp_path, monkeypatch):
     """What UCX's active messages and unpacked keys do over TCP.  The answer of such an endpoint, queued
     when the endpoint fails, aborts the process in UCX 1.13: see the next test."""
@@ -208,9 +220,9 @@ def begin(t, phase, side, fault):
 class Faulty(Two):
     """Knows which side is able to answer."""
 
-    def __init__(self, path):
+    def __init__(self, path, **more):
         self.down = set()
-        super().__init__(path)
+        super().__init__(path, **more)
 
     def usable(self, side):
         return side not in self.down
@@ -237,8 +249,8 @@ class Faulty(Two):
 def faulty():
     made = []
 
-    def make(path):
-        made.append(Faulty(path))
+    def make(path, **more):
+        made.append(Faulty(path, **more))
         return made[-1]
 
     yield make
@@ -265,11 +277,21 @@ def paint_is_intact(t):
 PHASES = ["connect", "granted", "middle", "finished"]
 
 
+@pytest.mark.parametrize("parts", [(2, 4), (4, 1)], ids=lambda p: f"{p[0]}to{p[1]}")
+@pytest.mark.parametrize("side", [0, 1], ids=["sender", "receiver"])
+@pytest.mark.parametrize("path", ["shm", "tcp"])
+def test_kill_of_either_side_between_pools_of_other_parts(faulty, path, side, parts):
+    kill_a_side(faulty(path, parts=parts), side, "middle")
+
+
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("side", [0, 1], ids=["sender", "receiver"])
 @pytest.mark.parametrize("path", PATHS)
 def test_kill_of_either_side(faulty, path, side, phase):
-    t = faulty(path)
+    kill_a_side(faulty(path), side, phase)
+
+
+def kill_a_side(t, side, phase):
     transfer = begin(t, phase, side, lambda: t.kill(side))
     begun = time.monotonic()
     last = survivors_end_in_time(t, transfer, side)

@@ -1,7 +1,7 @@
 /* tests/kvt/kvt_peer.c - one kvt node in a process of its own, for tests that kill, stop and cut off
  * peers.  It takes commands as lines on standard input and says what happens as JSON lines.
  *
- *   kvt_peer HOST PORT TRANSPORTS|- BLOCKS HEADS TRANSFER_TIMEOUT_MS
+ *   kvt_peer HOST PORT TRANSPORTS|- BLOCKS HEADS[/PARTS] TRANSFER_TIMEOUT_MS
  *
  *   introduce SELF PEER TOKEN_HEX HOST|- PORT    connect PEER        forget PEER GONE(0|1)
  *   grant ID EPOCH PEER DEADLINE_MS SLOTS        ungrant ID
@@ -146,6 +146,26 @@ static void pattern(uint8_t *to, size_t len, uint64_t seed)
     }
 }
 
+/* Copy block `slot` out of the pool's parts to where one part would hold it, or in; true: they were equal. */
+static bool exchange(uint32_t slot, uint8_t *block, bool in)
+{
+    size_t head = wire_kv_layer_bytes(&layout) / 2 / layout.n_kv_heads;
+    uint32_t heads = layout.n_kv_heads / layout.parts;
+    bool same = true;
+
+    for (uint32_t i = 0; i < 2 * layout.n_layers * layout.n_kv_heads; i++) {
+        uint32_t row = i / layout.n_kv_heads, h = i % layout.n_kv_heads;
+        uint8_t *there = (uint8_t *)kvt_node_pool(node, h / heads) +
+                         slot * wire_kv_part_block_bytes(&layout) +
+                         ((size_t)row * heads + h % heads) * head;
+
+        same &= memcmp(there, block + i * head, head) == 0;
+        if (in)
+            memcpy(there, block + i * head, head);
+    }
+    return same;
+}
+
 static void fill_or_check(char **w, bool check)
 {
     static struct slots s;
@@ -155,13 +175,8 @@ static void fill_or_check(char **w, bool check)
 
     parse_slots(w[1], &s);
     for (uint32_t i = 0; want != NULL && i < s.n; i++) {
-        uint8_t *block = (uint8_t *)kvt_node_pool(node, 0) + s.slot[i] * len;
-
         pattern(want, len, number(w[2]) + i);
-        if (check)
-            same &= memcmp(block, want, len) == 0;
-        else
-            memcpy(block, want, len);
+        same &= exchange(s.slot[i], want, !check);
     }
     mem_free(want);
     if (check)
@@ -346,13 +361,16 @@ int main(int argc, char **argv)
 
     signal(SIGPIPE, SIG_IGN); /* as daemon/main.c does */
     if (argc != 7) {
-        fprintf(stderr,
-                "usage: kvt_peer HOST PORT TRANSPORTS|- BLOCKS HEADS TRANSFER_TIMEOUT_MS\n");
+        fprintf(
+            stderr,
+            "usage: kvt_peer HOST PORT TRANSPORTS|- BLOCKS HEADS[/PARTS] TRANSFER_TIMEOUT_MS\n");
         return 2;
     }
     log_setup(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, "kvt_peer");
     uv_loop_init(&loop);
     layout.n_kv_heads = (uint32_t)number(argv[5]);
+    if (strchr(argv[5], '/') != NULL)
+        layout.parts = (uint32_t)number(strchr(argv[5], '/') + 1);
     config.host = argv[1];
     config.port = (uint16_t)number(argv[2]);
     config.transports = strcmp(argv[3], "-") == 0 ? NULL : argv[3];
