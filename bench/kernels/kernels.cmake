@@ -3,6 +3,11 @@
 # run shows that they work.
 set(GPU_BENCHES
   rmsnorm
+  rope_kv
+  swiglu
+  gather_rows
+  kv_digest
+  kv_move
 )
 
 # baton_gpu_benches(TARGET): gpu_bench.c, the benchmarks and their list become sources of the target.
