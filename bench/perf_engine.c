@@ -218,7 +218,7 @@ static enum err attach(struct perf *p, struct err_msg *msg)
 {
     uint32_t context =
         p->info->max_context < 2048 + BLOCK_TOKENS ? p->info->max_context : 2048 + BLOCK_TOKENS;
-    size_t n_blocks, block = wire_kv_block_bytes(&p->info->kv), bytes = 0;
+    size_t n_blocks, bytes;
 
     p->blocks_per_stream = (context + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
     n_blocks = (size_t)p->blocks_per_stream * STREAMS_MAX;
@@ -226,7 +226,8 @@ static enum err attach(struct perf *p, struct err_msg *msg)
     /* Stream 0 has room for the long prompt; the others share one pool of decode blocks. */
     n_blocks = p->blocks_per_stream +
                (size_t)STREAMS_MAX * ((DECODE_CONTEXT + DECODE_STEPS_MAX) / BLOCK_TOKENS + 2);
-    if (mem_mul(n_blocks, block, &bytes))
+    bytes = engine_pool_bytes(p->engine, (uint32_t)n_blocks);
+    if (bytes > 0)
         p->pool = mem_try_aligned(64, bytes);
     if (p->blocks == NULL || p->pool == NULL)
         return err_set(msg, ERR_NOMEM, "perf engine: no memory for %zu KV blocks", n_blocks);
@@ -240,7 +241,7 @@ static enum err attach(struct perf *p, struct err_msg *msg)
             p->blocks[s * p->blocks_per_stream + i] =
                 p->blocks_per_stream + (s - 1) * own + (i < own ? i : own - 1);
     }
-    return engine_attach_kv(p->engine, &p->pool, (uint32_t)n_blocks);
+    return engine_attach_pool(p->engine, p->pool, (uint32_t)n_blocks);
 }
 
 /* The embedding is looked up, one row per token; the output matrix (the same one, if tied) is used for
@@ -262,11 +263,13 @@ static enum err find_limits(struct perf *p, const char *model_dir, struct err_ms
     return ERR_OK;
 }
 
-static enum err run(struct perf *p, const char *model_dir, uint32_t threads, struct err_msg *msg)
+static enum err run(struct perf *p, const char *model_dir, uint32_t threads, uint32_t tp,
+                    struct err_msg *msg)
 {
     struct engine_config config = {.backend = "cpu",
                                    .model_dir = model_dir,
                                    .threads = threads,
+                                   .tp = tp,
                                    .block_tokens = BLOCK_TOKENS,
                                    .max_batch = STREAMS_MAX,
                                    .max_step_tokens = CHUNK};
@@ -287,7 +290,8 @@ static enum err run(struct perf *p, const char *model_dir, uint32_t threads, str
     return err == ERR_OK ? ERR_OK : err_set(msg, err, "perf engine: a step failed");
 }
 
-enum err bench_perf_engine(const char *model_dir, uint32_t threads, bool json, struct err_msg *msg)
+enum err bench_perf_engine(const char *model_dir, uint32_t threads, uint32_t tp, bool json,
+                           struct err_msg *msg)
 {
     struct perf *p = mem_try_calloc(1, sizeof(*p));
     enum err err;
@@ -301,7 +305,7 @@ enum err bench_perf_engine(const char *model_dir, uint32_t threads, bool json, s
     if (err != ERR_OK)
         (void)err_set(msg, err, "perf engine: no memory to measure the machine's limits");
     else
-        err = run(p, model_dir, threads, msg);
+        err = run(p, model_dir, threads, tp, msg);
     if (err == ERR_OK)
         err = bench_report_print(&p->report, json);
     bench_report_free(&p->report);

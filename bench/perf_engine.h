@@ -18,8 +18,8 @@
 #include "base/err.h"
 
 /* Prints to standard output: a table, or with json one object.  threads: 0 = all cores the process may
- * use.  Errors of engine_open are passed on; ERR_NOMEM; ERR_DEVICE: a step failed. */
-MUST_USE enum err bench_perf_engine(const char *model_dir, uint32_t threads, bool json,
+ * use; tp: ranks that share the model, 0 = 1.  Errors of engine_open are passed on; ERR_NOMEM; ERR_DEVICE: a step failed. */
+MUST_USE enum err bench_perf_engine(const char *model_dir, uint32_t threads, uint32_t tp, bool json,
                                     struct err_msg *msg);
 
 #endif

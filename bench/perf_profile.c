@@ -321,6 +321,7 @@ static enum err open_engine(struct profile *p, struct err_msg *msg)
                                    .model_dir = o->model_dir,
                                    .sim_profile = o->sim_profile,
                                    .threads = o->threads,
+                                   .tp = o->tp,
                                    .block_tokens = BLOCK_TOKENS,
                                    .max_batch = o->max_batch > 0 ? o->max_batch : BATCH_DEFAULT,
                                    .max_step_tokens =
@@ -348,7 +349,7 @@ static enum err attach(struct profile *p, struct err_msg *msg)
         return err_set(msg, ERR_INVALID, "perf profile: the model's context of %u is too short",
                        p->info->max_context);
     p->n_blocks = (uint32_t)room;
-    p->pool = mem_try_aligned(64, room * p->block_bytes);
+    p->pool = mem_try_aligned(64, engine_pool_bytes(p->engine, p->n_blocks));
     p->kept = mem_try_calloc(p->context / BLOCK_TOKENS, p->block_bytes);
     p->tokens = mem_try_calloc(p->context, sizeof(p->tokens[0]));
     p->blocks = mem_try_calloc(room, sizeof(p->blocks[0]));
@@ -356,13 +357,13 @@ static enum err attach(struct profile *p, struct err_msg *msg)
     if (p->pool == NULL || p->kept == NULL || p->tokens == NULL || p->blocks == NULL ||
         p->slots == NULL)
         return err_set(msg, ERR_NOMEM, "perf profile: no memory for %zu KV blocks", room);
-    memset(p->pool, 0, room * p->block_bytes);
+    memset(p->pool, 0, engine_pool_bytes(p->engine, p->n_blocks));
     for (uint32_t i = 0; i < room; i++)
         p->blocks[i] = i;
     /* Ordinary ones: special tokens stand at the ends of a vocabulary. */
     for (uint32_t i = 0; i < p->context; i++)
         p->tokens[i] = (int32_t)(p->info->vocab / 4 + i * 7919u % (p->info->vocab / 2));
-    err = engine_attach_kv(p->engine, &p->pool, p->n_blocks);
+    err = engine_attach_pool(p->engine, p->pool, p->n_blocks);
     return err == ERR_OK ? ERR_OK : err_set(msg, err, "perf profile: the engine takes no KV pool");
 }
 

@@ -37,6 +37,7 @@ struct bench_perf_profile_options {
     const char *name;         /* of the class; NULL: the backend's */
     const char *out;          /* class file to write; NULL: none */
     uint32_t threads;         /* 0: as many as cores the process may use */
+    uint32_t tp;              /* ranks that share the model; 0: 1 */
     uint32_t max_step_tokens; /* 0: 512 */
     uint32_t max_batch;       /* 0: 64 */
     double seconds;           /* to spend on steps; 0: 20 */

@@ -170,6 +170,13 @@ static void kv_host_arg(struct args *a, const struct daemon_config *c)
         arg(a, "--kv-host=%s", at.host);
 }
 
+static uint32_t pool_tp(const struct daemon_config *c, bool prefill)
+{
+    uint32_t own = prefill ? c->prefill_tp : c->decode_tp;
+
+    return own > 0 ? own : c->tp;
+}
+
 static enum err build_args(const struct child *child, struct args *a)
 {
     const struct daemon_children *all = child->all;
@@ -191,6 +198,7 @@ static enum err build_args(const struct child *child, struct args *a)
     text_arg(a, "--log-level", c->log_level);
     text_arg(a, "--log-format", c->log_format);
     arg(a, "--threads=%u", all->threads);
+    arg(a, "--tp=%u", pool_tp(c, child->is_prefill));
     arg(a, "--block-tokens=%u", c->block_tokens);
     arg(a, "--max-context=%u", c->max_context);
     arg(a, "--max-batch=%u", c->max_batch);

@@ -37,6 +37,7 @@ struct daemon_config {
     char *backend;
     char *sim_profile;
     uint32_t threads;
+    uint32_t tp, prefill_tp, decode_tp; /* the latter two: 0 = tp */
     uint32_t block_tokens;
     uint32_t max_context;
     uint32_t max_batch;

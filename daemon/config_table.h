@@ -26,6 +26,9 @@
     X(backend,         TEXT, "cpu", 0, 0, "name", A, "Model", "cpu, or sim (no weights, modelled times; for tests and planning)") \
     X(sim_profile,     TEXT, "", 0, 0, "file", A, "Model", "profile of modelled times for --backend sim; default: zero time") \
     X(threads,         U32,  "0", 0, 1024, "threads", A, "Model", "compute threads per worker; 0: serve shares the cores among its workers") \
+    X(tp,              U32,  "1", 1, 64, "ranks", A, "Model", "ranks that share the model of one worker (tensor parallelism); has to divide its heads and its feed-forward width") \
+    X(prefill_tp,      U32,  "0", 0, 64, "ranks", S, "Model", "tp of the prefill workers; 0: that of tp") \
+    X(decode_tp,       U32,  "0", 0, 64, "ranks", S, "Model", "tp of the decode workers; 0: that of tp") \
     X(max_context,     U32,  "0", 0, 16777216, "tokens", A, "Model", "longest prompt + completion; 0: the model's own") \
     X(max_batch,       U32,  "64", 1, 4096, "requests", A, "Model", "most requests decoded together") \
     X(max_step_tokens, U32,  "512", 16, 65536, "tokens", A, "Model", "most prompt tokens computed in one step (chunked prefill)") \

@@ -267,6 +267,8 @@ static enum err put_worker(const struct daemon_frontend *f, const struct daemon_
                              ? v.flipping && v.requests == 0 ? "flipping" : "draining"
                              : "ready",
                          w->n_blocks);
+    if (err == ERR_OK && w->tp > 0)
+        err = buf_printf(out, ",\"tp\":%u", w->tp);
     if (err == ERR_OK && known)
         err = buf_printf(out,
                          ",\"claimed_blocks\":%u,\"requests\":%u,\"queued\":%u,"

@@ -546,6 +546,7 @@ bool daemon_hub_next_worker(const struct daemon_hub *h, size_t *at, struct daemo
         out->block_tokens = w->join->layout->block_tokens;
         out->max_context = w->join->max_context;
         out->max_batch = w->join->max_batch;
+        out->tp = hub_tp(w->join);
     }
     return true;
 }

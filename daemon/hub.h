@@ -112,6 +112,7 @@ struct daemon_worker_view {
     const char *klass; /* "" while loading */
     uint64_t loaded_bytes, total_bytes;
     uint32_t pid, n_blocks, block_tokens, max_context, max_batch;
+    uint32_t tp;                 /* ranks that share its model; 0 while loading */
     const Baton__Report *report; /* the last one, or NULL */
     uint64_t report_age_ns;
 };

@@ -59,7 +59,8 @@ struct daemon_hub {
     unsigned next_grave;
     uint64_t records; /* of the scheduler that were handed on */
     uint64_t pings;
-    uint32_t flipping; /* worker that was last seen to run empty for a change of its role; 0: none */
+    uint32_t
+        flipping; /* worker that was last seen to run empty for a change of its role; 0: none */
     uint64_t flip_since;
     unsigned open_parts; /* timers and links that have not closed */
 };
@@ -85,6 +86,8 @@ bool hub_on_accept(void *arg, struct daemon_link *l, enum wire_role role,
 /* It is lost or has gone: its requests move on.  Once; later calls do nothing. */
 void hub_worker_leave(struct worker *w, enum err why);
 const char *hub_class_name(const Baton__Join *m);
+/* Ranks that share the model of the worker that says so. */
+uint32_t hub_tp(const Baton__Join *m);
 /* Every worker drops what it has of this one. */
 void hub_tell_forget(struct daemon_hub *h, uint32_t peer, bool process_gone);
 /* Ask all to end, and close their connections. */

@@ -187,6 +187,11 @@ const char *hub_class_name(const Baton__Join *m)
     return m->worker_class[0] != '\0' ? m->worker_class : "default";
 }
 
+uint32_t hub_tp(const Baton__Join *m)
+{
+    return m->layout->parts > 0 ? m->layout->parts : 1;
+}
+
 /* The scheduler's number of the worker's class, with what is known of it to start from.  Without room for one
  * more class the worker counts as one of "default". */
 static uint32_t class_of(struct daemon_hub *h, const Baton__Join *m)
@@ -238,12 +243,13 @@ static bool take_join(struct worker *w, Baton__Join *m)
     e.u.join.max_step_tokens = m->max_step_tokens;
     e.u.join.can_flip = m->can_flip;
     e.u.join.can_prefill = m->can_prefill;
-    LOG_INFO("hub", "worker joined",
-             "worker=%u name=%s role=%s backend=%s pid=%u blocks=%u block_tokens=%u context=%u "
-             "batch=%u class=%s kv=%s:%u",
-             w->id, w->name, role_name(w->role), m->backend, m->pid, m->n_blocks,
-             m->layout->block_tokens, m->max_context, m->max_batch, hub_class_name(m), m->kv_host,
-             m->kv_port);
+    LOG_INFO(
+        "hub", "worker joined",
+        "worker=%u name=%s role=%s backend=%s tp=%u pid=%u blocks=%u block_tokens=%u context=%u "
+        "batch=%u class=%s kv=%s:%u",
+        w->id, w->name, role_name(w->role), m->backend, hub_tp(m), m->pid, m->n_blocks,
+        m->layout->block_tokens, m->max_context, m->max_batch, hub_class_name(m), m->kv_host,
+        m->kv_port);
     hub_event(h, &e);
     h->c.hooks.on_pool_change(h->c.supervisor_arg);
     return true;

@@ -165,6 +165,7 @@ static int run_worker(enum daemon_worker_role role, int argc, char **argv)
                                          .kv_port = (uint16_t)c->kv_port,
                                          .kv_transports = c->kv_transports,
                                          .threads = c->threads,
+                                         .tp = c->tp,
                                          .kv_bytes = (uint64_t)c->kv_mib << 20,
                                          .park_bytes = (uint64_t)c->park_mib << 20,
                                          .worker_class = c->worker_class,

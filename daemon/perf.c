@@ -22,7 +22,7 @@ struct perf_args {
     bool json, help;
     const char *file;
     const char *model; /* NULL: the demo model */
-    uint32_t threads;
+    uint32_t threads, tp;
     struct bench_perf_profile_options profile;
 };
 
@@ -32,7 +32,8 @@ static const char usage[] =
     "  kv                          KV hand-over per transport and piece size, beside bare UCX\n"
     "  http [MODEL_DIR]            front end cost with sim workers: streamed tokens, short "
     "completions, TTFT\n"
-    "  engine [MODEL_DIR] [--threads N]   prefill and decode speed, beside the machine's limits\n"
+    "  engine [MODEL_DIR] [--threads N] [--tp N]\n"
+    "                              prefill and decode speed, beside the machine's limits\n"
     "  tok [MODEL_DIR] [--file TEXT]      tokenizer speed, prose and one repeated character\n"
     "  sched                       scheduling decisions per second\n"
     "  profile [MODEL_DIR] [options]      what steps take, fitted to the law the scheduler "
@@ -65,11 +66,13 @@ static const char usage_profile[] =
     "  --max-step-tokens N    of a prefill step, 16 to 65536 (512)\n"
     "  --max-batch N          of a decode step, 1 to 4096 (64)\n"
     "  --threads N            of the cpu backend, 1 to 1024 (all cores)\n"
+    "  --tp N                 ranks that share the model, 1 to 64 (1)\n"
     "  --backend cpu|sim      default cpu\n"
     "  --sim-profile FILE     step times of the sim backend\n"
     "  --json                 one object instead of a table\n"
     "\n"
-    "Give --max-step-tokens, --max-batch and --threads as `baton serve` will have them: the law "
+    "Give --max-step-tokens, --max-batch, --threads and --tp as `baton serve` will have them: the "
+    "law "
     "holds for what was "
     "measured\n"
     "only.  .mape in the results is the mean error of the fit: 0.05 is good, above 0.1 the machine "
@@ -89,7 +92,7 @@ struct number {
 enum { SECONDS, STEP_TOKENS, BATCH, N_NUMBERS };
 static const struct number numbers[N_NUMBERS] = {
     {"--seconds", 0.1, 3600}, {"--max-step-tokens", 16, 65536}, {"--max-batch", 1, 4096}};
-static const struct number threads = {"--threads", 1, 1024};
+static const struct number threads = {"--threads", 1, 1024}, tp = {"--tp", 1, 64};
 
 static bool parse_number(const struct number *n, const char *value, double *out,
                          struct err_msg *msg)
@@ -147,17 +150,17 @@ static bool has_word(const char *const *words, const char *word)
 static const struct measure {
     const char *name;
     bool model;
-    const char *options[10];
+    const char *options[12];
 } measures[] = {
     {"kv", false, {NULL}},
     {"http", true, {NULL}},
-    {"engine", true, {"--threads", NULL}},
+    {"engine", true, {"--threads", "--tp", NULL}},
     {"tok", true, {"--file", NULL}},
     {"sched", false, {NULL}},
     {"profile",
      true,
-     {"--threads", "--out", "--name", "--seconds", "--max-step-tokens", "--max-batch", "--backend",
-      "--sim-profile", NULL}},
+     {"--threads", "--tp", "--out", "--name", "--seconds", "--max-step-tokens", "--max-batch",
+      "--backend", "--sim-profile", NULL}},
 };
 
 static const struct measure *find_measure(const char *name)
@@ -183,6 +186,12 @@ static bool parse_value(const char *option, const char *value, struct perf_args 
         if (!parse_number(&threads, value, &v, msg))
             return false;
         a->threads = (uint32_t)v;
+        return true;
+    }
+    if (strcmp(option, "--tp") == 0) {
+        if (!parse_number(&tp, value, &v, msg))
+            return false;
+        a->tp = (uint32_t)v;
         return true;
     }
     return parse_profile(option, value, &a->profile, msg);
@@ -236,10 +245,11 @@ static enum err run(const char *what, const struct perf_args *a, struct err_msg 
 
         o.model_dir = dir;
         o.threads = a->threads;
+        o.tp = a->tp;
         return bench_perf_profile(&o, a->json, msg);
     }
     if (strcmp(what, "engine") == 0)
-        return bench_perf_engine(dir, a->threads, a->json, msg);
+        return bench_perf_engine(dir, a->threads, a->tp, a->json, msg);
     if (strcmp(what, "tok") == 0)
         return bench_perf_tok(dir, a->file, a->json, msg);
     return bench_perf_http(dir, a->json, msg);

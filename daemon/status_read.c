@@ -170,6 +170,7 @@ static void take_worker(const struct api_json *d, uint32_t at, struct status *s)
     NAME_AT(d, at, "role", w->role);
     NAME_AT(d, at, "class", w->klass);
     NAME_AT(d, at, "state", w->state);
+    w->tp = small_at(d, at, "tp");
     w->blocks = small_at(d, at, "blocks");
     w->free_blocks = small_at(d, at, "free_blocks");
     w->running = small_at(d, at, "running");

@@ -139,19 +139,21 @@ static enum err put_stages(const struct status *s, struct buf *out)
 
 static enum err put_workers(const struct status *s, struct buf *out)
 {
-    enum err err = buf_printf(out, "\n%-16s %-8s %-9s %7s %7s %7s %7s %9s %9s %6s  %s\n", "WORKER",
-                              "ROLE", "STATE", "RUNNING", "WAITING", "PARKED", "KV USED", "BACKLOG",
-                              "STEP", "BIAS", "CLASS");
+    enum err err = buf_printf(out, "\n%-16s %-8s %-9s %3s %7s %7s %7s %7s %9s %9s %6s  %s\n",
+                              "WORKER", "ROLE", "STATE", "TP", "RUNNING", "WAITING", "PARKED",
+                              "KV USED", "BACKLOG", "STEP", "BIAS", "CLASS");
 
     for (uint32_t i = 0; i < s->n_workers && err == ERR_OK; i++) {
         const struct status_worker *w = &s->workers[i];
         uint32_t used = w->blocks > w->free_blocks ? w->blocks - w->free_blocks : 0;
-        char backlog[24], step[24], share[24], bias[24] = "-";
+        char backlog[24], step[24], share[24], bias[24] = "-", tp[12] = "-";
 
         if (w->bias > 0)
             snprintf(bias, sizeof(bias), "%.2f", w->bias);
-        err = buf_printf(out, "%-16.16s %-8.8s %-9.9s %7u %7u %7u %7s %9s %9s %6s  %s\n", w->name,
-                         w->role, w->state, w->running, w->waiting, w->parked,
+        if (w->tp > 0)
+            snprintf(tp, sizeof(tp), "%u", w->tp);
+        err = buf_printf(out, "%-16.16s %-8.8s %-9.9s %3s %7u %7u %7u %7s %9s %9s %6s  %s\n",
+                         w->name, w->role, w->state, tp, w->running, w->waiting, w->parked,
                          share_text(w->blocks > 0 ? (double)used / w->blocks : -1, share),
                          time_text(w->backlog_ms, backlog), time_text(w->step_ms, step), bias,
                          w->klass);
@@ -248,10 +250,11 @@ static enum err put_worker_object(const struct status_worker *w, struct buf *out
     if (err != ERR_OK)
         return err;
     return buf_printf(out,
-                      "\"blocks\":%u,\"free_blocks\":%u,\"running\":%u,\"waiting\":%u,"
-                      "\"parked\":%u,\"backlog_ms\":%.3f,\"step_ms\":%.3f,\"bias\":%.4f}",
-                      w->blocks, w->free_blocks, w->running, w->waiting, w->parked, w->backlog_ms,
-                      w->step_ms, w->bias);
+                      "\"tp\":%u,\"blocks\":%u,\"free_blocks\":%u,\"running\":%u,"
+                      "\"waiting\":%u,\"parked\":%u,\"backlog_ms\":%.3f,\"step_ms\":%.3f,"
+                      "\"bias\":%.4f}",
+                      w->tp, w->blocks, w->free_blocks, w->running, w->waiting, w->parked,
+                      w->backlog_ms, w->step_ms, w->bias);
 }
 
 enum err status_show_json(const struct status *s, struct buf *out)

@@ -518,11 +518,18 @@ static void send_loading(struct worker *w)
 /* What workers that take equal time for equal steps have in common. */
 static char *class_name(struct worker *w, const struct engine_info *info)
 {
+    char tp[16] = "";
+    size_t room;
+
+    if (info->kv.parts > 1)
+        snprintf(tp, sizeof(tp), "/tp%u", info->kv.parts);
+    room =
+        sizeof(w->worker_class) - strlen(info->backend) - strlen(tp) - 2; /* the slash, the end */
     if (w->c.worker_class != NULL && w->c.worker_class[0] != '\0')
         snprintf(w->worker_class, sizeof(w->worker_class), "%s", w->c.worker_class);
     else
-        snprintf(w->worker_class, sizeof(w->worker_class), "%s/%s",
-                 w->c.served_name != NULL ? w->c.served_name : "", info->backend);
+        snprintf(w->worker_class, sizeof(w->worker_class), "%.*s/%s%s", (int)room,
+                 w->c.served_name != NULL ? w->c.served_name : "", info->backend, tp);
     return w->worker_class;
 }
 
@@ -981,6 +988,7 @@ static enum err start_load(struct worker *w)
                               .model_dir = w->c.model_dir,
                               .sim_profile = w->c.sim_profile,
                               .threads = w->c.threads,
+                              .tp = w->c.tp,
                               .block_tokens = w->c.block_tokens,
                               .max_context = w->c.max_context,
                               .max_batch = w->c.max_batch,

@@ -30,6 +30,7 @@ struct daemon_worker_config {
     uint16_t kv_port;          /* 0: any */
     const char *kv_transports; /* UCX transports, NULL: default */
     uint32_t threads;          /* 0: default */
+    uint32_t tp;               /* ranks of the engine; 0: 1 */
     uint64_t kv_bytes;         /* size of the KV pool */
     uint64_t park_bytes; /* decode: host memory for parked KV, at most; 0: as much as the pool, and
                                   no more than an eighth of the machine's memory */

@@ -3,9 +3,11 @@
 
 #include <string.h>
 
+#include "base/mem.h"
 #include "engine/engine_backend.h"
 #include "proto/kv_memory.h"
 
+enum { KV_ALIGN = 64 };
 enum {
     BLOCK_TOKENS_DEFAULT = 16,
     BLOCK_TOKENS_MAX = 1024,
@@ -156,13 +158,39 @@ enum err engine_attach_kv(struct engine *e, void *const *bases, uint32_t n_block
     if (n_blocks == 0)
         return ERR_INVALID;
     for (uint32_t i = 0; i < e->info.kv.parts; i++) {
-        if (bases[i] == NULL || (uintptr_t)bases[i] % 64 != 0)
+        if (bases[i] == NULL || (uintptr_t)bases[i] % KV_ALIGN != 0)
             return ERR_INVALID;
     }
     for (uint32_t i = 0; i < e->info.kv.parts; i++)
         e->kv_base[i] = bases[i];
     e->kv_blocks = n_blocks;
     return e->backend->attached != NULL ? e->backend->attached(e) : ERR_OK;
+}
+
+static size_t part_bytes(const struct engine *e, uint32_t n_blocks)
+{
+    size_t bytes;
+
+    if (!mem_mul(wire_kv_part_block_bytes(&e->info.kv), n_blocks, &bytes) ||
+        !mem_add(bytes, KV_ALIGN - 1, &bytes))
+        return 0;
+    return bytes / KV_ALIGN * KV_ALIGN;
+}
+
+size_t engine_pool_bytes(const struct engine *e, uint32_t n_blocks)
+{
+    size_t bytes;
+
+    return mem_mul(part_bytes(e, n_blocks), e->info.kv.parts, &bytes) ? bytes : 0;
+}
+
+enum err engine_attach_pool(struct engine *e, void *memory, uint32_t n_blocks)
+{
+    void *bases[ENGINE_PARTS_MAX] = {NULL};
+
+    for (uint32_t i = 0; memory != NULL && i < e->info.kv.parts; i++)
+        bases[i] = (uint8_t *)memory + i * part_bytes(e, n_blocks);
+    return engine_attach_kv(e, bases, n_blocks);
 }
 
 static bool blocks_valid(const struct engine *e, const struct engine_slot *s)

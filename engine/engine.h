@@ -103,6 +103,10 @@ const struct engine_info *engine_info(const struct engine *e);
  * each 64-byte aligned, which must outlive the engine.  Once, before the first step.  ERR_BAD_STATE:
  * attached already, or it came with the engine (engine_kv_memory); ERR_INVALID: no blocks, or a base that is NULL or not aligned. */
 MUST_USE enum err engine_attach_kv(struct engine *e, void *const *bases, uint32_t n_blocks);
+/* The same for who keeps all parts in one memory of engine_pool_bytes, one behind the other.  0: more than
+ * there are bytes. */
+size_t engine_pool_bytes(const struct engine *e, uint32_t n_blocks);
+MUST_USE enum err engine_attach_pool(struct engine *e, void *memory, uint32_t n_blocks);
 
 /* The pool of an engine whose KV lives in device memory: made by engine_open, attached from the start, and
  * reached by others through its operations only (proto/kv_memory.h).  NULL: engine_attach_kv it is. */

@@ -91,24 +91,6 @@ static bool parse_args(int argc, char **argv, struct options *o)
     return o->n_seqs > 0;
 }
 
-/* One memory full of NaN, the parts one behind the other. */
-static void *attach_pool(struct engine *e, uint32_t n_blocks)
-{
-    const struct wire_kv_layout *kv = &engine_info(e)->kv;
-    size_t part = ((size_t)n_blocks * wire_kv_part_block_bytes(kv) + 63) / 64 * 64;
-    uint8_t *pool = mem_try_aligned(64, part * kv->parts);
-    void *bases[WIRE_KV_PARTS_MAX];
-
-    if (pool == NULL)
-        exit(1);
-    memset(pool, 0xff, part * kv->parts);
-    for (uint32_t i = 0; i < kv->parts; i++)
-        bases[i] = pool + i * part;
-    if (engine_attach_kv(e, bases, n_blocks) != ERR_OK)
-        exit(1);
-    return pool;
-}
-
 /* Every sequence gets blocks for its whole life, scattered over the pool. */
 static void *make_pool(struct engine *e, const struct options *o)
 {
@@ -118,7 +100,10 @@ static void *make_pool(struct engine *e, const struct options *o)
 
     for (uint32_t i = 0; i < o->n_seqs; i++)
         total += (seqs[i].n_prompt + o->generate) / kv->block_tokens + 1;
-    pool = attach_pool(e, total);
+    pool = mem_try_aligned(64, engine_pool_bytes(e, total));
+    if (pool == NULL || engine_attach_pool(e, pool, total) != ERR_OK)
+        exit(1);
+    memset(pool, 0xff, engine_pool_bytes(e, total));
     for (uint32_t i = 0; i < o->n_seqs; i++) {
         uint32_t n = (seqs[i].n_prompt + o->generate) / kv->block_tokens + 1;
 

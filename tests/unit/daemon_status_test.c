@@ -26,7 +26,8 @@ static const char state_text[] =
     "\"coverage\":0.91,\"worst\":0.84,\"drift\":true,\"lost\":false}],"
     "\"workers\":[{\"name\":\"decode-0\",\"role\":\"decode\",\"class\":\"k\",\"state\":"
     "\"flipping\","
-    "\"blocks\":100,\"free_blocks\":25,\"running\":7,\"waiting\":1,\"parked\":2,\"step_ms\":12.5,"
+    "\"tp\":4,\"blocks\":100,\"free_blocks\":25,\"running\":7,\"waiting\":1,\"parked\":2,\"step_"
+    "ms\":12.5,"
     "\"bias\":1.2}]}";
 
 static void the_state_of_a_server_is_shown_with_nothing_a_terminal_would_obey(void **state)
@@ -40,6 +41,7 @@ static void the_state_of_a_server_is_shown_with_nothing_a_terminal_would_obey(vo
     assert_int_equal(s.tiers[0].refused, 10);
     assert_true(status_attainment(&s.tiers[0]) == 0.8);
     assert_int_equal(s.workers[0].parked, 2);
+    assert_int_equal(s.workers[0].tp, 4);
     assert_int_equal(s.want_decode, 2);
     assert_int_equal(status_show_table(&s, NULL, 0, &out), ERR_OK);
     assert_int_equal(buf_append(&out, "", 1), ERR_OK);
@@ -73,6 +75,7 @@ static void the_object_can_be_read_by_the_reader_of_the_state(void **state)
     assert_int_equal(status_show_json(&s, &out), ERR_OK);
     assert_int_equal(status_parse_state(buf_bytes(&out), out.len, &again), ERR_OK);
     assert_string_equal(again.workers[0].name, "a\"b\\c");
+    assert_int_equal(again.workers[0].tp, 4);
     assert_int_equal(again.tiers[0].kept, 80);
     assert_true(again.stages[0].drift);
     buf_free(&out);

@@ -46,7 +46,6 @@ static void rig_open(struct rig *r, const char *dir, int isa, uint32_t tp, uint3
     struct engine_config c = {
         .backend = "cpu", .model_dir = dir, .threads = threads, .tp = tp, .max_batch = BATCH};
     const struct wire_kv_layout *kv;
-    void *bases[WIRE_KV_PARTS_MAX];
     struct err_msg msg = {""};
     enum err err = isa < 0 ? engine_open(&c, &msg, &r->e)
                            : cpu_engine_open_isa(&c, (enum cpu_isa)isa, &msg, &r->e);
@@ -56,13 +55,11 @@ static void rig_open(struct rig *r, const char *dir, int isa, uint32_t tp, uint3
     kv = &engine_info(r->e)->kv;
     assert_int_equal(kv->parts, tp);
     assert_true(engine_info(r->e)->vocab <= VOCAB_MAX);
-    r->part_bytes = (POOL_BLOCKS * wire_kv_part_block_bytes(kv) + 63) / 64 * 64;
+    r->part_bytes = engine_pool_bytes(r->e, POOL_BLOCKS) / tp;
     r->pool = mem_try_aligned(64, tp * r->part_bytes);
     assert_non_null(r->pool);
     memset(r->pool, 0xff, tp * r->part_bytes); /* NaN everywhere */
-    for (uint32_t i = 0; i < tp; i++)
-        bases[i] = r->pool + i * r->part_bytes;
-    assert_int_equal(engine_attach_kv(r->e, bases, POOL_BLOCKS), ERR_OK);
+    assert_int_equal(engine_attach_pool(r->e, r->pool, POOL_BLOCKS), ERR_OK);
     cpu_engine_watch_logits(r->e, r->logits);
     engine_sampling_defaults(&r->greedy);
 }
@@ -344,7 +341,7 @@ static void more_sampled_rows_than_one_pass_of_logits_holds(void **state)
     struct err_msg msg = {""};
     uint32_t blocks[MANY];
     int32_t tokens[MANY];
-    void *bases[4];
+    void *pool;
     struct engine *e;
     char dir[FIXTURE_PATH];
     float *logits = mem_try_calloc((size_t)MANY * shape.vocab, sizeof(float));
@@ -354,11 +351,9 @@ static void more_sampled_rows_than_one_pass_of_logits_holds(void **state)
     fixture_model(&shape, dir);
     c.model_dir = dir;
     assert_int_equal(engine_open(&c, &msg, &e), ERR_OK);
-    for (int i = 0; i < 4; i++) {
-        bases[i] = mem_try_aligned(64, MANY * wire_kv_part_block_bytes(&engine_info(e)->kv));
-        assert_non_null(bases[i]);
-    }
-    assert_int_equal(engine_attach_kv(e, bases, MANY), ERR_OK);
+    pool = mem_try_aligned(64, engine_pool_bytes(e, MANY));
+    assert_non_null(pool);
+    assert_int_equal(engine_attach_pool(e, pool, MANY), ERR_OK);
     engine_sampling_defaults(&greedy);
     fill_tokens(tokens, MANY, 3);
     for (uint32_t i = 0; i < MANY; i++) {
@@ -383,8 +378,7 @@ static void more_sampled_rows_than_one_pass_of_logits_holds(void **state)
         assert_memory_equal(want, logits + (size_t)i * shape.vocab, shape.vocab * sizeof(float));
     }
     engine_close(e);
-    for (int i = 0; i < 4; i++)
-        mem_free(bases[i]);
+    mem_free(pool);
     mem_free(logits);
     mem_free(want);
     fixture_remove(dir);
