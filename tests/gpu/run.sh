@@ -87,12 +87,13 @@ unpack() {
     local usr=$pack/sysroot/usr libs
     libs=$(echo "$usr"/lib/*-linux-gnu)
     find "$usr" -name '*.pc' -exec sed -i "s#\(^\|[= ]\)/usr#\1$usr#g" {} +
-    for program in pkg-config protoc-c; do
-        mv "$usr/bin/$program" "$usr/bin/$program.bin"
+    mkdir -p "$usr/libexec"
+    for program in pkg-config protoc-c; do # under their own names, which they look at
+        mv "$usr/bin/$program" "$usr/libexec/"
         cat >"$usr/bin/$program" <<EOF
 #!/bin/sh
 export PKG_CONFIG_LIBDIR="$libs/pkgconfig:$usr/share/pkgconfig:$usr/lib/pkgconfig"
-LD_LIBRARY_PATH="$libs" exec "$usr/bin/$program.bin" "\$@"
+LD_LIBRARY_PATH="$libs" exec "$usr/libexec/$program" "\$@"
 EOF
         chmod +x "$usr/bin/$program"
     done
