@@ -34,8 +34,11 @@ programs=(build/cuda/baton)
 while read -r program; do programs+=("$program"); done < <(find build/cuda/tests -maxdepth 1 -type f -executable \( -name 'gpu_*' -o -name engine_gpu_lib_test \) | sort)
 mkdir -p "$libs/ucx"
 cp -a "/usr/lib/$triplet"/ucx/libuct_cma.so* "$libs/ucx/"
-find "$libs" -type l | while read -r link; do
-    target=/usr/lib/$triplet/$(basename "$(readlink "$link")")
+find "$libs" -type l | while read -r link; do # some are absolute
+    target=$(basename "$(readlink "$link")")
+    ln -sfn "$target" "$link"
+    target=/usr/lib/$triplet/$target
+    [ -e "$target" ] || target=/lib/$triplet/$(basename "$target")
     [ -e "$target" ] && echo "$target"
 done >"$stage/needed"
 { printf '%s\n' "${programs[@]}" "$stage"/sysroot/usr/bin/*; cat "$stage/needed"; } | while read -r file; do
