@@ -2,11 +2,13 @@
 set(CUDA_BACKEND_SOURCES
   gpu_trouble.c
   cuda/cuda_backend.c
+  cuda/gpu_blas.c
   cuda/gpu_lib.c
 )
 
 # What calls CUDA or NVIDIA's libraries: needs their headers.
 set(CUDA_LIBRARY_SOURCES
+  cuda/gpu_blas_lt.c
   gpu_cuda.c
 )
 
