@@ -15,8 +15,9 @@ __global__ void __launch_bounds__(THREADS)
 {
     int32_t i = index[blockIdx.x];
     vec16 *to = out + (size_t)blockIdx.x * vecs_per_row;
-    uint32_t at = (uint32_t)i - first; /* wraps where i is below it: then above any count */
-    bool here = i >= 0 && at < count;
+    /* Wraps where i is below first, or negative: then it is above any count. */
+    uint32_t at = (uint32_t)i - first;
+    bool here = at < count;
 
     if (threadIdx.x == 0 && bad != nullptr && i != -1 && (uint32_t)i >= total)
         atomicMax(bad, blockIdx.x + 1);

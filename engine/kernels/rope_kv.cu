@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(THREADS)
     if (group >= s.groups)
         return;
     load(lo, hi, row, group, total, s);
-    if (slot < 0 || (uint32_t)slot >= batch.n_slots || position >= n_positions)
+    if ((uint32_t)slot >= batch.n_slots || position >= n_positions) /* filler is negative */
         return;
     angle8 turn = load_angles(angles, position, chunk, s.chunks);
     uint8_t *token = place(batch, kv, slot, position);
