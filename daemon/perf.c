@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "bench/out_file.h"
 #include "bench/perf_engine.h"
+#include "bench/perf_gpu.h"
 #include "bench/perf_http.h"
 #include "bench/perf_kv.h"
 #include "bench/perf_profile.h"
@@ -23,6 +24,7 @@ struct perf_args {
     const char *file;
     const char *model; /* NULL: the demo model */
     uint32_t threads, tp;
+    struct bench_perf_gpu_options gpu;
     struct bench_perf_profile_options profile;
 };
 
@@ -34,6 +36,8 @@ static const char usage[] =
     "completions, TTFT\n"
     "  engine [MODEL_DIR] [--threads N] [--tp N]\n"
     "                              prefill and decode speed, beside the machine's limits\n"
+    "  gpu [--device N] [--only NAMES]    GPU kernels, beside the copy bandwidth of the card (cuda "
+    "build)\n"
     "  tok [MODEL_DIR] [--file TEXT]      tokenizer speed, prose and one repeated character\n"
     "  sched                       scheduling decisions per second\n"
     "  profile [MODEL_DIR] [options]      what steps take, fitted to the law the scheduler "
@@ -92,18 +96,20 @@ struct number {
 enum { SECONDS, STEP_TOKENS, BATCH, N_NUMBERS };
 static const struct number numbers[N_NUMBERS] = {
     {"--seconds", 0.1, 3600}, {"--max-step-tokens", 16, 65536}, {"--max-batch", 1, 4096}};
-static const struct number threads = {"--threads", 1, 1024}, tp = {"--tp", 1, 64};
+static const struct number threads = {"--threads", 1, 1024}, tp = {"--tp", 1, 64},
+                           device = {"--device", 0, 255};
 
 static bool parse_number(const struct number *n, const char *value, double *out,
                          struct err_msg *msg)
 {
     char *end;
     double v = strtod(value, &end);
+    bool whole = n->low == (double)(uint32_t)n->low;
 
     if (end == value || *end != '\0' || !(v >= n->low && v <= n->high) ||
-        (n->low >= 1 && v != (double)(uint32_t)v)) {
+        (whole && v != (double)(uint32_t)v)) {
         (void)err_set(msg, ERR_INVALID, "%s %.40s is not possible; a %snumber from %g to %g is",
-                      n->name, value, n->low >= 1 ? "whole " : "", n->low, n->high);
+                      n->name, value, whole ? "whole " : "", n->low, n->high);
         return false;
     }
     *out = v;
@@ -155,6 +161,7 @@ static const struct measure {
     {"kv", false, {NULL}},
     {"http", true, {NULL}},
     {"engine", true, {"--threads", "--tp", NULL}},
+    {"gpu", false, {"--device", "--only", NULL}},
     {"tok", true, {"--file", NULL}},
     {"sched", false, {NULL}},
     {"profile",
@@ -180,6 +187,16 @@ static bool parse_value(const char *option, const char *value, struct perf_args 
 
     if (strcmp(option, "--file") == 0) {
         a->file = value;
+        return true;
+    }
+    if (strcmp(option, "--only") == 0) {
+        a->gpu.only = value;
+        return true;
+    }
+    if (strcmp(option, "--device") == 0) {
+        if (!parse_number(&device, value, &v, msg))
+            return false;
+        a->gpu.device = (uint32_t)v;
         return true;
     }
     if (strcmp(option, "--threads") == 0) {
@@ -235,6 +252,8 @@ static enum err run(const char *what, const struct perf_args *a, struct err_msg 
 
         return bench_perf_kv(&o, a->json, msg);
     }
+    if (strcmp(what, "gpu") == 0)
+        return bench_perf_gpu(&a->gpu, a->json, msg);
     if (strcmp(what, "sched") == 0)
         return bench_perf_sched(a->json, msg);
     err = daemon_model_dir_find(a->model, dir, sizeof(dir), msg);
