@@ -4,6 +4,8 @@ set(KERNEL_SOURCES
   quantize
   dequantize
   gemv
+  attention_decode
+  attention_prefill
   rmsnorm
   rope_kv
   swiglu
