@@ -21,7 +21,8 @@
 enum {
     ABORTED = 1, /* bit of `phase`; a meeting adds PHASE_STEP */
     PHASE_STEP = 2,
-    SPINS = 2000,
+    SPINS_MIN = 8,
+    SPINS_MAX = 2000,
     WAIT_SLICES = 8 /* a wait is this many sleeps: a stopped process loses one of them, not all */
 };
 
@@ -30,6 +31,7 @@ struct shown {
     _Alignas(64) void *data;
     size_t n;
     _Atomic uint32_t meetings; /* how many it came to, to name those who stay away */
+    uint32_t spins;            /* how long it spins the next time; its own */
 };
 
 struct tp_comm {
@@ -57,7 +59,7 @@ enum err tp_comm_create(const struct tp_comm_config *config, struct tp_comm **ou
         return ERR_NOMEM;
     }
     for (uint32_t i = 0; i < config->n_ranks; i++)
-        c->shown[i] = (struct shown){.data = NULL};
+        c->shown[i] = (struct shown){.spins = SPINS_MAX};
     *out = c;
     return ERR_OK;
 }
@@ -107,18 +109,32 @@ static void report_missing(struct tp_comm *c, uint32_t rank)
               "rank=%u waited_ms=%u missing_ranks=%s", rank, c->deadline_ms, missing);
 }
 
-static enum err wait_for_others(struct tp_comm *c, uint32_t rank, uint32_t phase)
+/* Spinning pays where the others are about to come.  Where they are not, because other work has their cores,
+ * it only keeps them away longer: so a rank spins for half as long after each time that it was in vain, and
+ * for twice as long after each that was not. */
+static uint32_t spin_for_others(struct tp_comm *c, uint32_t rank, uint32_t phase)
 {
-    uint32_t now = phase, slices = 0;
+    struct shown *mine = &c->shown[rank];
+    uint32_t now = phase;
 
-    for (int i = 0; c->spin && i < SPINS; i++) {
-        now = atomic_load_explicit(&c->phase, memory_order_acquire);
-        if (now != phase)
-            break;
+    if (!c->spin)
+        return now;
+    for (uint32_t i = 0; i < mine->spins && now == phase; i++) {
 #if defined(__x86_64__)
         __builtin_ia32_pause();
 #endif
+        now = atomic_load_explicit(&c->phase, memory_order_acquire);
     }
+    mine->spins = now != phase ? mine->spins * 2 : mine->spins / 2;
+    mine->spins = mine->spins < SPINS_MIN ? SPINS_MIN : mine->spins;
+    mine->spins = mine->spins > SPINS_MAX ? SPINS_MAX : mine->spins;
+    return now;
+}
+
+static enum err wait_for_others(struct tp_comm *c, uint32_t rank, uint32_t phase)
+{
+    uint32_t now = spin_for_others(c, rank, phase), slices = 0;
+
     while (now == phase) {
         if (!sleep_on(c, phase))
             slices++;

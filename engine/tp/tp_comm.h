@@ -12,7 +12,7 @@
  * Ownership  buffers belong to the callers.  A rank that got ERR_DEVICE must not free or reuse a buffer
  *            that it passed until all ranks have returned: another may still be reading it.
  * Blocking   every collective, until all ranks came, at most until the deadline.  Ranks spin for some
- *            microseconds, if there is a core for each, then sleep in the kernel. */
+ *            microseconds, if there is a core for each and it has paid lately, then sleep in the kernel. */
 #ifndef ENGINE_TP_TP_COMM_H
 #define ENGINE_TP_TP_COMM_H
 
