@@ -100,11 +100,6 @@ static void apply_history(float *logits, uint32_t vocab, const struct engine_sam
     }
 }
 
-static bool stops_are_banned(const struct engine_sampling *s, uint32_t sample_index)
-{
-    return sample_index < s->min_tokens && s->n_stop_ids > 0;
-}
-
 static void apply_all(float *logits, uint32_t vocab, const struct engine_sampling *s,
                       const struct engine_history *h, uint32_t sample_index)
 {
@@ -114,7 +109,7 @@ static void apply_all(float *logits, uint32_t vocab, const struct engine_samplin
         if ((uint32_t)s->bias[i].token < vocab)
             logits[s->bias[i].token] += s->bias[i].bias;
     }
-    if (!stops_are_banned(s, sample_index))
+    if (!engine_sampling_bans_stops(s, sample_index))
         return;
     for (uint32_t i = 0; i < s->n_stop_ids; i++) {
         if ((uint32_t)s->stop_ids[i] < vocab)
@@ -164,20 +159,6 @@ static void cap_infinite(float *logits, uint32_t vocab)
 {
     for (uint32_t i = 0; i < vocab; i++)
         logits[i] = logits[i] > FLT_MAX ? FLT_MAX : logits[i];
-}
-
-static int32_t lowest_allowed(uint32_t vocab, const struct engine_sampling *s,
-                              uint32_t sample_index)
-{
-    for (uint32_t id = 0; stops_are_banned(s, sample_index) && id < vocab; id++) {
-        uint32_t i = 0;
-
-        while (i < s->n_stop_ids && (uint32_t)s->stop_ids[i] != id)
-            i++;
-        if (i == s->n_stop_ids)
-            return (int32_t)id;
-    }
-    return 0;
 }
 
 static int32_t lowest_with(const float *logits, uint32_t vocab, const float *run_max, float value)
@@ -461,7 +442,7 @@ void engine_sample(float *logits, uint32_t vocab, const struct engine_sampling *
         max = scan_runs(logits, vocab, w.run_max);
     }
     if (max == -INFINITY) {
-        out->token = lowest_allowed(vocab, s, sample_index);
+        out->token = engine_sampling_fallback(s, vocab, sample_index);
         out->logprob = s->want_logprobs ? LOGPROB_MIN : 0;
         return;
     }
@@ -477,6 +458,25 @@ bool engine_sampling_uses_history(const struct engine_sampling *s)
 {
     return s->repetition_penalty != 1.0f || s->presence_penalty != 0.0f ||
            s->frequency_penalty != 0.0f;
+}
+
+bool engine_sampling_bans_stops(const struct engine_sampling *s, uint32_t sample_index)
+{
+    return sample_index < s->min_tokens && s->n_stop_ids > 0;
+}
+
+int32_t engine_sampling_fallback(const struct engine_sampling *s, uint32_t vocab,
+                                 uint32_t sample_index)
+{
+    for (uint32_t id = 0; engine_sampling_bans_stops(s, sample_index) && id < vocab; id++) {
+        uint32_t i = 0;
+
+        while (i < s->n_stop_ids && (uint32_t)s->stop_ids[i] != id)
+            i++;
+        if (i == s->n_stop_ids)
+            return (int32_t)id;
+    }
+    return 0;
 }
 
 void engine_sampling_defaults(struct engine_sampling *s)

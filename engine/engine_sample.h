@@ -63,6 +63,11 @@ void engine_history_destroy(struct engine_history *h); /* NULL is fine */
 
 /* Does this sampling need a history? */
 bool engine_sampling_uses_history(const struct engine_sampling *s);
+/* Are its stop ids banned from this token? */
+bool engine_sampling_bans_stops(const struct engine_sampling *s, uint32_t sample_index);
+/* The token where no logit is above -inf: the lowest id that is not a banned stop id. */
+int32_t engine_sampling_fallback(const struct engine_sampling *s, uint32_t vocab,
+                                 uint32_t sample_index);
 /* Greedy, no penalties, seed 0. */
 void engine_sampling_defaults(struct engine_sampling *s);
 /* ERR_INVALID with the field named; vocab bounds the token ids in stop_ids and bias. */

@@ -6,6 +6,7 @@ set(KERNEL_SOURCES
   gemv
   attention_decode
   attention_prefill
+  sample
   rmsnorm
   rope_kv
   swiglu
@@ -13,6 +14,9 @@ set(KERNEL_SOURCES
   kv_digest
   kv_move
 )
+
+# Libraries that a kernel's test needs beside the references.
+set(KERNEL_TEST_LIBS_sample engine) # engine_sample() is what it is compared with
 
 # Those of them that use instructions of sm_90a alone (wgmma, setmaxnreg).
 set(KERNEL_SM90A

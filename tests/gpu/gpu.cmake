@@ -45,7 +45,7 @@ endfunction()
 # Every kernel has a test of its name; others are registered in a .cmake file beside this one.
 foreach(name ${KERNEL_SOURCES})
   if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name}_test.c)
-    baton_gpu_test(${name})
+    baton_gpu_test(${name} LIBS ${KERNEL_TEST_LIBS_${name}})
   endif()
 endforeach()
 file(GLOB registered CONFIGURE_DEPENDS gpu/*.cmake)

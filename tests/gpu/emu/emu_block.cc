@@ -207,12 +207,18 @@ void run_block(const struct gpu_dims &d, dim3u index)
     for (auto &w : here.warps)
         for (meeting *m : w)
             m->arrived = 0;
+    unsigned slow = 0, slow_for = 0;
     while (here.live > 0) {
         bool moved = false;
+        if (slow_for-- ==
+            0) { /* a warp, or none, that lags behind: others may run far ahead of it */
+            slow = (unsigned)(next_random() % (d.threads / WARP + 1));
+            slow_for = (unsigned)(next_random() % 32);
+        }
         for (unsigned i = d.threads - 1; i > 0; i--)
             std::swap(here.order[i], here.order[next_random() % (i + 1)]);
         for (unsigned i : here.order) {
-            if (here.fibers[i].st != state::ready)
+            if (here.fibers[i].st != state::ready || i / WARP == slow)
                 continue;
             resume(&here.fibers[i]);
             moved = true;
