@@ -9,6 +9,7 @@ set(CUDA_BACKEND_SOURCES
 # What calls CUDA or NVIDIA's libraries: needs their headers.
 set(CUDA_LIBRARY_SOURCES
   cuda/gpu_blas_lt.c
+  cuda/gpu_comm_nccl.c
   gpu_cuda.c
 )
 

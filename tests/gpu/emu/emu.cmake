@@ -13,8 +13,8 @@ foreach(kernel ${KERNEL_SOURCES})
 endforeach()
 # CMake would call nvcc for .cu, or nothing: the language is said here.
 set_source_files_properties(${emu_kernels} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
-add_library(gpu_emu STATIC gpu/emu/emu_block.cc gpu/emu/emu_device.cc gpu/emu/emu_blas.cc
-  ${CMAKE_SOURCE_DIR}/engine/cuda/gpu_blas.c ${emu_kernels})
+add_library(gpu_emu STATIC gpu/emu/emu_block.cc gpu/emu/emu_device.cc gpu/emu/emu_blas.cc gpu/emu/emu_comm.cc
+  ${CMAKE_SOURCE_DIR}/engine/cuda/gpu_blas.c ${CMAKE_SOURCE_DIR}/engine/tp/tp_comm.c ${emu_kernels})
 target_include_directories(gpu_emu PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR}/gpu/emu)
 target_compile_features(gpu_emu PUBLIC cxx_std_17)
 target_compile_definitions(gpu_emu PRIVATE GPU_EMULATED _GNU_SOURCE)
