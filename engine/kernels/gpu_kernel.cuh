@@ -124,6 +124,14 @@ static __device__ __forceinline__ float exp2_fast(float x)
     return y;
 }
 
+/* 1 / x, the fast instruction: relative error about 1e-7, flushes denormal arguments and results. */
+static __device__ __forceinline__ float reciprocal_fast(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* d += a b for one warp: a 16 x 16 (row-major), b 16 x 8 (column-major), d 16 x 8 fp32, in the fragments of
  * the PTX ISA's mma.m16n8k16: lane = 4 * g + t holds a[0] = A[g][2t..], a[1] = A[g+8][2t..], a[2] = A[g][2t+8..],
  * a[3] = A[g+8][2t+8..]; b[0] = B[2t..][g], b[1] = B[2t+8..][g]; d[0..1] = D[g][2t..], d[2..3] = D[g+8][2t..]. */

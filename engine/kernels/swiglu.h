@@ -3,8 +3,8 @@
  *   gate_up  16-bit [rows][2 * ffn], row-major, 16-byte aligned: of each row the gates, then the ups
  *   out      16-bit [rows][ffn], 16-byte aligned, not overlapping gate_up
  *
- * Computed in fp32 (e^x by the fast instruction: relative error below 1e-5), rounded to nearest
- * even once.  Gates below -88 give 0, as e^-g overflows: the formula's values there are below 4e-37 * up.
+ * Computed in fp32 (e^x and 1/x by the fast instructions: relative error below 1e-5), rounded to nearest
+ * even once.  Gates below -87 give 0, as e^-g is out of range: the formula's values there are below 2e-36 * up.
  *
  * swiglu() only enqueues.  ERR_INVALID: ffn outside 8 .. 2^20 or no multiple of 8, more than 2^31 pieces of
  * 8 KiB, a wrong dtype; rows 0 does nothing.  ERR_DEVICE: the launch was refused.

@@ -230,6 +230,11 @@ static inline float exp2_fast(float v)
     float y = exp2f(v);
     return y < 1.17549435e-38f ? 0.0f : y;
 }
+static inline float reciprocal_fast(float v)
+{
+    float y = 1.0f / (fabsf(v) < 1.17549435e-38f ? copysignf(0.0f, v) : v);
+    return fabsf(y) < 1.17549435e-38f ? copysignf(0.0f, y) : y;
+}
 template <class T> static inline T min(T a, T b)
 {
     return a < b ? a : b;
