@@ -66,7 +66,8 @@ fetch() {
     echo "cuda: downloading $(grep -cE "^($names)==" "$here/cuda.txt") packages: $(grep -E "^($names)==" "$here/cuda.txt" | tr '\n' ' ')"
     grep -E "^($names)==" "$here/cuda.txt" >"$wheels/pins.txt"
     python3 -m pip download -q --disable-pip-version-check --no-cache-dir --no-deps --only-binary=:all: \
-        -d "$wheels" -r "$wheels/pins.txt" 2>&1 | { grep -v WARNING || true; } >&2
+        -d "$wheels" -r "$wheels/pins.txt" 2>&1 | { grep -v WARNING || true; } >&2 ||
+        { echo "cuda: the download failed" >&2; return 1; }
     du -csh "$wheels"/*.whl | sed "s|$wheels/||;s/^/cuda:   /"
     python3 - "$dir" "$wheels"/*.whl <<'PY'
 import pathlib, shutil, sys, zipfile

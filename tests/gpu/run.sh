@@ -49,10 +49,11 @@ step() {
         124 | 137) verdict=FAILED last="longer than $budget s: $last" ;;
         *) verdict=FAILED last="exit status $rc: $(grep -iE 'error|fail' "$log.log" | grep -v '^ *$' | tail -1 | grep . || echo "$last")" ;;
     esac
-    if grep -qE '[Nn]o (usable )?CUDA device|CUDA driver' "$log.log"; then
+    local none
+    if none=$(grep -E '[Nn]o (usable )?CUDA device|CUDA driver' "$log.log" | tail -1) && [ -n "$none" ]; then
         case $device-$verdict in
-            yes-SKIPPED) verdict=FAILED last="there is a device, but: $last" ;;
-            no-FAILED) verdict=SKIPPED last=$(grep -E '[Nn]o (usable )?CUDA device|CUDA driver' "$log.log" | tail -1) ;;
+            yes-SKIPPED) verdict=FAILED last="there is a device, but: $none" ;;
+            no-FAILED) verdict=SKIPPED last=$none ;;
         esac
     fi
     record "$name" "$verdict" "$(awk "BEGIN { print $EPOCHREALTIME - $from }")" "$last"
