@@ -2,10 +2,12 @@
  * rank that gives up nor one that stays away leaves another waiting. */
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -247,6 +249,37 @@ static void a_rank_that_stays_away_costs_the_deadline_and_no_more(void **state)
     }
 }
 
+static void rank_one_is_late(struct rank *r)
+{
+    float data[64] = {0};
+
+    if (r->rank == 1)
+        usleep(400000);
+    r->result = tp_all_reduce(r->c, r->rank, data, 64);
+}
+
+/* In a process of its own, stopped for longer than the deadline while one rank waits for the other. */
+static void time_in_which_the_process_is_stopped_does_not_count(void **state)
+{
+    pid_t child = fork();
+    int status = 0;
+
+    (void)state;
+    assert_true(child >= 0);
+    if (child == 0) {
+        struct rank ranks[2];
+
+        run_ranks(ranks, 2, 1600, false, rank_one_is_late);
+        _exit(ranks[0].result == ERR_OK && ranks[1].result == ERR_OK ? 0 : 1);
+    }
+    usleep(150000);
+    assert_int_equal(kill(child, SIGSTOP), 0);
+    usleep(2500000);
+    assert_int_equal(kill(child, SIGCONT), 0);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 static void bring_different_sizes(struct rank *r)
 {
     float data[64] = {0};
@@ -293,6 +326,7 @@ int main(void)
         cmocka_unit_test(nobody_passes_a_barrier_before_all_have_come),
         cmocka_unit_test(one_rank_that_gives_up_releases_all_others_for_good),
         cmocka_unit_test(a_rank_that_stays_away_costs_the_deadline_and_no_more),
+        cmocka_unit_test(time_in_which_the_process_is_stopped_does_not_count),
         cmocka_unit_test(ranks_that_differ_in_size_touch_no_data),
         cmocka_unit_test(a_group_without_ranks_or_deadline_is_refused),
     };
