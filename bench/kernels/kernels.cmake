@@ -4,6 +4,7 @@
 set(GPU_BENCHES
   attention
   rmsnorm
+  sample
   rope_kv
   swiglu
   gather_rows

@@ -12,7 +12,7 @@ enum { EDITS_MAX = 1 << 16, ROWS_MAX = 64, NOT_WRITTEN = -7 };
 #ifdef BATON_SANITIZED
 enum { REPEAT = 1 };
 #else
-enum { REPEAT = 6 };
+enum { REPEAT = 3 };
 #endif
 #else
 enum { REPEAT = 60 };
