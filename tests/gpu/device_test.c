@@ -52,7 +52,7 @@ static void more_memory_than_there_is_is_refused_and_the_device_works_on(void **
 
     (void)state;
     TEST_OK(gpu_memory(test_gpu, &free_bytes, &total));
-    assert_true(free_bytes <= total && total == gpu_info(test_gpu)->total_bytes);
+    assert_true(free_bytes > 0 && free_bytes <= total);
     assert_int_equal(ERR_NOMEM, gpu_alloc(test_gpu, total * 2, &p));
     TEST_OK(gpu_alloc(test_gpu, 1 << 20, &p));
     assert_int_equal(0, (uintptr_t)p % 256);
