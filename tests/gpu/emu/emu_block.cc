@@ -13,6 +13,7 @@
 #include "engine/kernels/gpu_kernel.cuh"
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -107,6 +108,11 @@ void leave_for_scheduler(void **fake)
 {
     leave_for(scheduler_stack, scheduler_stack_bytes, fake);
 }
+/* The last frames of the fiber that ended on this stack never returned: their marks are still there. */
+void forget_frames(const void *stack, size_t bytes)
+{
+    __asan_unpoison_memory_region(stack, bytes);
+}
 #else
 void leave_for(const void *, size_t, void **)
 {
@@ -115,6 +121,9 @@ void arrive(void *, bool)
 {
 }
 void leave_for_scheduler(void **)
+{
+}
+void forget_frames(const void *, size_t)
 {
 }
 #endif
@@ -201,6 +210,7 @@ void run_block(const struct gpu_dims &d, dim3u index)
         f.st = state::ready;
         f.group = 0;
         f.copies.clear();
+        forget_frames(f.stack, STACK_BYTES);
         f.at = ctx::make_fcontext(f.stack + STACK_BYTES, STACK_BYTES, fiber_main);
         here.order[i] = i;
     }
