@@ -184,13 +184,22 @@ __device__ __forceinline__ void feed_load(feed &f, vec16 (*to)[block_memory<D>::
                                           const plan &p)
 {
     if (f.index < f.n_items) {
+        constexpr int kAcross = D % 64 == 0 ? 8 : 4,
+                      kDown = 32 / kAcross; /* lanes to a row, rows to a round */
+        int lane = threadIdx.x % 32, row = lane / kAcross, vec = lane % kAcross;
         const uint8_t *from =
-            key_at(a.kv, f.block, f.kv_head, (uint32_t)f.key & (a.kv.block_tokens - 1));
-        for (int i = threadIdx.x % 32; i < block_memory<D>::kVectors; i += 32) {
-            int row = i / (D / 8), vec = i % (D / 8), at = rows_of<D>::at(row, vec);
-            bool seen = f.key + row >= f.first && f.key + row < f.end;
-            cp_async16(&to[0][at], from + i * 16, seen);
-            cp_async16(&to[1][at], from + a.kv.v_offset + i * 16, seen);
+            key_at(a.kv, f.block, f.kv_head, ((uint32_t)f.key & (a.kv.block_tokens - 1)) + row) +
+            vec * 16;
+#pragma unroll
+        for (int down = 0; down < kChunk; down += kDown) {
+            int key = f.key + row + down;
+            bool seen = key >= f.first && key < f.end;
+#pragma unroll
+            for (int across = 0; across < D / 8; across += kAcross) {
+                int at = rows_of<D>::at(row + down, vec + across);
+                cp_async16(&to[0][at], from + (down * D * 2 + across * 16), seen);
+                cp_async16(&to[1][at], from + a.kv.v_offset + (down * D * 2 + across * 16), seen);
+            }
         }
         f.key += kStep;
         feed_settle(f, ends, a, b, p);
@@ -350,8 +359,9 @@ __device__ __forceinline__ void merge_warps(block_memory<D> &shared, running<D> 
                     all.v[k] += share * shared.sums[i][r][column + k];
             }
             if (it.splits == 1) {
+                float whole = 1.0f / w.sum;
                 for (int k = 0; k < 4; k++)
-                    all.v[k] /= w.sum;
+                    all.v[k] *= whole;
                 store_result<T>(a, it.row, (h.first + head) * D + column, all.v);
             } else {
                 uint64_t at = partial_at(a, p, it.row, h.first + head, it.split);
