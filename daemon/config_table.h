@@ -45,7 +45,7 @@
     X(scheduler,       TEXT, "", 0, 0, "address", W, "Workers", "where `baton serve` takes workers: HOST:PORT or unix:PATH") \
     X(secret_file,     TEXT, "", 0, 0, "file", A, "Workers", "file with the secret that workers and scheduler share (16 to 256 bytes)") \
     X(name,            TEXT, "", 0, 0, "name", W, "Workers", "name of this worker in logs and metrics") \
-    X(worker_class,    TEXT, "", 0, 0, "name", A, "Workers", "workers of one class (model, kind of machine) share what is learned of their speed; default: MODEL/BACKEND") \
+    X(worker_class,    TEXT, "", 0, 0, "name", A, "Workers", "workers of one class (model, kind of machine) share what is learned of their speed; default: MODEL/BACKEND, and /tpN where tp is above 1") \
     X(exit_with_parent,BOOL, "false", 0, 1, "", W, "Workers", "end when the parent process or the scheduler connection ends") \
     X(heartbeat_ms,    U32,  "100", 10, 10000, "ms", S, "Workers", "how often workers report") \
     X(peer_timeout_ms, U32,  "3000", 100, 600000, "ms", S, "Workers", "a worker silent for so long is lost (a dead one is noticed at once)") \
