@@ -9,7 +9,7 @@
  * looks at a run only if its largest logit can matter.  A threshold is found by its digits, 8 bits a time, from a
  * histogram of the candidates; the first candidates are the runs' largest logits: when those of some runs already
  * reach the target, no token below them can be the threshold, which usually leaves a few dozen runs to read.  For flat
- * distributions it leaves all of them: about eight passes of one block, some 100 us of a row.
+ * distributions it leaves all of them: about five passes of one block, some 100 us by the count of instructions.
  *
  * Sums are of integers and every key is distinct, so no order of threads or blocks shows in a token. */
 #include "engine/kernels/gpu_kernel.cuh"
