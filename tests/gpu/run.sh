@@ -147,18 +147,20 @@ fi
 
 kernels=$(awk '/^set\(KERNEL_SOURCES/ { on = 1; next } /\)/ { on = 0 } on { print $1 }' engine/kernels/kernels.cmake)
 [ -n "$kernels" ] || record kernels FAILED 0 "engine/kernels/kernels.cmake names no kernel"
-for name in $kernels; do
-    for file in engine/kernels/$name.{h,cu} engine/kernels/${name}_ref.c tests/gpu/${name}_test.c bench/kernels/${name}_bench.c; do
-        [ -e "$file" ] || missing "$name" "$file"
-    done
+for name in $kernels; do # a test or a benchmark may serve several
+    for file in engine/kernels/$name.{h,cu} engine/kernels/${name}_ref.c; do [ -e "$file" ] || missing "$name" "$file"; done
+    grep -qs "engine/kernels/$name.h" tests/gpu/*_test.c || missing "$name" "a test that includes engine/kernels/$name.h"
+    grep -qs "engine/kernels/$name.h" bench/kernels/*_bench.c || missing "$name" "a benchmark that includes engine/kernels/$name.h"
 done
 test_program() { # name, budget
     if [ -x "$build/tests/$1" ]; then step "$1" "$2" "$build/tests/$1"; else missing "$1" "$build/tests/$1"; fi
 }
 test_program engine_gpu_lib_test 20
-for name in $kernels; do test_program "gpu_$name" 20; done
+for name in $kernels; do
+    [ ! -e "tests/gpu/${name}_test.c" ] || test_program "gpu_$name" 20
+done
 # The rest of the tests: the seam, whole-model logits against the CPU backend, benchmarks in small.
-[ -e tests/gpu/model_test.c ] || missing logits tests/gpu/model_test.c
+grep -qs '"engine/engine.h"' tests/gpu/*_test.c || missing logits "a test of the whole model in tests/gpu, one that includes engine/engine.h,"
 for program in "$build"/tests/gpu_*; do
     name=${program##*/}
     [ -f "$program" ] && [ -x "$program" ] && ! grep -qx "${name#gpu_}" <<<"$kernels" && test_program "$name" 60
