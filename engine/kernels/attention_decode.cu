@@ -506,11 +506,13 @@ plan plan_of(const struct attention *a, uint32_t max_blocks)
     return p;
 }
 
-/* Where the parts lie from base; returns the bytes of all. */
+/* Where the parts lie from base; returns the bytes of all.  The counters come first and have room for any number of
+ * rows: what one launch leaves as a sum, no other takes for a counter. */
 size_t place(partials *to, unsigned char *base, const struct attention *a, const plan &p,
              uint32_t n_rows)
 {
-    size_t counters = aligned((size_t)n_rows * (size_t)p.head_tiles * sizeof(uint32_t));
+    size_t counters =
+        aligned((size_t)ATTENTION_DECODE_MAX_ROWS * (size_t)p.head_tiles * sizeof(uint32_t));
     size_t n = (size_t)n_rows * a->n_q_heads * (size_t)p.max_splits;
     size_t weights = aligned(n * sizeof(weight));
 

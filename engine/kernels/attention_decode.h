@@ -9,7 +9,8 @@
  * heads, never on the other rows, the slot's blocks or the device: a row has the same bits in every batch.
  *
  * Workspace: attention_decode_workspace() bytes, 256-byte aligned, zero before its first launch (a launch leaves its
- * counters zero again); two launches that may run at once need two.
+ * counters zero again).  It serves launches of up to that many rows, with the same heads; two launches that may run at
+ * once need two.
  *
  * Moves 4 * head_dim * n_kv_heads bytes per visible key (K and V, once per 16 query heads of a group) and q and out;
  * besides, per split and query head, 4 * head_dim bytes of partial sums to and from the second cache. */

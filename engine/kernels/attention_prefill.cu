@@ -79,11 +79,13 @@ __device__ __forceinline__ void load_queries(block_memory<D> &shared, const work
         shared.last[m] = m < used ? w.position + m / w.h.count : -1;
 }
 
-/* The number of this thread's block of the key tile at `key`, for the threads that carry one. */
+/* The number of this thread's block of the key tile at `key`, for the threads that carry one; 0 where no key is seen,
+ * for what the table holds there may not even be a block. */
 __device__ __forceinline__ uint32_t block_of(const work &w, int key, int block_shift)
 {
-    int block = (key >> block_shift) + (int)threadIdx.x;
-    return threadIdx.x < kTileBlocks && block << block_shift < w.end ? w.table[block] : 0;
+    int block = (key >> block_shift) + (int)threadIdx.x, first = block << block_shift;
+    bool seen = first < w.end && first + (1 << block_shift) > w.first;
+    return threadIdx.x < kTileBlocks && seen ? w.table[block] : 0;
 }
 
 /* Start loading the keys from `key` on, zeros for those that nobody may see.  A thread's places in memory and in shared

@@ -200,6 +200,30 @@ static void rows_of_one_slot_see_each_their_own_past(void **state)
     case_free(&c);
 }
 
+/* As the steps of an engine do: its counters stay zero whatever the number of rows. */
+static void a_workspace_serves_any_number_of_rows(void **state)
+{
+    struct attention_shape s = shape_of(GPU_F16, 64, 2, 2, 16, 0, 9, 600);
+    static const uint32_t steps[] = {1, 9, 2, 8, 9, 3, 9};
+    struct attention_case c;
+    struct workspace w;
+
+    (void)state;
+    case_make(&c, &s);
+    rows_of_slots(&c);
+    case_upload(&c);
+    w = workspace_make(&c.device, s.n_rows, c.host_batch.max_blocks);
+    attention_decode_ref(c.want, &c.host, &c.host_batch);
+    for (size_t i = 0; i < sizeof(steps) / sizeof(*steps); i++) {
+        c.shape.n_rows = c.device_batch.n_rows = steps[i];
+        decode(&c, &w, PROCESSORS);
+        case_check(&c);
+    }
+    c.shape.n_rows = s.n_rows;
+    test_device_free(w.device, w.bytes);
+    case_free(&c);
+}
+
 /* One captured launch, run as the sequences grow and rows come and go; the counters must be left as they were. */
 static void a_captured_launch_follows_the_positions_of_each_run(void **state)
 {
@@ -298,6 +322,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_long_row_is_cut_into_longer_splits),
         cmocka_unit_test(a_row_has_the_same_bits_in_every_batch_and_on_every_device),
         cmocka_unit_test(rows_of_one_slot_see_each_their_own_past),
+        cmocka_unit_test(a_workspace_serves_any_number_of_rows),
         cmocka_unit_test(a_captured_launch_follows_the_positions_of_each_run),
         cmocka_unit_test(shapes_outside_the_limits_are_refused),
     };
