@@ -571,12 +571,12 @@ static void send_report(struct worker *w)
     const struct kvt_counters *k = kvt_node_counters(w->kvt);
     Baton__Report m = BATON__REPORT__INIT;
     Baton__DecodeProgress progress = BATON__DECODE_PROGRESS__INIT;
-    uint64_t sent[5], received[5];
+    uint64_t sent[KVT_PATHS], received[KVT_PATHS];
 
     memcpy(sent, k->bytes_sent, sizeof(sent));
     memcpy(received, k->bytes_received, sizeof(received));
     m.seq = ++w->reports;
-    m.n_bytes_sent = m.n_bytes_received = 5;
+    m.n_bytes_sent = m.n_bytes_received = KVT_PATHS;
     m.bytes_sent = sent;
     m.bytes_received = received;
     m.late_messages = k->late_messages + w->odd_messages;

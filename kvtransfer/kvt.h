@@ -11,7 +11,8 @@
  * slots, then a flush, then a notify.  Where it has not (TCP) pieces are messages that the
  * receiver places after checking (transfer, epoch, slot, bounds).  Either way a block counts only once
  * the sender has named transfer, epoch, block and digest and the receiver has recomputed the digest over
- * its own memory.
+ * its own memory.  A pool in device memory, of either side, is reached through messages and pinned host
+ * buffers; the device computes the digests.
  *
  * Safety.  Peer error mode always.  A sender writes only after the receiver accepted its claim, so an
  * unclaimed grant is safe as soon as it ends.  On the message path nobody but the receiver writes to its
@@ -32,6 +33,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "proto/kv_memory.h"
 #include "proto/wire_kv.h"
 
 struct uv_loop_s;
@@ -46,8 +48,21 @@ enum {
     KVT_PIECE_TARGET = 256 * 1024
 };
 
-enum kvt_path { KVT_PATH_NONE = 0, KVT_PATH_SHM, KVT_PATH_TCP, KVT_PATH_RDMA, KVT_PATH_SELF };
-const char *kvt_path_name(enum kvt_path p); /* "none", "shm", "tcp", "rdma", "self" */
+/* The staged ones: one side at least has its pool in device memory, and the bytes go through pinned host
+ * buffers.  The numbers are on the wire and in the metrics: append only. */
+enum kvt_path {
+    KVT_PATH_NONE = 0,
+    KVT_PATH_SHM,
+    KVT_PATH_TCP,
+    KVT_PATH_RDMA,
+    KVT_PATH_SELF,
+    KVT_PATH_STAGED_SHM,
+    KVT_PATH_STAGED_TCP,
+    KVT_PATH_STAGED_RDMA,
+    KVT_PATHS
+};
+/* "none", "shm", "tcp", "rdma", "self", "staged-shm", "staged-tcp", "staged-rdma" */
+const char *kvt_path_name(enum kvt_path p);
 
 /* What is known of the link to a peer, measured by the probe at connect. */
 struct kvt_link {
@@ -60,13 +75,15 @@ struct kvt_link {
 };
 
 struct kvt_counters {
-    uint64_t bytes_sent[5], bytes_received[5]; /* by enum kvt_path */
+    uint64_t bytes_sent[KVT_PATHS], bytes_received[KVT_PATHS];
     uint64_t sends_open, grants_open, slots_quarantined,
         endpoints; /* live objects: 0 at rest, save endpoints */
     uint64_t sends_done, sends_failed, grants_verified, grants_failed;
     uint64_t late_messages; /* for unknown transfers or old epochs: counted and dropped */
     uint64_t bad_messages;  /* malformed or out of bounds: the peer is dropped */
     uint64_t refused;       /* connections that were not introduced or had another token */
+    uint64_t
+        buffers_quarantined; /* live: staging buffers that a device does not give back in time */
 };
 
 struct kvt_node_config {
@@ -85,6 +102,11 @@ struct kvt_node_config {
      * any progress before the transfer fails. */
     uint64_t transfer_timeout_ns;
     uint64_t connect_timeout_ns; /* 0 = 5 s: for all attempts to connect together */
+    /* Where the pool is.  NULL: in host memory, which the node allocates.  Else in device memory, which outlives
+     * the node; blocks then go through staging_bytes of pinned host memory (0 = 64 MiB), half of it for each
+     * direction.  A copy that takes longer than transfer_timeout_ns fails its transfer with ERR_DEVICE. */
+    const struct kv_memory *memory;
+    size_t staging_bytes;
     void *arg;
     /* All optional.  on_link: connected and probed, either direction.  on_peer_lost: a connection has
      * ended and its transfers have been failed, or none could be made in time (ERR_PEER_LOST), or the
@@ -93,15 +115,17 @@ struct kvt_node_config {
     void (*on_peer_lost)(void *arg, uint32_t peer, enum err err);
 };
 
-/* ERR_INVALID (address, layout), ERR_NOMEM (pool size named), ERR_IO (UCX said no: its text in msg). */
+/* ERR_INVALID (address, layout, memory that does not fit it), ERR_NOMEM (pool size named), ERR_IO (UCX said no: its
+ * text in msg), ERR_DEVICE (staging memory cannot be pinned). */
 MUST_USE enum err kvt_node_create(const struct kvt_node_config *config, struct err_msg *msg,
                                   struct kvt_node **out);
 /* Part `part` (below layout.parts) of the pool: n_blocks * wire_kv_part_block_bytes(layout) bytes, 64-byte
- * aligned, not cleared. */
+ * aligned, not cleared.  Of a pool in device memory: the device's address of it. */
 void *kvt_node_pool(struct kvt_node *n, uint32_t part);
 uint16_t kvt_node_port(const struct kvt_node *n);
 const struct kvt_counters *kvt_node_counters(const struct kvt_node *n);
-/* Fail what runs, close all endpoints, free; `closed` (may be NULL) runs in a later loop turn. */
+/* Fail what runs, close all endpoints, free; `closed` (may be NULL) runs in a later loop turn, once the device is
+ * done with all copies: if it never is, that turn does not come, and only the end of the process helps. */
 void kvt_node_close(struct kvt_node *n, void (*closed)(void *arg), void *arg);
 
 /* The scheduler introduced a peer: accept (receiver side) or be able to reach (sender side) it, both
@@ -122,13 +146,14 @@ void kvt_node_forget(struct kvt_node *n, uint32_t peer, bool process_gone);
 /* ---- receiver ---- */
 
 struct kvt_arrival {
-    /* ERR_OK: every block verified; else ERR_TIMEOUT, ERR_CORRUPT, ERR_PEER_LOST, ERR_CANCELED, or what
-     * the sender failed with. */
+    /* ERR_OK: every block verified; else ERR_TIMEOUT, ERR_CORRUPT, ERR_PEER_LOST, ERR_CANCELED, ERR_DEVICE, or
+     * what the sender failed with. */
     enum err err;
     uint8_t meta[KVT_META_MAX]; /* what the sender passed to kvt_send_finish */
     size_t meta_len;
     uint64_t bytes;
-    uint64_t verify_ns;         /* time spent recomputing digests */
+    /* Time spent recomputing digests; device memory: with a copy into it, digest included, under way. */
+    uint64_t verify_ns;
     uint64_t first_ns, last_ns; /* when the first and last piece or notify arrived */
     enum kvt_path path;
 };
@@ -143,8 +168,8 @@ struct kvt_grant_config {
     void *arg;
     /* Exactly once, later. */
     void (*on_arrival)(void *arg, const struct kvt_arrival *a);
-    /* Exactly once, after on_arrival: nothing can write to the slots any more (on ERR_OK it follows at
-     * once).  The grant is gone when this returns. */
+    /* Exactly once, after on_arrival: nothing can write to the slots any more, no peer and no copy (on ERR_OK
+     * it follows at once).  The grant is gone when this returns. */
     void (*on_safe)(void *arg);
 };
 
@@ -177,7 +202,8 @@ struct kvt_send_config {
      * classes behind it, so those never stand still.  KVT_CLASSES and more count as the last class. */
     uint32_t transfer_class;
     void *arg;
-    /* Exactly once, later.  Our blocks may be reused when it runs. */
+    /* Exactly once, later.  Our blocks may be reused when it runs; after a failure a copy out of device memory
+     * may still read them, and what it reads is dropped. */
     void (*on_done)(void *arg, const struct kvt_send_result *r);
 };
 

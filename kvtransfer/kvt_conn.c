@@ -228,7 +228,8 @@ static void send_welcome(struct kvt_conn *c)
     w->instance = n->instance;
     w->cookie = c->cookie;
     for (uint32_t i = 0; i < n->config.layout.parts; i++)
-        w->pool[i] = (uint64_t)(uintptr_t)n->part[i];
+        w->pool[i] = n->stage == NULL ? (uint64_t)(uintptr_t)n->part[i] : 0;
+    w->staged = n->stage != NULL;
     w->probe = (uint64_t)(uintptr_t)n->probe;
     w->probe_len = KVT_PROBE_BYTES;
     w->n_blocks = n->config.n_blocks;

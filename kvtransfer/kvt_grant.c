@@ -3,6 +3,7 @@
  *   OPEN -> CLAIMED -> VERIFIED
  *     |        `-> QUARANTINED -> SAFE      (one-sided path: the peer may still write)
  *     |        `-> SAFE                     (message path: only we write to our slots)
+ *     |        `-> DRAINING -> SAFE         (device memory: once no copy writes to them any more)
  *     `-> SAFE                              (nobody was ever allowed to write)
  *
  * Every byte of every block must be covered by exactly one record, and every record's digest must come
@@ -19,6 +20,7 @@ enum grant_state {
     GRANT_OPEN = 0,    /* waits for a claim */
     GRANT_CLAIMED,     /* waits for records and DONE */
     GRANT_QUARANTINED, /* failed; waits for STOPPED, or the end of the peer's connection */
+    GRANT_DRAINING,    /* failed; waits for copies into the slots to end */
     GRANT_SAFE         /* waits for its callbacks; verified or failed */
 };
 
@@ -46,6 +48,9 @@ struct kvt_grant {
     size_t byte_at;
     uint64_t sum;
     uint32_t n_records, n_expected;
+    struct kvt_item arriving; /* copies into the pool that have not ended, copying of them */
+    uint32_t copying;
+    uint64_t copying_ns; /* since when there are any */
     bool done_seen;
     uint64_t done_ns;
     struct kvt_arrival arrival;
@@ -80,14 +85,20 @@ static void grant_arrive(struct kvt_grant *g, enum err err)
 static void grant_safe(struct kvt_grant *g)
 {
     struct kvt_conn *c = g->conn;
+    bool held = g->state == GRANT_QUARANTINED || g->state == GRANT_DRAINING;
 
     if (g->state == GRANT_SAFE)
         return;
-    if (g->state == GRANT_QUARANTINED)
-        g->node->counters.slots_quarantined -= g->config.n_slots;
     g->conn = NULL;
     if (g->state == GRANT_QUARANTINED && c != NULL)
         kvt_conn_unquarantine(c);
+    if (g->copying > 0) {
+        g->node->counters.slots_quarantined += held ? 0 : g->config.n_slots;
+        g->state = GRANT_DRAINING;
+        return;
+    }
+    if (held)
+        g->node->counters.slots_quarantined -= g->config.n_slots;
     g->state = GRANT_SAFE;
     queue_callbacks(g);
 }
@@ -100,6 +111,30 @@ static void grant_quarantine(struct kvt_grant *g)
         g->conn->quarantined++;
 }
 
+/* One message on its way from a buffer into the pool. */
+struct arriving {
+    struct kvt_item item;
+    struct kvt_grant *grant;
+    struct kvt_copy *copy; /* NULL: it is over */
+    uint64_t digest;       /* what the sender says */
+    size_t bytes;
+};
+
+static void stop_copies(struct kvt_grant *g)
+{
+    struct kvt_item *i, *next;
+
+    for (i = g->arriving.next; i != &g->arriving; i = next) {
+        struct arriving *a = KVT_OF(i, struct arriving, item);
+        struct kvt_copy *c = a->copy;
+
+        next = i->next;
+        a->copy = NULL;
+        if (c != NULL)
+            kvt_copy_abandon(c);
+    }
+}
+
 /* confirmed: the peer has said, or its end has shown, that nothing more will be written. */
 static void grant_fail(struct kvt_grant *g, enum err err, bool confirmed)
 {
@@ -108,6 +143,7 @@ static void grant_fail(struct kvt_grant *g, enum err err, bool confirmed)
     if (g->arrived)
         return;
     grant_arrive(g, err);
+    stop_copies(g);
     if (claimed && !confirmed && g->conn != NULL)
         kvt_conn_write_transfer(g->conn, KVT_WIRE_ABORT, g->config.transfer, g->config.epoch, err);
     if (claimed && !confirmed && g->one_sided)
@@ -127,7 +163,8 @@ static void grant_verified(struct kvt_grant *g)
 /* Records may overtake DONE and each other; their number decides. */
 static void grant_check(struct kvt_grant *g)
 {
-    if (g->state != GRANT_CLAIMED || g->head < g->n_queue || !g->done_seen)
+    if (g->state != GRANT_CLAIMED || g->arrived || g->head < g->n_queue || !g->done_seen ||
+        g->copying > 0)
         return;
     if (g->n_records > g->n_expected || (g->n_records == g->n_expected && g->grains_left > 0))
         grant_fail(g, ERR_CORRUPT, false);
@@ -245,6 +282,114 @@ static struct kvt_grant *grant_of(struct kvt_conn *c, uint64_t transfer, uint32_
     return NULL;
 }
 
+/* ---- messages for device memory ---- */
+
+static void copy_over(void *arg, struct kvt_copy *c, enum err err)
+{
+    struct arriving *a = arg;
+    struct kvt_grant *g = a->grant;
+
+    a->copy = NULL;
+    if (err != ERR_OK) {
+        grant_fail(g, ERR_DEVICE, false);
+        return;
+    }
+    if (g->state == GRANT_CLAIMED) {
+        g->arrival.bytes += a->bytes;
+        if (kvt_copy_digest(c) != a->digest)
+            grant_fail(g, ERR_CORRUPT, false);
+    }
+    kvt_copy_free(c);
+}
+
+static void copy_gone(void *arg)
+{
+    struct arriving *a = arg;
+    struct kvt_grant *g = a->grant;
+
+    item_unlink(&a->item);
+    mem_free(a);
+    if (--g->copying > 0)
+        return;
+    g->arrival.verify_ns += clock_now_ns() - g->copying_ns;
+    if (g->state == GRANT_DRAINING)
+        grant_safe(g);
+    else
+        grant_check(g);
+}
+
+static bool add_runs(struct kvt_grant *g, struct kvt_copy *c, const struct kvt_wire_record *r)
+{
+    size_t begin = (size_t)r->grain * g->from.grain, len = (size_t)r->n_grains * g->from.grain;
+
+    for (uint32_t i = 0; i < r->n; i++) {
+        size_t block = (size_t)g->slots[r->first + i] * g->node->shape.block_bytes;
+        struct kv_memory_run in = {
+            .salt = kvt_wire_salt(g->config.transfer, g->config.epoch, r->first + i)};
+        struct wire_kv_walk walk = g->walk;
+        struct wire_kv_run run;
+
+        wire_kv_walk_over(&walk, r->part, begin, begin + len);
+        while (wire_kv_walk_run(&walk, &run)) {
+            in.part = run.part;
+            in.at = block + run.to;
+            in.host = i * len + (run.from - begin);
+            in.len = run.len;
+            in.canonical = run.canonical;
+            if (!kvt_copy_add(c, &in))
+                return false;
+        }
+    }
+    return true;
+}
+
+static enum err start_copy(struct kvt_grant *g, struct arriving *a)
+{
+    struct kvt_copy_owner owner = {.arg = a, .over = copy_over, .gone = copy_gone};
+    uint64_t now = clock_now_ns();
+    enum err err;
+
+    a->grant = g;
+    item_append(&g->arriving, &a->item);
+    if (g->copying++ == 0)
+        g->copying_ns = now;
+    err = kvt_copy_start(a->copy, 0, now + g->node->config.transfer_timeout_ns, &owner);
+    if (err != ERR_OK) {
+        item_unlink(&a->item);
+        g->copying--;
+    }
+    return err;
+}
+
+/* The bytes are UCX's and go away, so they are kept in a pinned buffer; there is one, unless the device gives
+ * none back: room() in kvt_node.c. */
+static void stage_message(struct kvt_grant *g, const struct kvt_wire_data *d, const uint8_t *bytes,
+                          size_t len)
+{
+    struct kvt_stage *stage = g->node->stage;
+    struct arriving *a = mem_try_calloc(1, sizeof(*a));
+    enum err err = ERR_NOMEM;
+
+    if (a != NULL && len <= KVT_MESSAGE_MAX) {
+        if (kvt_stage_room(stage, KVT_COPY_IN) == 0)
+            err = ERR_DEVICE;
+        a->copy = kvt_copy_new(stage, KVT_COPY_IN);
+        a->digest = d->record.digest;
+        a->bytes = len;
+    }
+    if (a != NULL && a->copy != NULL) {
+        memcpy(kvt_copy_buffer(a->copy), bytes, len);
+        if (add_runs(g, a->copy, &d->record))
+            err = start_copy(g, a);
+        else
+            kvt_copy_free(a->copy);
+    }
+    if (err == ERR_OK)
+        return;
+    mem_free(a);
+    grant_fail(g, err, false);
+}
+
 void kvt_grant_data(struct kvt_conn *c, const struct kvt_wire_data *d, const uint8_t *bytes,
                     size_t len)
 {
@@ -265,6 +410,10 @@ void kvt_grant_data(struct kvt_conn *c, const struct kvt_wire_data *d, const uin
     grant_seen(g, start);
     if (!cover(g, r)) {
         grant_fail(g, ERR_CORRUPT, false);
+        return;
+    }
+    if (g->node->stage != NULL) {
+        stage_message(g, d, bytes, len);
         return;
     }
     for (uint32_t i = 0; i < r->n; i++)
@@ -387,6 +536,8 @@ static enum err claim_check(const struct kvt_grant *g, const struct kvt_conn *c,
         return ERR_INVALID;
     if (g->state != GRANT_OPEN)
         return ERR_BAD_STATE;
+    if (t->one_sided && g->node->stage != NULL)
+        return ERR_INVALID;
     if (t->n_slots != g->config.n_slots ||
         t->slots_digest !=
             kvt_wire_slots_digest(g->slots, g->config.n_slots, t->transfer, t->epoch))
@@ -533,7 +684,7 @@ void kvt_grant_sweep(struct kvt_node *n, uint64_t now)
 
     while ((g = map_next(&n->grants, &at)) != NULL) {
         bool stalled = g->state == GRANT_CLAIMED && g->done_seen && g->head == g->n_queue &&
-                       now - g->arrival.last_ns > n->config.transfer_timeout_ns;
+                       g->copying == 0 && now - g->arrival.last_ns > n->config.transfer_timeout_ns;
 
         if (!g->arrived && (now >= g->config.deadline_ns || stalled))
             grant_fail(g, ERR_TIMEOUT, false);
@@ -559,6 +710,7 @@ static struct kvt_grant *grant_create(struct kvt_node *n, const struct kvt_grant
     g->config.slots = NULL;
     item_init(&g->active);
     item_init(&g->ended);
+    item_init(&g->arriving);
     return g;
 }
 

@@ -172,11 +172,15 @@ static void post(struct receive *r, bool *found)
     }
 }
 
-bool kvt_inbox_post(struct kvt_inbox *in)
+/* A message that was waiting takes room, so that what was said of it is no longer true. */
+bool kvt_inbox_post(struct kvt_inbox *in, uint32_t room)
 {
+    uint32_t most = room < RECEIVES ? room : RECEIVES;
     bool found = false;
 
-    for (uint32_t i = 0; in->n_posted < RECEIVES && i < RECEIVES; i++) {
+    for (uint32_t i = 0; in->n_posted < most && i < RECEIVES; i++) {
+        if (found && room != UINT32_MAX)
+            break;
         if (in->receives[i].request == NULL)
             post(&in->receives[i], &found);
     }
@@ -210,7 +214,6 @@ enum err kvt_inbox_open(ucp_worker_h worker,
         return err_set(msg, ERR_IO, "UCX: cannot describe a message: %s",
                        ucs_status_string(status));
     }
-    (void)kvt_inbox_post(in);
     *out = in;
     return ERR_OK;
 }

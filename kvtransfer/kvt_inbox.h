@@ -32,8 +32,10 @@ MUST_USE enum err kvt_inbox_open(ucp_worker_h worker,
                                  void (*on_data)(void *arg, const void *header, size_t header_len,
                                                  const void *data, size_t len),
                                  void *arg, struct err_msg *msg, struct kvt_inbox **out);
-/* After every ucp_worker_progress.  Returns true if a message was waiting: there may be more. */
-bool kvt_inbox_post(struct kvt_inbox *in);
+/* After every ucp_worker_progress.  Returns true if a message was waiting: there may be more.  room: so many
+ * messages can be taken (UINT32_MAX: any number); no more receives are posted, and UCX keeps what else
+ * arrives. */
+bool kvt_inbox_post(struct kvt_inbox *in, uint32_t room);
 /* Before ucp_worker_destroy: on_data is not called any more.  After it: free. */
 void kvt_inbox_stop(struct kvt_inbox *in);
 void kvt_inbox_free(struct kvt_inbox *in);

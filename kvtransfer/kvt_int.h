@@ -4,7 +4,8 @@
  *   kvt_node.c   create, close, introductions, the loop turn
  *   kvt_conn.c   one control connection: frames, handshake, failure
  *   kvt_link.c   the probe, and the endpoint of an outgoing connection
- *   kvt_send.c   sender's side of a transfer        kvt_grant.c  receiver's side
+ *   kvt_send*.c  sender's side of a transfer        kvt_grant.c  receiver's side
+ *   kvt_stage.c  copies between device memory and pinned buffers
  *
  * A connection is directed: its connector sends, its acceptor receives; only the connector holds a UCX
  * endpoint.  User callbacks run from node_turn() alone, never inside an API call.
@@ -18,6 +19,7 @@
 #include "base/map.h"
 #include "kvtransfer/kvt.h"
 #include "kvtransfer/kvt_fence.h"
+#include "kvtransfer/kvt_stage.h"
 #include "kvtransfer/kvt_ucx.h"
 #include "kvtransfer/kvt_wire.h"
 #include "proto/wire_kv_plan.h"
@@ -127,6 +129,7 @@ struct kvt_conn {
     size_t remote_block_bytes; /* of a part */
     size_t put_max;            /* bytes of one put record */
     uint32_t remote_probe_len, remote_blocks;
+    bool remote_staged;
     struct kvt_link link;
     size_t inflight; /* bytes handed to UCX and not yet over */
     struct kvt_probe *probe;
@@ -142,7 +145,9 @@ struct kvt_node {
     struct kvt_node_config config;
     struct kvt_ucx *ucx;
     struct kvt_fence fence;
-    uint8_t *part[WIRE_KV_PARTS_MAX]; /* of the pool */
+    uint8_t *part[WIRE_KV_PARTS_MAX]; /* of the pool; device addresses if there is a stage */
+    struct kvt_stage *stage;          /* NULL: the pool is host memory */
+    bool poll_stopped;                /* no room for messages: UCX has to wait */
     uint8_t *probe;                   /* KVT_PROBE_BYTES */
     uint64_t instance;
     struct kvt_shape shape;        /* our own */
@@ -176,6 +181,7 @@ struct kvt_node {
     uv_timer_t sweep;
     uint32_t handles; /* open libuv handles of the node itself */
     void (*on_idle)(uv_idle_t *h);
+    void (*on_readable)(uv_poll_t *h, int status, int events);
     bool closing;
     void (*closed)(void *arg);
     void *closed_arg;

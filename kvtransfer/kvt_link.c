@@ -36,13 +36,30 @@ static bool same_host(const struct kvt_conn *c)
            strcmp(there, "::1") == 0;
 }
 
+static enum kvt_path path_of(struct kvt_conn *c)
+{
+    enum kvt_path path = kvt_ep_path(c->ep, c->link.lanes, sizeof(c->link.lanes));
+
+    if (c->node->stage == NULL && !c->remote_staged)
+        return path;
+    return path == KVT_PATH_TCP    ? KVT_PATH_STAGED_TCP
+           : path == KVT_PATH_RDMA ? KVT_PATH_STAGED_RDMA
+           : path == KVT_PATH_NONE ? KVT_PATH_NONE
+                                   : KVT_PATH_STAGED_SHM;
+}
+
+static bool puts_work(enum kvt_path path)
+{
+    return path == KVT_PATH_SHM || path == KVT_PATH_RDMA || path == KVT_PATH_SELF;
+}
+
 static void link_ready(struct kvt_conn *c)
 {
     struct kvt_node *n = c->node;
     struct kvt_wire_link l;
 
     memset(&l, 0, sizeof(l));
-    c->link.path = kvt_ep_path(c->ep, c->link.lanes, sizeof(c->link.lanes));
+    c->link.path = path_of(c);
     l.path = (uint8_t)c->link.path;
     l.one_sided = c->link.one_sided;
     l.bytes_per_s = (uint64_t)c->link.bytes_per_s;
@@ -56,7 +73,8 @@ static void link_ready(struct kvt_conn *c)
     LOG_INFO("kvt", "link ready", "peer=%u path=%s lanes=%s GB/s=%.2f round_trip_us=%.1f",
              c->peer_id, kvt_path_name(c->link.path), c->link.lanes, c->link.bytes_per_s / 1e9,
              (double)c->link.round_trip_ns / 1e3);
-    if (c->link.path == KVT_PATH_TCP && same_host(c) && n->config.transports == NULL)
+    if ((c->link.path == KVT_PATH_TCP || c->link.path == KVT_PATH_STAGED_TCP) && same_host(c) &&
+        n->config.transports == NULL)
         LOG_WARN("kvt", "slow path: TCP although the peer is on this host",
                  "peer=%u lanes=%s; shared memory needs a common /dev/shm and IPC namespace, and "
                  "UCX_TLS with posix or sysv",
@@ -217,6 +235,7 @@ void kvt_link_start(struct kvt_conn *c, const struct kvt_wire_welcome *w)
     c->remote_probe = w->probe;
     c->remote_probe_len = w->probe_len;
     c->remote_blocks = w->n_blocks;
+    c->remote_staged = w->staged;
     err = kvt_ep_open(c->node->ucx, w->address, w->rkey, w->rkey_len, ep_failed, c, &c->ep);
     if (err != ERR_OK) {
         mem_free(p);
@@ -224,8 +243,8 @@ void kvt_link_start(struct kvt_conn *c, const struct kvt_wire_welcome *w)
         return;
     }
     c->link.peer = c->peer_id;
-    c->link.path = kvt_ep_path(c->ep, c->link.lanes, sizeof(c->link.lanes));
-    c->link.one_sided = c->link.path != KVT_PATH_TCP && c->link.path != KVT_PATH_NONE;
+    c->link.path = path_of(c);
+    c->link.one_sided = puts_work(c->link.path);
     c->link.round_trip_ns = UINT64_MAX;
     p->conn = c;
     p->put.done = put_done;

@@ -24,7 +24,8 @@ enum {
     SWEEP_BUSY_MS = 20,
     SWEEP_IDLE_MS = 1000,
     NODE_HANDLES = 5,
-    PART_ALIGN = 4096
+    PART_ALIGN = 4096,
+    STAGING_BYTES = 64 << 20
 };
 #define BACKOFF_MIN_NS (20 * CLOCK_NS_PER_MS)
 #define BACKOFF_MAX_NS CLOCK_NS_PER_S
@@ -40,7 +41,8 @@ struct event {
 
 const char *kvt_path_name(enum kvt_path p)
 {
-    static const char *const names[] = {"none", "shm", "tcp", "rdma", "self"};
+    static const char *const names[KVT_PATHS] = {"none", "shm",        "tcp",        "rdma",
+                                                 "self", "staged-shm", "staged-tcp", "staged-rdma"};
 
     return (unsigned)p < sizeof(names) / sizeof(names[0]) ? names[p] : "none";
 }
@@ -133,18 +135,44 @@ void kvt_node_hurry(struct kvt_node *n)
     }
 }
 
+/* Messages that can be taken: each needs a buffer.  A device that gives none back is no reason to keep
+ * everybody waiting: its transfers fail one by one. */
+static uint32_t room(void *arg)
+{
+    const struct kvt_node *n = arg;
+
+    if (n->stage == NULL || n->closing || kvt_stage_stuck(n->stage, KVT_COPY_IN))
+        return UINT32_MAX;
+    return kvt_stage_room(n->stage, KVT_COPY_IN);
+}
+
+/* Without room UCX does not progress, so its descriptor would keep the loop awake; the end of a copy wakes it. */
+static void poll_while_room(struct kvt_node *n)
+{
+    bool stop = room(n) == 0;
+
+    if (stop == n->poll_stopped || n->closing)
+        return;
+    n->poll_stopped = stop;
+    if (stop)
+        (void)uv_poll_stop(&n->poll);
+    else
+        (void)uv_poll_start(&n->poll, UV_READABLE, n->on_readable);
+}
+
 static void node_work(struct kvt_node *n)
 {
     bool more = kvt_ucx_progress(n->ucx, clock_now_ns() + KVT_TURN_NS);
 
     kvt_conn_reap_all(n);
+    poll_while_room(n);
     more |= kvt_send_work(n, clock_now_ns() + KVT_TURN_NS);
     more |= kvt_grant_work(n, clock_now_ns() + KVT_TURN_NS);
     more |= kvt_send_callbacks(n);
     more |= kvt_grant_callbacks(n);
     more |= run_events(n);
     /* The last question: nothing may be posted to UCX between arming and sleeping. */
-    if (!more && item_linked(&n->conns))
+    if (!more && item_linked(&n->conns) && !n->poll_stopped)
         more = !kvt_ucx_arm(n->ucx);
     if (more)
         (void)uv_idle_start(&n->idle, n->on_idle);
@@ -258,6 +286,10 @@ static void on_sweep(uv_timer_t *h)
     struct kvt_node *n = h->data;
     uint64_t now = clock_now_ns();
 
+    if (n->stage != NULL) {
+        kvt_stage_sweep(n->stage, now);
+        n->counters.buffers_quarantined = kvt_stage_quarantined(n->stage);
+    }
     kvt_send_sweep(n, now);
     kvt_grant_sweep(n, now);
     kvt_conn_sweep(n, now);
@@ -367,6 +399,13 @@ static void add_rdma_devices(char *devices, size_t len)
     closedir(d);
 }
 
+static size_t staging_bytes(const struct kvt_node_config *config)
+{
+    size_t bytes = config->staging_bytes == 0 ? STAGING_BYTES : config->staging_bytes;
+
+    return bytes - bytes % KVT_MESSAGE_MAX;
+}
+
 /* From part to part of a pool in host memory. */
 static bool part_stride(const struct kvt_node_config *config, size_t *stride)
 {
@@ -375,6 +414,21 @@ static bool part_stride(const struct kvt_node_config *config, size_t *stride)
         return false;
     *stride -= *stride % PART_ALIGN;
     return true;
+}
+
+static enum err check_device(const struct kvt_node_config *config, size_t *memory,
+                             struct err_msg *msg)
+{
+    const struct kv_memory *m = config->memory;
+
+    if (m->parts != config->layout.parts || m->n_blocks < config->n_blocks)
+        return err_set(msg, ERR_INVALID,
+                       "KV pool: %u blocks in %u parts are wanted, the device has %u in %u",
+                       config->n_blocks, config->layout.parts, m->n_blocks, m->parts);
+    return mem_add(staging_bytes(config), KVT_PROBE_BYTES, memory)
+               ? ERR_OK
+               : err_set(msg, ERR_NOMEM, "KV staging: %zu bytes are more than memory can hold",
+                         config->staging_bytes);
 }
 
 static enum err check_config(const struct kvt_node_config *config, struct err_msg *msg,
@@ -392,6 +446,8 @@ static enum err check_config(const struct kvt_node_config *config, struct err_ms
         return err_set(msg, ERR_INVALID,
                        "KV transfer: '%s' is not a numeric IPv4 or IPv6 address to listen on",
                        config->host != NULL ? config->host : "(null)");
+    if (config->memory != NULL)
+        return check_device(config, memory, msg);
     if (!part_stride(config, &pool) || !mem_mul(pool, config->layout.parts, &pool) ||
         !mem_add(pool, KVT_PROBE_BYTES, memory))
         return err_set(msg, ERR_NOMEM,
@@ -408,6 +464,7 @@ static enum err open_ucx(struct kvt_node *n, size_t memory, struct err_msg *msg)
                                     .memory_bytes = memory,
                                     .fence = &n->fence,
                                     .arg = n,
+                                    .room = room,
                                     .on_data = on_data};
     struct sockaddr_storage addr;
 
@@ -462,6 +519,7 @@ static enum err start_handles(struct kvt_node *n)
     n->handles = NODE_HANDLES;
     n->listener.data = n->poll.data = n->prepare.data = n->idle.data = n->sweep.data = n;
     n->on_idle = on_idle;
+    n->on_readable = on_readable;
     (void)uv_prepare_start(&n->prepare, on_prepare);
     (void)uv_poll_start(&n->poll, UV_READABLE, on_readable);
     (void)uv_timer_start(&n->sweep, on_sweep, SWEEP_IDLE_MS, SWEEP_IDLE_MS);
@@ -503,16 +561,40 @@ static void init_node(struct kvt_node *n, const struct kvt_node_config *config)
     item_init(&n->events);
 }
 
-static void place_parts(struct kvt_node *n)
+/* In device memory; what we have of our own are the buffers to get there. */
+static enum err place_device(struct kvt_node *n, struct err_msg *msg)
+{
+    uint8_t *buffers = kvt_ucx_memory(n->ucx);
+    size_t bytes = staging_bytes(&n->config);
+
+    memcpy(n->part, n->config.memory->base, sizeof(n->part));
+    n->probe = buffers + bytes;
+    return kvt_stage_open(n->config.loop, n->config.memory, buffers, bytes, msg, &n->stage);
+}
+
+static enum err place_parts(struct kvt_node *n, struct err_msg *msg)
 {
     uint8_t *at = kvt_ucx_memory(n->ucx);
     size_t stride;
 
+    if (n->config.memory != NULL)
+        return place_device(n, msg);
     if (!part_stride(&n->config, &stride))
-        return; /* it was possible before */
+        return ERR_NOMEM; /* it was possible before */
     for (uint32_t i = 0; i < n->config.layout.parts; i++, at += stride)
         n->part[i] = at;
     n->probe = at;
+    return ERR_OK;
+}
+
+/* Before there are handles. */
+static void undo_create(struct kvt_node *n)
+{
+    if (n->stage != NULL)
+        kvt_stage_close(n->stage);
+    kvt_ucx_close(n->ucx);
+    kvt_fence_fini(&n->fence);
+    mem_free(n);
 }
 
 enum err kvt_node_create(const struct kvt_node_config *config, struct err_msg *msg,
@@ -538,12 +620,14 @@ enum err kvt_node_create(const struct kvt_node_config *config, struct err_msg *m
         mem_free(n);
         return err;
     }
-    place_parts(n);
+    err = place_parts(n, msg);
+    if (err != ERR_OK) {
+        undo_create(n);
+        return err;
+    }
     err = start_handles(n);
     if (err != ERR_OK) {
-        kvt_ucx_close(n->ucx);
-        kvt_fence_fini(&n->fence);
-        mem_free(n);
+        undo_create(n);
         return err_set(msg, err, "KV transfer: the event loop refuses handles");
     }
     err = open_listener(n, msg);
@@ -591,6 +675,8 @@ static void node_free(struct kvt_node *n)
         item_unlink(&e->item);
         mem_free(e);
     }
+    if (n->stage != NULL)
+        kvt_stage_close(n->stage);
     kvt_ucx_close(n->ucx);
     kvt_fence_fini(&n->fence);
     mem_free(n);
@@ -606,11 +692,11 @@ static void on_handle_closed(uv_handle_t *h)
         node_free(n);
 }
 
-/* Once connections have let go, so have all operations. */
+/* Once connections have let go, so have all operations; copies end by themselves. */
 static void node_try_close(struct kvt_node *n)
 {
     if (item_linked(&n->conns) || n->counters.sends_open > 0 || n->counters.grants_open > 0 ||
-        uv_is_closing((uv_handle_t *)&n->sweep))
+        (n->stage != NULL && !kvt_stage_idle(n->stage)) || uv_is_closing((uv_handle_t *)&n->sweep))
         return;
     uv_close((uv_handle_t *)&n->poll, on_handle_closed);
     uv_close((uv_handle_t *)&n->prepare, on_handle_closed);

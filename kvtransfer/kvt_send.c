@@ -9,28 +9,13 @@
  * nothing of it will be written, which is what lets the receiver reuse its slots.
  *
  * One-sided path: records are put; a batch of them is flushed, then notified.  Message path: a record
- * is one eager message that names itself. */
+ * is one eager message that names itself; of a pool in device memory see kvt_send_staged.c. */
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "kvtransfer/kvt_int.h"
-
-enum send_state {
-    SEND_WAITING = 0, /* for the connection */
-    SEND_CLAIMING,    /* for ACCEPT */
-    SEND_STREAMING,   /* for pieces from the caller, and operations */
-    SEND_FINISHED,    /* DONE is out; for ACK */
-    SEND_STOPPING,    /* failed; for operations to end */
-    SEND_ENDED        /* for its callback */
-};
-
-/* Of every part of our blocks. */
-struct piece {
-    uint32_t first, n;
-    uint32_t grain, n_grains;
-};
+#include "kvtransfer/kvt_send_int.h"
 
 /* Records that share one flush. */
 struct batch {
@@ -49,30 +34,6 @@ struct message {
     size_t bytes;
     uint8_t header[KVT_WIRE_DATA_HEADER];
     uint8_t gathered[]; /* where the blocks of the record are not contiguous */
-};
-
-struct kvt_send {
-    struct kvt_item item; /* node->active_sends or node->ended_sends */
-    struct kvt_node *node;
-    struct kvt_conn *conn; /* once claimed, until the connection fails */
-    struct kvt_send_config config;
-    uint32_t *remote, *local; /* copies of the slot lists, one allocation */
-    enum send_state state;
-    enum err err;
-    struct piece *pieces; /* queue */
-    uint32_t n_pieces, cap_pieces, head;
-    uint32_t part_at, block_at, grain_at; /* progress inside pieces[head] */
-    struct batch *batch;                  /* being filled */
-    uint32_t open_batches;
-    uint32_t ops; /* in UCX */
-    uint32_t n_records;
-    bool finish, acked;
-    uint8_t meta[KVT_META_MAX];
-    size_t meta_len;
-    uint64_t bytes, wire_ns, op_since_ns;
-    uint64_t progress_ns, finish_ns, ack_ns, stop_by_ns;
-    enum kvt_path path;
-    struct kvt_conn *op_conn; /* whose window the operations count in */
 };
 
 /* ---- the end ---- */
@@ -94,9 +55,9 @@ static void send_end(struct kvt_send *s)
 }
 
 /* Called whenever an operation ended or the state changed. */
-static void send_try_end(struct kvt_send *s)
+void kvt_send_try_end(struct kvt_send *s)
 {
-    if (s->ops > 0 || s->open_batches > 0)
+    if (s->ops > 0 || s->open_batches > 0 || s->copying > 0)
         return;
     if (s->state == SEND_STOPPING) {
         if (s->conn != NULL)
@@ -110,7 +71,7 @@ static void send_try_end(struct kvt_send *s)
 
 static void batch_flush(struct batch *b);
 
-static void send_fail(struct kvt_send *s, enum err err)
+void kvt_send_fail(struct kvt_send *s, enum err err)
 {
     if (s->state >= SEND_STOPPING || s->acked)
         return;
@@ -120,7 +81,8 @@ static void send_fail(struct kvt_send *s, enum err err)
     item_unlink(&s->item);
     if (s->batch != NULL)
         batch_flush(s->batch); /* what was put must have landed before STOPPED says so */
-    send_try_end(s);
+    kvt_send_stop_copies(s);
+    kvt_send_try_end(s);
 }
 
 bool kvt_send_callbacks(struct kvt_node *n)
@@ -152,14 +114,14 @@ bool kvt_send_callbacks(struct kvt_node *n)
 
 /* ---- operations ---- */
 
-static void op_begin(struct kvt_send *s, size_t bytes)
+void kvt_send_op_begin(struct kvt_send *s, size_t bytes)
 {
     if (s->ops++ == 0)
         s->op_since_ns = clock_now_ns();
     s->op_conn->inflight += bytes;
 }
 
-static void op_end(struct kvt_send *s, size_t bytes)
+void kvt_send_op_end(struct kvt_send *s, size_t bytes)
 {
     uint64_t now = clock_now_ns();
 
@@ -169,15 +131,16 @@ static void op_end(struct kvt_send *s, size_t bytes)
     s->op_conn->inflight -= bytes;
 }
 
-static void send_maybe_done(struct kvt_send *s)
+void kvt_send_maybe_done(struct kvt_send *s)
 {
     struct kvt_node *n = s->node;
     struct kvt_wire_done *d = &n->scratch.done;
 
-    if (s->state != SEND_STREAMING || !s->finish || s->head < s->n_pieces || s->open_batches > 0)
+    if (s->state != SEND_STREAMING || !s->finish || s->head < s->n_pieces || s->open_batches > 0 ||
+        s->copying > 0)
         return;
     if (s->n_records == 0) {
-        send_fail(s, ERR_INVALID);
+        kvt_send_fail(s, ERR_INVALID);
         return;
     }
     d->transfer = s->config.transfer;
@@ -208,9 +171,9 @@ static void batch_over(struct batch *b)
     }
     mem_free(b);
     if (err != ERR_OK)
-        send_fail(s, ERR_PEER_LOST);
-    send_maybe_done(s);
-    send_try_end(s);
+        kvt_send_fail(s, ERR_PEER_LOST);
+    kvt_send_maybe_done(s);
+    kvt_send_try_end(s);
 }
 
 static void batch_unref(struct batch *b)
@@ -223,11 +186,11 @@ static void batch_op_done(struct batch *b, enum err err)
 {
     if (err != ERR_OK)
         b->err = err;
-    op_end(b->send, 0);
+    kvt_send_op_end(b->send, 0);
     batch_unref(b);
 }
 
-/* What became of an operation that op_begin announced. */
+/* What became of an operation that kvt_send_op_begin announced. */
 static void batch_op_started(struct batch *b, enum kvt_op_state state)
 {
     b->pending++;
@@ -252,7 +215,7 @@ static void batch_flush(struct batch *b)
 
     s->batch = NULL;
     if (s->op_conn->ep != NULL && s->op_conn->state != CONN_CLOSING) {
-        op_begin(s, 0);
+        kvt_send_op_begin(s, 0);
         batch_op_started(b, kvt_ep_flush(s->op_conn->ep, &b->flush));
     } else {
         b->err = ERR_PEER_LOST;
@@ -293,7 +256,7 @@ static void part_over(struct kvt_send *s)
 
 /* Take up to max bytes of the first piece, all of one part; as many whole runs of blocks as fit, else a
  * portion of one. */
-static struct kvt_wire_record next_record(struct kvt_send *s, size_t max)
+struct kvt_wire_record kvt_send_next_record(struct kvt_send *s, size_t max)
 {
     uint32_t grain = s->node->shape.grain;
     struct piece *p = &s->pieces[s->head];
@@ -327,13 +290,7 @@ static struct kvt_wire_record next_record(struct kvt_send *s, size_t max)
     return r;
 }
 
-/* The record's share of its block i: our part of that block, and the bytes [begin, end) of it. */
-struct share {
-    const uint8_t *block;
-    size_t begin, end;
-};
-
-static struct share share_of(const struct kvt_send *s, const struct kvt_wire_record *r, uint32_t i)
+struct share kvt_send_share(const struct kvt_send *s, const struct kvt_wire_record *r, uint32_t i)
 {
     const struct kvt_shape *shape = &s->node->shape;
     size_t begin = (size_t)r->grain * shape->grain;
@@ -346,7 +303,7 @@ static struct share share_of(const struct kvt_send *s, const struct kvt_wire_rec
 static uint64_t share_digest(const struct kvt_send *s, const struct kvt_wire_record *r, uint32_t i)
 {
     uint64_t salt = kvt_wire_salt(s->config.transfer, s->config.epoch, r->first + i);
-    struct share share = share_of(s, r, i);
+    struct share share = kvt_send_share(s, r, i);
     struct wire_kv_walk walk = s->node->canonical;
     struct wire_kv_run run;
     uint64_t sum = 0;
@@ -362,13 +319,13 @@ static void put_share(struct kvt_send *s, struct batch *b, const struct kvt_wire
 {
     struct kvt_conn *c = s->conn;
     uint64_t to = (uint64_t)s->remote[r->first + i] * c->remote_block_bytes;
-    struct share share = share_of(s, r, i);
+    struct share share = kvt_send_share(s, r, i);
     struct wire_kv_walk walk = c->walk;
     struct wire_kv_run run;
 
     wire_kv_walk_over(&walk, r->part, share.begin, share.end);
     while (wire_kv_walk_move(&walk, &run)) {
-        op_begin(s, 0);
+        kvt_send_op_begin(s, 0);
         batch_op_started(b, kvt_ep_put(c->ep, share.block + run.from, run.len,
                                        c->remote_pool[run.part] + to + run.to, &b->put));
     }
@@ -381,10 +338,10 @@ static void issue_put(struct kvt_send *s)
     size_t run;
 
     if (b == NULL) {
-        send_fail(s, ERR_NOMEM);
+        kvt_send_fail(s, ERR_NOMEM);
         return;
     }
-    r = next_record(s, s->conn->put_max);
+    r = kvt_send_next_record(s, s->conn->put_max);
     run = (size_t)r.n_grains * s->node->shape.grain;
     for (uint32_t i = 0; i < r.n; i++) {
         r.digest += share_digest(s, &r, i);
@@ -403,11 +360,11 @@ static void message_over(struct message *m, enum err err)
 {
     struct kvt_send *s = m->send;
 
-    op_end(s, m->bytes);
+    kvt_send_op_end(s, m->bytes);
     mem_free(m);
     if (err != ERR_OK)
-        send_fail(s, ERR_PEER_LOST);
-    send_try_end(s);
+        kvt_send_fail(s, ERR_PEER_LOST);
+    kvt_send_try_end(s);
 }
 
 static void message_done(struct kvt_op *op, enum err err)
@@ -430,24 +387,24 @@ static bool contiguous(const struct kvt_send *s, const struct kvt_wire_record *r
 
 static void issue_message(struct kvt_send *s)
 {
-    struct kvt_wire_record r = next_record(s, KVT_MESSAGE_MAX);
+    struct kvt_wire_record r = kvt_send_next_record(s, KVT_MESSAGE_MAX);
     struct kvt_wire_data d = {
         .cookie = s->conn->remote_cookie, .transfer = s->config.transfer, .epoch = s->config.epoch};
     size_t run = (size_t)r.n_grains * s->node->shape.grain;
     bool direct = contiguous(s, &r);
     struct message *m = mem_try_alloc(sizeof(*m) + (direct ? 0 : run * r.n));
-    const uint8_t *first = share_of(s, &r, 0).block + share_of(s, &r, 0).begin;
+    const uint8_t *first = kvt_send_share(s, &r, 0).block + kvt_send_share(s, &r, 0).begin;
     enum kvt_op_state state;
 
     if (m == NULL) {
-        send_fail(s, ERR_NOMEM);
+        kvt_send_fail(s, ERR_NOMEM);
         return;
     }
     m->op.done = message_done;
     m->send = s;
     m->bytes = run * r.n;
     for (uint32_t i = 0; i < r.n; i++) {
-        struct share share = share_of(s, &r, i);
+        struct share share = kvt_send_share(s, &r, i);
 
         r.digest += share_digest(s, &r, i);
         if (!direct)
@@ -457,7 +414,7 @@ static void issue_message(struct kvt_send *s)
     kvt_wire_put_data(m->header, &d);
     s->bytes += m->bytes;
     s->n_records++;
-    op_begin(s, m->bytes);
+    kvt_send_op_begin(s, m->bytes);
     state = kvt_ep_send(s->conn->ep, m->header, sizeof(m->header), direct ? first : m->gathered,
                         m->bytes, &m->op);
     if (state != KVT_OP_PENDING)
@@ -466,7 +423,9 @@ static void issue_message(struct kvt_send *s)
 
 static void send_issue(struct kvt_send *s)
 {
-    if (s->conn->link.one_sided)
+    if (s->node->stage != NULL)
+        kvt_send_issue_staged(s);
+    else if (s->conn->link.one_sided)
         issue_put(s);
     else
         issue_message(s);
@@ -474,14 +433,21 @@ static void send_issue(struct kvt_send *s)
 }
 
 /* A send with pieces waits in the active list; it leaves it while its connection's window is full. */
-static void send_work_changed(struct kvt_send *s)
+void kvt_send_work_changed(struct kvt_send *s)
 {
     if (s->state == SEND_STREAMING && s->head < s->n_pieces) {
         if (!item_linked(&s->item))
             item_append(&s->node->active_sends[s->config.transfer_class], &s->item);
     } else {
-        send_maybe_done(s);
+        kvt_send_maybe_done(s);
     }
+}
+
+/* There is room for a record; if not, something that ends makes some and wakes the loop. */
+static bool may_issue(const struct kvt_send *s)
+{
+    return s->conn != NULL && !s->conn->failing && s->conn->inflight < KVT_WINDOW_BYTES &&
+           (s->node->stage == NULL || kvt_send_may_stage(s));
 }
 
 /* What fills the window may be batches that wait for more records, this one among them. */
@@ -489,8 +455,9 @@ static bool window_full(struct kvt_send *s)
 {
     if (!s->conn->failing && s->conn->inflight >= KVT_WINDOW_BYTES && s->batch != NULL)
         batch_flush(s->batch);
-    return s->state != SEND_STREAMING || s->conn == NULL || s->conn->failing ||
-           s->conn->inflight >= KVT_WINDOW_BYTES;
+    if (s->node->stage != NULL && kvt_stage_stuck(s->node->stage, KVT_COPY_OUT))
+        kvt_send_fail(s, ERR_DEVICE);
+    return s->state != SEND_STREAMING || !may_issue(s);
 }
 
 /* The list whose turn it is: the tightest class, and every KVT_LOOSE_TURN-th time one of those behind it, in
@@ -533,7 +500,7 @@ bool kvt_send_work(struct kvt_node *n, uint64_t until_ns)
         }
         send_issue(s);
         if (s->state == SEND_STREAMING)
-            send_work_changed(s);
+            kvt_send_work_changed(s);
         if (clock_now_ns() >= until_ns) {
             more = true;
             break;
@@ -542,7 +509,7 @@ bool kvt_send_work(struct kvt_node *n, uint64_t until_ns)
     while (item_linked(&blocked)) {
         struct kvt_send *s = KVT_OF(blocked.next, struct kvt_send, item);
 
-        more |= s->conn != NULL && !s->conn->failing && s->conn->inflight < KVT_WINDOW_BYTES;
+        more |= may_issue(s);
         item_unlink(&s->item);
         item_append(&n->active_sends[s->config.transfer_class], &s->item);
     }
@@ -565,7 +532,7 @@ static void send_claim(struct kvt_send *s, struct kvt_conn *c)
 
     for (uint32_t i = 0; i < s->config.n_slots; i++) {
         if (s->remote[i] >= c->remote_blocks) {
-            send_fail(s, ERR_INVALID);
+            kvt_send_fail(s, ERR_INVALID);
             return;
         }
     }
@@ -605,7 +572,7 @@ void kvt_send_accepted(struct kvt_conn *c, const struct kvt_wire_transfer *t)
         return;
     s->state = SEND_STREAMING;
     s->progress_ns = clock_now_ns();
-    send_work_changed(s);
+    kvt_send_work_changed(s);
 }
 
 void kvt_send_refused(struct kvt_conn *c, const struct kvt_wire_transfer *t)
@@ -615,7 +582,7 @@ void kvt_send_refused(struct kvt_conn *c, const struct kvt_wire_transfer *t)
     if (s == NULL || s->state != SEND_CLAIMING)
         return;
     s->conn = NULL; /* there is no grant to stop */
-    send_fail(s, t->err != ERR_OK ? t->err : ERR_CANCELED);
+    kvt_send_fail(s, t->err != ERR_OK ? t->err : ERR_CANCELED);
 }
 
 void kvt_send_acked(struct kvt_conn *c, const struct kvt_wire_transfer *t)
@@ -626,7 +593,7 @@ void kvt_send_acked(struct kvt_conn *c, const struct kvt_wire_transfer *t)
         return;
     s->acked = true;
     s->ack_ns = clock_now_ns();
-    send_try_end(s);
+    kvt_send_try_end(s);
 }
 
 /* The receiver waits for STOPPED, which also goes out for a transfer that has ended here before. */
@@ -639,7 +606,7 @@ void kvt_send_aborted(struct kvt_conn *c, const struct kvt_wire_transfer *t)
         kvt_conn_write_transfer(c, KVT_WIRE_STOPPED, t->transfer, t->epoch, ERR_CANCELED);
         return;
     }
-    send_fail(s, t->err != ERR_OK ? t->err : ERR_CANCELED);
+    kvt_send_fail(s, t->err != ERR_OK ? t->err : ERR_CANCELED);
 }
 
 void kvt_send_fail_conn(struct kvt_conn *c, enum err err)
@@ -651,7 +618,7 @@ void kvt_send_fail_conn(struct kvt_conn *c, enum err err)
         if (s->conn != c)
             continue;
         s->conn = NULL;
-        send_fail(s, err == ERR_CANCELED || err == ERR_TIMEOUT ? err : ERR_PEER_LOST);
+        kvt_send_fail(s, err == ERR_CANCELED || err == ERR_TIMEOUT ? err : ERR_PEER_LOST);
     }
 }
 
@@ -662,7 +629,7 @@ void kvt_send_fail_waiting(struct kvt_node *n, struct kvt_peer *p, enum err err)
 
     while ((s = map_next(&n->sends, &at)) != NULL) {
         if (s->state == SEND_WAITING && s->config.peer == p->id)
-            send_fail(s, err);
+            kvt_send_fail(s, err);
     }
 }
 
@@ -673,7 +640,7 @@ void kvt_send_fail_peer(struct kvt_node *n, uint32_t peer)
 
     while ((s = map_next(&n->sends, &at)) != NULL) {
         if (s->config.peer == peer)
-            send_fail(s, ERR_PEER_LOST);
+            kvt_send_fail(s, ERR_PEER_LOST);
     }
 }
 
@@ -683,7 +650,7 @@ void kvt_send_close_all(struct kvt_node *n)
     struct kvt_send *s;
 
     while ((s = map_next(&n->sends, &at)) != NULL)
-        send_fail(s, ERR_CANCELED);
+        kvt_send_fail(s, ERR_CANCELED);
 }
 
 static bool waits_for_peer(const struct kvt_send *s)
@@ -709,6 +676,8 @@ void kvt_send_sweep(struct kvt_node *n, uint64_t now)
     while ((s = map_next(&n->sends, &at)) != NULL) {
         struct kvt_conn *c = s->conn;
 
+        if (s->state == SEND_STOPPING && now >= s->stop_by_ns)
+            kvt_send_leave_copies(s);
         if (s->state == SEND_STOPPING && now >= s->stop_by_ns && c != NULL)
             kvt_conn_fail(c, ERR_TIMEOUT, false, "operations of a failed transfer do not end");
         if (s->state >= SEND_STOPPING)
@@ -716,9 +685,9 @@ void kvt_send_sweep(struct kvt_node *n, uint64_t now)
         if (waits_for_peer(s) && now - last_progress(s) > limit) {
             if (c != NULL && now - c->last_rx_ns > limit)
                 kvt_conn_fail(c, ERR_TIMEOUT, false, "the peer is silent");
-            send_fail(s, ERR_TIMEOUT);
+            kvt_send_fail(s, ERR_TIMEOUT);
         } else if (now >= s->config.deadline_ns) {
-            send_fail(s, ERR_TIMEOUT);
+            kvt_send_fail(s, ERR_TIMEOUT);
         }
     }
 }
@@ -755,6 +724,7 @@ static struct kvt_send *send_create(struct kvt_node *n, const struct kvt_send_co
     if (s->config.transfer_class >= KVT_CLASSES)
         s->config.transfer_class = KVT_CLASSES - 1;
     item_init(&s->item);
+    item_init(&s->staged);
     return s;
 }
 
@@ -811,24 +781,22 @@ void kvt_send_piece(struct kvt_send *s, uint32_t first, uint32_t n, uint32_t fir
 {
     const struct kvt_shape *shape = &s->node->shape;
     uint32_t layers = shape->layout.n_layers;
-
-    (void)ready; /* host memory is final when it is said to be */
     if (s->state >= SEND_FINISHED || s->finish || n == 0 || n_layers == 0)
         return;
     if (first >= s->config.n_slots || n > s->config.n_slots - first || first_layer >= layers ||
         n_layers > layers - first_layer) {
-        send_fail(s, ERR_INVALID);
+        kvt_send_fail(s, ERR_INVALID);
         return;
     }
     if (!pieces_grow(s)) {
-        send_fail(s, ERR_NOMEM);
+        kvt_send_fail(s, ERR_NOMEM);
         return;
     }
     s->pieces[s->n_pieces++] = (struct piece){first, n, first_layer * shape->grains_per_layer,
-                                              n_layers * shape->grains_per_layer};
+                                              n_layers * shape->grains_per_layer, ready};
     if (s->state == SEND_STREAMING && s->head + 1 == s->n_pieces)
         s->progress_ns = clock_now_ns();
-    send_work_changed(s);
+    kvt_send_work_changed(s);
 }
 
 void kvt_send_finish(struct kvt_send *s, const void *meta, size_t meta_len)
@@ -836,7 +804,7 @@ void kvt_send_finish(struct kvt_send *s, const void *meta, size_t meta_len)
     if (s->finish || s->state >= SEND_FINISHED)
         return;
     if (meta_len > KVT_META_MAX) {
-        send_fail(s, ERR_INVALID);
+        kvt_send_fail(s, ERR_INVALID);
         return;
     }
     s->finish = true;
@@ -844,10 +812,10 @@ void kvt_send_finish(struct kvt_send *s, const void *meta, size_t meta_len)
     s->meta_len = meta_len;
     if (meta_len > 0)
         memcpy(s->meta, meta, meta_len);
-    send_maybe_done(s);
+    kvt_send_maybe_done(s);
 }
 
 void kvt_send_cancel(struct kvt_send *s)
 {
-    send_fail(s, ERR_CANCELED);
+    kvt_send_fail(s, ERR_CANCELED);
 }

@@ -35,6 +35,8 @@ struct kvt_ucx {
     size_t rkey_len;
     int fd;
     struct kvt_inbox *inbox;
+    uint32_t (*room)(void *arg);
+    void *arg;
 };
 
 /* A message on its way. */
@@ -244,6 +246,8 @@ enum err kvt_ucx_open(const struct kvt_ucx_config *config, struct err_msg *msg,
 
     if (u == NULL)
         return err_set(msg, ERR_NOMEM, "no memory for the KV transport");
+    u->room = config->room;
+    u->arg = config->arg;
     if ((err = open_context(u, config, msg)) != ERR_OK ||
         (err = open_worker(u, config, msg)) != ERR_OK ||
         (err = open_memory(u, config->memory_bytes, msg)) != ERR_OK) {
@@ -295,13 +299,21 @@ void kvt_ucx_rkey(const struct kvt_ucx *u, const void **bytes, size_t *len)
     *len = u->rkey_len;
 }
 
+static uint32_t room(const struct kvt_ucx *u)
+{
+    return u->room != NULL ? u->room(u->arg) : UINT32_MAX;
+}
+
 bool kvt_ucx_progress(struct kvt_ucx *u, uint64_t until_ns)
 {
     do {
         for (int i = 0; i < PROGRESS_BATCH; i++) {
-            unsigned did = ucp_worker_progress(u->worker);
+            unsigned did;
 
-            if (!kvt_inbox_post(u->inbox) && did == 0)
+            if (room(u) == 0)
+                return false;
+            did = ucp_worker_progress(u->worker);
+            if (!kvt_inbox_post(u->inbox, room(u)) && did == 0)
                 return false;
         }
     } while (clock_now_ns() < until_ns);

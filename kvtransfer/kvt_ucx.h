@@ -35,6 +35,9 @@ struct kvt_ucx_config {
     size_t memory_bytes;
     struct kvt_fence *fence; /* put around UCX's listening sockets; may be NULL */
     void *arg;
+    /* How many data messages can be taken now; 0: UCX makes no progress until there is room.  NULL: any
+     * number. */
+    uint32_t (*room)(void *arg);
     /* A data message: the bytes are valid during the call only. */
     void (*on_data)(void *arg, const void *header, size_t header_len, const void *data, size_t len);
 };

@@ -235,6 +235,7 @@ size_t kvt_wire_put_welcome(uint8_t *dst, const struct kvt_wire_welcome *h)
     put_int(&w, h->probe, 8);
     put_int(&w, h->probe_len, 4);
     put_int(&w, h->n_blocks, 4);
+    put_int(&w, h->staged, 4);
     put_layout(&w, &h->layout);
     for (uint32_t i = 0; i < h->layout.parts; i++)
         put_int(&w, h->pool[i], 8);
@@ -249,18 +250,21 @@ size_t kvt_wire_put_welcome(uint8_t *dst, const struct kvt_wire_welcome *h)
 enum err kvt_wire_get_welcome(const uint8_t *body, size_t len, struct kvt_wire_welcome *out)
 {
     struct reader r = read_from(body, len);
+    uint32_t staged;
 
     out->instance = get_int(&r, 8);
     out->cookie = get_int(&r, 8);
     out->probe = get_int(&r, 8);
     out->probe_len = get_u32(&r);
     out->n_blocks = get_u32(&r);
+    staged = get_u32(&r);
+    out->staged = staged == 1;
     get_layout(&r, &out->layout);
     for (uint32_t i = 0; !r.bad && i < out->layout.parts; i++)
         out->pool[i] = get_int(&r, 8);
     out->rkey_len = (uint16_t)get_int(&r, 2);
     out->address_len = (uint16_t)get_int(&r, 2);
-    if (r.bad || out->rkey_len > KVT_WIRE_RKEY_MAX || out->address_len == 0 ||
+    if (r.bad || staged > 1 || out->rkey_len > KVT_WIRE_RKEY_MAX || out->address_len == 0 ||
         out->address_len > KVT_WIRE_ADDRESS_MAX)
         return ERR_BAD_FRAME;
     get_bytes(&r, out->rkey, out->rkey_len);
@@ -315,7 +319,7 @@ enum err kvt_wire_get_link(const uint8_t *body, size_t len, struct kvt_wire_link
     n = (size_t)get_int(&r, 2);
     l.bytes_per_s = get_int(&r, 8);
     l.round_trip_ns = get_int(&r, 8);
-    if (r.bad || path > 4 || one_sided > 1 || n > KVT_WIRE_LANES_MAX - 1)
+    if (r.bad || path >= KVT_WIRE_PATHS || one_sided > 1 || n > KVT_WIRE_LANES_MAX - 1)
         return ERR_BAD_FRAME;
     get_bytes(&r, l.lanes, n);
     for (size_t i = 0; i < n; i++) {

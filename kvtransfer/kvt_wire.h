@@ -42,7 +42,7 @@
 
 enum {
     KVT_WIRE_MAGIC = 0x31564b42, /* "BKV1" */
-    KVT_WIRE_VERSION = 3,        /* 3: layouts with parts */
+    KVT_WIRE_VERSION = 3,        /* 3: parts, staging */
     KVT_WIRE_HEADER = 8,
     KVT_WIRE_BODY_MAX = 16 * 1024,
     KVT_WIRE_GREETING_MAX = 256,
@@ -52,6 +52,7 @@ enum {
     KVT_WIRE_ADDRESS_MAX = 8192,
     KVT_WIRE_LANES_MAX = 160,
     KVT_WIRE_META_MAX = 256,
+    KVT_WIRE_PATHS = 8,        /* KVT_PATHS */
     KVT_WIRE_RECORDS_MAX = 64, /* per NOTIFY */
     KVT_WIRE_NOTIFY_BLOCKS = 512,
     KVT_WIRE_DATA_HEADER = 44
@@ -91,6 +92,7 @@ struct kvt_wire_welcome {
     uint64_t probe;  /* address of the probe area */
     uint32_t probe_len;
     uint32_t n_blocks;
+    bool staged; /* the pool is device memory: messages only, and pool[] says nothing */
     struct wire_kv_layout layout;
     uint64_t pool[WIRE_KV_PARTS_MAX]; /* address of block 0 of each part at its owner */
     uint16_t rkey_len, address_len;

@@ -21,8 +21,8 @@ class Peer:
     """One node.  wait(event) returns the first event of that kind not yet taken."""
 
     def __init__(self, transports="-", host="127.0.0.1", namespace=None, blocks=32, heads=32,
-                 parts=1, timeout_ms=1000, binary=BINARY):
-        command = [str(binary), host, "0", transports, str(blocks), f"{heads}/{parts}",
+                 parts=1, device=False, timeout_ms=1000, binary=BINARY):
+        command = [str(binary), host, "0", transports, str(blocks), f"{heads}/{parts}{'d' if device else ''}",
                    str(timeout_ms * PATIENCE)]
         if namespace:
             command = ["ip", "netns", "exec", namespace] + command

@@ -19,10 +19,11 @@ ids = itertools.count(1000)
 class Two:
     """A sender and a receiver that know each other."""
 
-    def __init__(self, path, heads=32, parts=(1, 1)):
+    def __init__(self, path, heads=32, parts=(1, 1), device=(False, False)):
         self.path = path
         self.heads = heads
         self.parts = parts
+        self.device = device
         self.namespaces = None
         if path == "netns":
             self.namespaces = namespaces_or_none()
@@ -50,7 +51,7 @@ class Two:
         if self.namespaces:
             where = {"host": self.namespaces.hosts[side], "namespace": self.namespaces.names[side]}
         self.peers[side] = Peer("-" if self.path == "shm" else "tcp", heads=self.heads, parts=self.parts[side],
-                                **where)
+                                device=self.device[side], **where)
 
     def introduce(self):
         self.receiver.introduce(RECEIVER, SENDER)
@@ -78,7 +79,8 @@ class Two:
         if err == "ERR_OK":
             assert arrival["err"] == "ERR_OK" and arrival["meta"] == "hello"
             assert self.receiver.ask("check", "check", SLOTS, seed)["same"]
-            assert arrival["path"] == ("shm" if self.path == "shm" else "tcp")
+            path = "shm" if self.path == "shm" else "tcp"
+            assert arrival["path"] == (f"staged-{path}" if any(self.device) else path)
         return err
 
     def works_again(self, seed):
@@ -138,6 +140,24 @@ def test_blocks_arrive_and_the_link_is_measured(two, path):
 @pytest.mark.parametrize("path", PATHS)
 def test_blocks_arrive_in_pools_of_other_parts(two, path, parts):
     t = two(path, parts=parts)
+    for seed in range(5):
+        assert t.whole_transfer(seed * 100) == "ERR_OK"
+    assert t.sender.at_rest()["bad"] == 0
+    assert t.receiver.at_rest()["bad"] == 0
+
+
+DEVICES = [(True, True), (True, False), (False, True)]
+DEVICE_IDS = ["device-to-device", "device-to-host", "host-to-device"]
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=DEVICE_IDS)
+@pytest.mark.parametrize("path", PATHS)
+def test_blocks_arrive_from_and_in_device_memory(two, path, device):
+    t = two(path, parts=(2, 1), device=device)
+    t.sender.tell("connect", RECEIVER)
+    link = t.sender.wait("link")
+    assert link["path"] == ("staged-shm" if path == "shm" else "staged-tcp")
+    assert not link["one_sided"]
     for seed in range(5):
         assert t.whole_transfer(seed * 100) == "ERR_OK"
     assert t.sender.at_rest()["bad"] == 0
@@ -282,6 +302,13 @@ PHASES = ["connect", "granted", "middle", "finished"]
 @pytest.mark.parametrize("path", ["shm", "tcp"])
 def test_kill_of_either_side_between_pools_of_other_parts(faulty, path, side, parts):
     kill_a_side(faulty(path, parts=parts), side, "middle")
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=DEVICE_IDS)
+@pytest.mark.parametrize("side", [0, 1], ids=["sender", "receiver"])
+@pytest.mark.parametrize("path", ["shm", "tcp"])
+def test_kill_of_either_side_with_device_memory(faulty, path, side, device):
+    kill_a_side(faulty(path, parts=(2, 1), device=device), side, "middle")
 
 
 @pytest.mark.parametrize("phase", PHASES)

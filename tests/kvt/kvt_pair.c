@@ -63,6 +63,14 @@ void pair_open(struct pair *p, const char *transports, const struct wire_kv_layo
 void pair_open_parts(struct pair *p, const char *transports, const struct wire_kv_layout *layout,
                      uint32_t sender_parts, uint32_t receiver_parts)
 {
+    const struct pair_side sides[2] = {{.parts = sender_parts}, {.parts = receiver_parts}};
+
+    pair_open_sides(p, transports, layout, sides);
+}
+
+void pair_open_sides(struct pair *p, const char *transports, const struct wire_kv_layout *layout,
+                     const struct pair_side sides[2])
+{
     struct err_msg msg = {{0}};
 
     memset(p, 0, sizeof(*p));
@@ -82,7 +90,12 @@ void pair_open_parts(struct pair *p, const char *transports, const struct wire_k
                                          .on_peer_lost = on_lost};
         enum err err;
 
-        config.layout.parts = i == 0 ? sender_parts : receiver_parts;
+        config.layout.parts = sides[i].parts;
+        config.staging_bytes = sides[i].staging;
+        if (sides[i].device) {
+            p->device[i] = device_open(&config.layout, PAIR_BLOCKS, sides[i].delay_us);
+            config.memory = device_memory(p->device[i]);
+        }
         err = kvt_node_create(&config, &msg, &p->node[i]);
         if (err != ERR_OK)
             print_message("%s\n", msg.text);
@@ -121,6 +134,8 @@ void pair_close(struct pair *p)
     assert_true(pair_run(p, &p->closed, 2, 5000));
     uv_run(&p->loop, UV_RUN_DEFAULT);
     assert_int_equal(0, uv_loop_close(&p->loop));
+    device_close(p->device[0]);
+    device_close(p->device[1]);
 }
 
 static void on_tick(uv_timer_t *t)
@@ -192,9 +207,11 @@ static void copy_parts(const struct pair *p, int node, uint32_t slot, uint8_t *b
     size_t head = wire_kv_layer_bytes(l) / 2 / l->n_kv_heads;
     uint32_t heads = l->n_kv_heads / l->parts;
 
+    device_lock(p->device[node]);
     for (uint32_t row = 0; row < 2 * l->n_layers; row++) {
         for (uint32_t h = 0; h < l->n_kv_heads; h++) {
-            uint8_t *pool = kvt_node_pool(p->node[node], h / heads);
+            uint8_t *pool = p->device[node] != NULL ? device_window(p->device[node], h / heads)
+                                                    : kvt_node_pool(p->node[node], h / heads);
             uint8_t *there = pool + slot * wire_kv_part_block_bytes(l) +
                              ((size_t)row * heads + h % heads) * head;
             uint8_t *here = block + ((size_t)row * l->n_kv_heads + h) * head;
@@ -202,6 +219,7 @@ static void copy_parts(const struct pair *p, int node, uint32_t slot, uint8_t *b
             memcpy(in ? there : here, in ? here : there, head);
         }
     }
+    device_unlock(p->device[node]);
 }
 
 void pair_store(const struct pair *p, int node, uint32_t slot, const uint8_t *block)

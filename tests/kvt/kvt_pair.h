@@ -6,6 +6,7 @@
 #include <uv.h>
 
 #include "kvtransfer/kvt.h"
+#include "tests/kvt/kvt_device.h"
 
 /* PAIR_PATIENCE: how much longer than the usual limit a loaded machine may take to raise a flag. */
 enum { PAIR_BLOCKS = 64, PAIR_SENDER = 10, PAIR_RECEIVER = 20, PAIR_PATIENCE = 5 };
@@ -31,16 +32,26 @@ struct pair {
     int links[2], losts[2], closed;
     struct kvt_link link[2];
     enum err lost_err[2];
-    uint32_t transfer_class; /* of the next pair_send */
+    uint32_t transfer_class;  /* of the next pair_send */
+    struct device *device[2]; /* NULL: host memory */
 };
 
 /* A model of 4 layers whose blocks have 4 * 2 * heads * 16 * 32 * 2 bytes: 8 KiB per head. */
 struct wire_kv_layout pair_layout(uint32_t heads);
 /* transports: NULL or "tcp".  Nodes are created, and introduced to each other. */
 void pair_open(struct pair *p, const char *transports, const struct wire_kv_layout *layout);
-/* The same with pools of so many parts; 0 of the layout's own. */
+/* The same with pools of so many parts. */
 void pair_open_parts(struct pair *p, const char *transports, const struct wire_kv_layout *layout,
                      uint32_t sender_parts, uint32_t receiver_parts);
+/* How one side holds its pool. */
+struct pair_side {
+    uint32_t parts;
+    bool device;       /* in the memory of a device that is not there: pair->device */
+    size_t staging;    /* bytes, 0: the default */
+    unsigned delay_us; /* of the device */
+};
+void pair_open_sides(struct pair *p, const char *transports, const struct wire_kv_layout *layout,
+                     const struct pair_side sides[2]);
 void pair_introduce(struct pair *p);
 /* Close both nodes; asserts that nothing is left of any transfer, soon. */
 void pair_close(struct pair *p);

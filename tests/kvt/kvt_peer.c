@@ -1,7 +1,7 @@
 /* tests/kvt/kvt_peer.c - one kvt node in a process of its own, for tests that kill, stop and cut off
  * peers.  It takes commands as lines on standard input and says what happens as JSON lines.
  *
- *   kvt_peer HOST PORT TRANSPORTS|- BLOCKS HEADS[/PARTS] TRANSFER_TIMEOUT_MS
+ *   kvt_peer HOST PORT TRANSPORTS|- BLOCKS HEADS[/PARTS][d] TRANSFER_TIMEOUT_MS
  *
  *   introduce SELF PEER TOKEN_HEX HOST|- PORT    connect PEER        forget PEER GONE(0|1)
  *   grant ID EPOCH PEER DEADLINE_MS SLOTS        ungrant ID
@@ -22,10 +22,11 @@
 #include "base/map.h"
 #include "base/mem.h"
 #include "kvtransfer/kvt.h"
+#include "tests/kvt/kvt_device.h"
 
 #include <uv.h>
 
-enum { WORDS_MAX = 8, SLOTS_MAX = 4096, LINE_MAX_BYTES = 65536 };
+enum { WORDS_MAX = 8, SLOTS_MAX = 4096, LINE_MAX_BYTES = 65536, DEVICE_DELAY_US = 300 };
 
 struct transfer {
     uint64_t id;
@@ -41,6 +42,7 @@ struct slots {
 static uv_loop_t loop;
 static uv_pipe_t input;
 static struct kvt_node *node;
+static struct device *device; /* NULL: the pool is host memory */
 static struct wire_kv_layout layout = {.n_layers = 4,
                                        .head_dim = 32,
                                        .block_tokens = 16,
@@ -153,16 +155,19 @@ static bool exchange(uint32_t slot, uint8_t *block, bool in)
     uint32_t heads = layout.n_kv_heads / layout.parts;
     bool same = true;
 
+    device_lock(device);
     for (uint32_t i = 0; i < 2 * layout.n_layers * layout.n_kv_heads; i++) {
         uint32_t row = i / layout.n_kv_heads, h = i % layout.n_kv_heads;
-        uint8_t *there = (uint8_t *)kvt_node_pool(node, h / heads) +
-                         slot * wire_kv_part_block_bytes(&layout) +
+        uint8_t *pool =
+            device != NULL ? device_window(device, h / heads) : kvt_node_pool(node, h / heads);
+        uint8_t *there = pool + slot * wire_kv_part_block_bytes(&layout) +
                          ((size_t)row * heads + h % heads) * head;
 
         same &= memcmp(there, block + i * head, head) == 0;
         if (in)
             memcpy(there, block + i * head, head);
     }
+    device_unlock(device);
     return same;
 }
 
@@ -363,7 +368,7 @@ int main(int argc, char **argv)
     if (argc != 7) {
         fprintf(
             stderr,
-            "usage: kvt_peer HOST PORT TRANSPORTS|- BLOCKS HEADS[/PARTS] TRANSFER_TIMEOUT_MS\n");
+            "usage: kvt_peer HOST PORT TRANSPORTS|- BLOCKS HEADS[/PARTS][d] TRANSFER_TIMEOUT_MS\n");
         return 2;
     }
     log_setup(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, "kvt_peer");
@@ -371,6 +376,10 @@ int main(int argc, char **argv)
     layout.n_kv_heads = (uint32_t)number(argv[5]);
     if (strchr(argv[5], '/') != NULL)
         layout.parts = (uint32_t)number(strchr(argv[5], '/') + 1);
+    if (strchr(argv[5], 'd') != NULL) {
+        device = device_open(&layout, (uint32_t)number(argv[4]), DEVICE_DELAY_US);
+        config.memory = device_memory(device);
+    }
     config.host = argv[1];
     config.port = (uint16_t)number(argv[2]);
     config.transports = strcmp(argv[3], "-") == 0 ? NULL : argv[3];
@@ -388,6 +397,7 @@ int main(int argc, char **argv)
     uv_pipe_open(&input, 0);
     uv_read_start((uv_stream_t *)&input, on_alloc, on_read);
     uv_run(&loop, UV_RUN_DEFAULT);
+    device_close(device);
     map_free(&grants);
     map_free(&sends);
     return uv_loop_close(&loop) == 0 && mem_live() == 0 ? 0 : 3;
