@@ -14,6 +14,8 @@
 enum { PINGS = 3, STEPS = 5, FIRST_BYTES = 32 * 1024, PUTS_MAX = 256 };
 #define PROBE_SLOW_NS (20 * CLOCK_NS_PER_MS) /* for the first piece: 1.6 MB/s */
 
+_Static_assert((int)KVT_WIRE_PATHS == (int)KVT_PATHS, "LINK carries every path");
+
 struct kvt_probe {
     struct kvt_op put, flush, send; /* shared by the operations of one step */
     struct kvt_conn *conn;

@@ -202,6 +202,12 @@ static void fields_out_of_range_are_refused(void **state)
     len = kvt_wire_put_notify(frame, &n);
     assert_int_equal(ERR_BAD_FRAME, decode(KVT_WIRE_NOTIFY, frame + 8, len - 8));
     n.record[0].n_grains = 1;
+    n.record[0].part = WIRE_KV_PARTS_MAX;
+    len = kvt_wire_put_notify(frame, &n);
+    assert_int_equal(ERR_BAD_FRAME, decode(KVT_WIRE_NOTIFY, frame + 8, len - 8));
+    n.record[0].part = WIRE_KV_PARTS_MAX - 1;
+    len = kvt_wire_put_notify(frame, &n);
+    assert_int_equal(ERR_OK, decode(KVT_WIRE_NOTIFY, frame + 8, len - 8));
     n.transfer = 0;
     len = kvt_wire_put_notify(frame, &n);
     assert_int_equal(ERR_BAD_FRAME, decode(KVT_WIRE_NOTIFY, frame + 8, len - 8));
@@ -216,7 +222,7 @@ static void fields_out_of_range_are_refused(void **state)
     assert_int_equal(ERR_BAD_FRAME, decode(KVT_WIRE_NOTIFY, frame + 8, len - 8));
 
     len = encode(KVT_WIRE_LINK);
-    frame[8] = 5; /* no such path */
+    frame[8] = KVT_WIRE_PATHS; /* no such path */
     assert_int_equal(ERR_BAD_FRAME, decode(KVT_WIRE_LINK, frame + 8, len - 8));
     len = encode(KVT_WIRE_LINK);
     frame[len - 1] = '\n'; /* would break a log line */
@@ -224,9 +230,37 @@ static void fields_out_of_range_are_refused(void **state)
     len = encode(KVT_WIRE_HELLO);
     frame[8 + 24] = 0; /* n_layers */
     assert_int_equal(ERR_BAD_FRAME, decode(KVT_WIRE_HELLO, frame + 8, len - 8));
+    len = encode(KVT_WIRE_HELLO);
+    frame[8 + 52] = 2; /* parts, of 3 heads */
+    assert_int_equal(ERR_BAD_FRAME, decode(KVT_WIRE_HELLO, frame + 8, len - 8));
+    len = encode(KVT_WIRE_WELCOME);
+    frame[8 + 32] = 2; /* staged: yes or no */
+    assert_int_equal(ERR_BAD_FRAME, decode(KVT_WIRE_WELCOME, frame + 8, len - 8));
     len = encode(KVT_WIRE_ACK);
     frame[len - 4] = 100; /* no error code */
     assert_int_equal(ERR_BAD_FRAME, decode(KVT_WIRE_ACK, frame + 8, len - 8));
+}
+
+/* Layout and record as they were at version 3: whoever changes them changes the version. */
+static void what_version_3_says_has_fixed_bytes(void **state)
+{
+    static const uint8_t head[] = {'B', 'K', 'V', '1', 3, 0, 0, 0};
+    static const uint8_t golden_layout[] = {2,    0,    0,    0,    3,    0,    0, 0, 4, 0,    0,
+                                            0,    5,    0,    0,    0,    3,    0, 0, 0, 0x88, 0x77,
+                                            0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 3, 0, 0, 0};
+    static const uint8_t golden_record[] = {1, 0, 0, 0, 2, 0, 3, 0, 4, 0, 0, 0,
+                                            5, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0};
+    struct kvt_wire_data d = {
+        .record = {.first = 1, .n = 2, .part = 3, .grain = 4, .n_grains = 5, .digest = 6}};
+    uint8_t data[KVT_WIRE_DATA_HEADER];
+
+    (void)state;
+    (void)encode(KVT_WIRE_HELLO);
+    assert_int_equal(3, KVT_WIRE_VERSION);
+    assert_memory_equal(frame + 8, head, sizeof(head));
+    assert_memory_equal(frame + 8 + 24, golden_layout, sizeof(golden_layout));
+    kvt_wire_put_data(data, &d);
+    assert_memory_equal(data + 20, golden_record, sizeof(golden_record));
 }
 
 static void a_proof_holds_for_its_frame_side_token_and_challenge_only(void **state)
@@ -288,6 +322,7 @@ int main(void)
         cmocka_unit_test(every_frame_decodes_whole_and_at_no_other_length),
         cmocka_unit_test(headers_with_a_long_body_an_unknown_type_or_reserved_bits_are_refused),
         cmocka_unit_test(fields_out_of_range_are_refused),
+        cmocka_unit_test(what_version_3_says_has_fixed_bytes),
         cmocka_unit_test(a_proof_holds_for_its_frame_side_token_and_challenge_only),
         cmocka_unit_test(a_salt_differs_by_transfer_epoch_and_place),
         cmocka_unit_test(grains_divide_a_layer),
