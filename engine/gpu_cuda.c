@@ -383,10 +383,11 @@ enum err gpu_event_ms(gpu_event from, gpu_event to, float *ms)
 
 /* ---- graphs ---- */
 
-/* Thread-local: what other threads do meanwhile (allocate, free, wait) is no part of this capture and may not end it. */
+/* Relaxed: libraries load a kernel at its first use, which the stricter modes may forbid to the capturing thread; and
+ * what other threads do meanwhile (allocate, free, wait) is no part of this capture and may not end it. */
 enum err gpu_capture_begin(gpu_stream s)
 {
-    return CHECK(cudaStreamBeginCapture, s, cudaStreamCaptureModeThreadLocal);
+    return CHECK(cudaStreamBeginCapture, s, cudaStreamCaptureModeRelaxed);
 }
 
 enum err gpu_capture_end(gpu_stream s, gpu_graph *out)
@@ -398,6 +399,8 @@ enum err gpu_capture_end(gpu_stream s, gpu_graph *out)
         err = CHECK(cudaGraphInstantiate, out, graph, 0);
     if (graph != NULL)
         (void)CHECK(cudaGraphDestroy, graph);
+    if (err == ERR_OK) /* else the first launch, which is a step's, would do it */
+        err = CHECK(cudaGraphUpload, *out, s);
     return err;
 }
 

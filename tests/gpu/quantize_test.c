@@ -131,6 +131,48 @@ static void what_the_format_can_hold_comes_back_unchanged(void **state)
     }
 }
 
+/* The largest value makes the scale 1, so these stand exactly between two bytes. */
+static void a_value_half_way_goes_to_the_even_byte(void **state)
+{
+    static const struct {
+        enum gpu_weight format;
+        float in[8], want[8];
+    } cases[] = {
+        {GPU_WEIGHT_E4M3,
+         {448, 17, 19, -21, -23, 0x1p-10f, 0x3p-10f, -0x5p-10f},
+         {448, 16, 20, -20, -24, 0, 0x1p-8f, -0x1p-8f}},
+        {GPU_WEIGHT_INT8,
+         {-127, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 63.5f},
+         {-127, 0, 2, 2, 0, -2, -2, 64}},
+    };
+
+    (void)state;
+    for (int c = 0; c < 2; c++) {
+        uint16_t x[8];
+        uint8_t q[8];
+        void *d_x, *d_q = test_device(8), *d_scale = test_device(4);
+
+        for (int i = 0; i < 8; i++)
+            x[i] = test_to16(GPU_F16, (double)cases[c].in[i]);
+        d_x = test_upload(x, 16);
+        TEST_OK(quantize(&(struct quantize_args){.q = d_q,
+                                                 .scale = d_scale,
+                                                 .x = d_x,
+                                                 .x_stride = 8,
+                                                 .rows = 1,
+                                                 .cols = 8,
+                                                 .dtype = GPU_F16,
+                                                 .format = cases[c].format},
+                         test_stream));
+        test_to_host(q, d_q, 8);
+        for (int i = 0; i < 8; i++)
+            if (quantize_value(q[i], cases[c].format) != (double)cases[c].want[i])
+                fail_msg("%g becomes %g", (double)cases[c].in[i],
+                         quantize_value(q[i], cases[c].format));
+        test_device_free(d_x, 16), test_device_free(d_q, 8), test_device_free(d_scale, 4);
+    }
+}
+
 static void any_bytes_are_widened_as_the_reference_says(void **state)
 {
     static const uint32_t cols[] = {16, 272, 4112};
@@ -219,6 +261,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_value_becomes_its_nearest_byte_and_every_row_its_own_scale),
         cmocka_unit_test(what_the_format_can_hold_comes_back_unchanged),
+        cmocka_unit_test(a_value_half_way_goes_to_the_even_byte),
         cmocka_unit_test(any_bytes_are_widened_as_the_reference_says),
         cmocka_unit_test(shapes_outside_the_limits_are_refused),
     };

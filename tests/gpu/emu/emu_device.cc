@@ -429,7 +429,7 @@ void gpu_host_free(struct gpu *g, void *p)
 enum err gpu_copy(void *dst, const void *src, size_t bytes, enum gpu_copy_kind kind, gpu_stream s)
 {
     (void)kind;
-    return emu::enqueue(s, [=] { memcpy(dst, src, bytes); });
+    return bytes == 0 ? ERR_OK : emu::enqueue(s, [=] { memcpy(dst, src, bytes); });
 }
 
 enum err gpu_copy_2d(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width,
