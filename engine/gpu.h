@@ -68,6 +68,10 @@ void gpu_free(struct gpu *g, void *p); /* waits for the device; NULL is fine */
 /* Host memory that the device copies to and from without a detour.  ERR_NOMEM. */
 MUST_USE enum err gpu_host_alloc(struct gpu *g, size_t bytes, void **out);
 void gpu_host_free(struct gpu *g, void *p);
+/* Make host memory that is there already as fit as that, for every device and for kernels, at the address it has.
+ * Thread: any.  ERR_NOMEM: the system does not pin so much. */
+MUST_USE enum err gpu_host_register(struct gpu *g, void *p, size_t bytes);
+void gpu_host_unregister(struct gpu *g, void *p); /* NULL is fine */
 
 enum gpu_copy_kind { GPU_TO_DEVICE = 1, GPU_TO_HOST, GPU_ON_DEVICE };
 /* Host memory of an asynchronous copy must come from gpu_host_alloc and stay untouched until the stream

@@ -251,6 +251,22 @@ void gpu_host_free(struct gpu *g, void *p)
     (void)CHECK(cudaFreeHost, p);
 }
 
+enum err gpu_host_register(struct gpu *g, void *p, size_t bytes)
+{
+    enum err err = CHECK(cudaSetDevice, g->device);
+
+    return err != ERR_OK ? err
+                         : CHECK(cudaHostRegister, p, bytes,
+                                 cudaHostRegisterPortable | cudaHostRegisterMapped);
+}
+
+void gpu_host_unregister(struct gpu *g, void *p)
+{
+    if (p == NULL || atomic_load(&context_lost) || CHECK(cudaSetDevice, g->device) != ERR_OK)
+        return;
+    (void)CHECK(cudaHostUnregister, p);
+}
+
 static const enum cudaMemcpyKind copy_kinds[] = {
     [GPU_TO_DEVICE] = cudaMemcpyHostToDevice,
     [GPU_TO_HOST] = cudaMemcpyDeviceToHost,

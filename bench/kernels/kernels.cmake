@@ -12,6 +12,7 @@ set(GPU_BENCHES
   gather_rows
   kv_digest
   kv_move
+  fill_random
 )
 
 # baton_gpu_benches(TARGET): gpu_bench.c, the benchmarks and their list become sources of the target.

@@ -7,14 +7,12 @@
 #include "engine/cpu/cpu_engine.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
-
-static const double TWO_PI = 6.283185307179586;
+#include "engine/engine_rope.h"
 
 /* Ranks wait for each other no longer than this: far above the longest stretch that a rank computes between
  * two collectives, and all that a stuck one can cost. */
@@ -123,31 +121,6 @@ static bool all_bf16(const struct cpu_engine *c)
                ->dtype == ENGINE_BF16;
 }
 
-/* Angles in double: at position 100,000 a float angle is off by hundredths of a radian. */
-static void fill_inv_freq(struct cpu_engine *c)
-{
-    const struct engine_model_config *m = c->config;
-    double low = m->rope_original_positions / m->rope_low_freq_factor;
-    double high = m->rope_original_positions / m->rope_high_freq_factor;
-
-    for (uint32_t i = 0; i < m->head_dim / 2; i++) {
-        double f = pow(m->rope_theta, -2.0 * i / m->head_dim);
-        double wavelength = TWO_PI / f;
-
-        if (m->rope_kind == ENGINE_ROPE_LINEAR) {
-            f /= m->rope_factor;
-        } else if (m->rope_kind == ENGINE_ROPE_LLAMA3 && wavelength > low) {
-            f /= m->rope_factor;
-        } else if (m->rope_kind == ENGINE_ROPE_LLAMA3 && wavelength > high) {
-            double smooth = (m->rope_original_positions / wavelength - m->rope_low_freq_factor) /
-                            (m->rope_high_freq_factor - m->rope_low_freq_factor);
-
-            f = (1 - smooth) * f / m->rope_factor + smooth * f;
-        }
-        c->inv_freq[i] = f;
-    }
-}
-
 static enum err bind_weights(struct cpu_engine *c, struct err_msg *msg)
 {
     const struct engine_tensor *embedding =
@@ -169,7 +142,7 @@ static enum err bind_weights(struct cpu_engine *c, struct err_msg *msg)
     bind_matrix(c, &c->head,
                 c->config->tied_embeddings ? embedding
                                            : engine_model_tensor(c->model, "lm_head.weight"));
-    fill_inv_freq(c);
+    engine_rope_inv_freq(c->config, c->inv_freq);
     return ERR_OK;
 }
 

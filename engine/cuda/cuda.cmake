@@ -1,7 +1,17 @@
 # The CUDA backend, one file per line.  The first list needs no CUDA header: a test can build it against the emulation.
 set(CUDA_BACKEND_SOURCES
   gpu_trouble.c
+  cuda/cuda_arena.c
   cuda/cuda_backend.c
+  cuda/cuda_batch.c
+  cuda/cuda_forward.c
+  cuda/cuda_graph.c
+  cuda/cuda_kv.c
+  cuda/cuda_open.c
+  cuda/cuda_ranks.c
+  cuda/cuda_step.c
+  cuda/cuda_weights.c
+  cuda/cuda_weights_copy.c
   cuda/gpu_blas.c
   cuda/gpu_lib.c
 )
@@ -15,5 +25,4 @@ set(CUDA_LIBRARY_SOURCES
 
 # .cu files beside the kernels, without extension.
 set(CUDA_DEVICE_SOURCES
-  cuda/cuda_device
 )

@@ -13,6 +13,7 @@ set(KERNEL_SOURCES
   gather_rows
   kv_digest
   kv_move
+  fill_random
 )
 
 # Libraries that a kernel's test needs beside the references.

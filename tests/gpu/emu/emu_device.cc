@@ -426,6 +426,17 @@ void gpu_host_free(struct gpu *g, void *p)
         g->host.erase(p);
 }
 
+enum err gpu_host_register(struct gpu *g, void *p, size_t bytes)
+{
+    (void)g, (void)p, (void)bytes;
+    return broken() ? ERR_DEVICE : ERR_OK;
+}
+
+void gpu_host_unregister(struct gpu *g, void *p)
+{
+    (void)g, (void)p;
+}
+
 enum err gpu_copy(void *dst, const void *src, size_t bytes, enum gpu_copy_kind kind, gpu_stream s)
 {
     (void)kind;
