@@ -106,7 +106,7 @@ EOF
 
 configure=(cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBATON_CUDA=ON -DBATON_EMULATION=OFF -DBATON_WERROR=OFF)
 build_all() { # with what is here, or with the pack
-    "${configure[@]}" && cmake --build "$build" --target baton gpu_tests cuda_kernels
+    "${configure[@]}" && cmake --build "$build" --target baton gpu_tests cuda_kernels && "$build/baton" --version
 }
 
 # Our programs find the pack's libraries by a run path that their libraries inherit: in LD_LIBRARY_PATH they would also be
