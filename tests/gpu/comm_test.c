@@ -224,6 +224,17 @@ static void captured_collectives_run_again_with_each_launch(void **state)
 /* ---- trouble ---- */
 
 static atomic_uint waiting; /* ranks about to wait */
+#ifdef FAKE_NCCL_FAILS
+static atomic_bool lost;
+
+/* Keep the stream busy until it has been noticed. */
+static void hold(void *arg)
+{
+    (void)arg;
+    while (!atomic_load(&lost))
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+#endif
 
 /* All but the last rank enqueue a sum and wait for it; the wait's end is what is looked at. */
 static void wait_in_vain(struct rank *r, uint64_t deadline_ms)
@@ -302,6 +313,44 @@ static void an_abort_releases_every_rank_at_once(void **state)
     }
 }
 
+#ifdef FAKE_NCCL_FAILS
+/* The library tells of a lost peer some time after the call: rank 0 hears it, the others wait for a sum with it. */
+static void *lose_peer(void *arg)
+{
+    struct rank *r = arg;
+
+    if (rank_open(r)) {
+        if (r->rank > 0)
+            wait_in_vain(r, DEADLINE_MS);
+        else if ((r->err = gpu_stream_call(r->stream, hold, r)) == ERR_OK &&
+                 (r->err = gpu_comm_all_reduce(r->comm, r->device, FAKE_NCCL_FAILS, GPU_BF16,
+                                               r->stream)) == ERR_OK &&
+                 (r->err = gpu_event_record(r->event, r->stream)) == ERR_OK)
+            r->err = gpu_comm_wait(r->comm, r->event, in_ms(DEADLINE_MS));
+    }
+    atomic_store(&lost, true);
+    rank_close(r);
+    return NULL;
+}
+
+static void an_error_that_the_library_reports_later_ends_the_waits_of_all(void **state)
+{
+    struct gpu_comm_group *group = new_group(DEADLINE_MS);
+    struct rank ranks[MAX_RANKS];
+    uint64_t begun = clock_now_ns();
+
+    (void)state;
+    run_ranks(ranks, group, lose_peer);
+    gpu_comm_group_destroy(group);
+    assert_true(clock_now_ns() - begun < 10 * CLOCK_NS_PER_S);
+    for (uint32_t i = 0; i < n_ranks; i++) {
+        assert_int_equal(ERR_DEVICE, ranks[i].err);
+        assert_null(ranks[i].what);
+    }
+    assert_non_null(strstr(gpu_trouble(), "remote process exited (fake) (details (fake))"));
+}
+#endif
+
 static void *open_unless_last(void *arg)
 {
     struct rank *r = arg;
@@ -370,6 +419,9 @@ int main(void)
         cmocka_unit_test(one_rank_alone_needs_no_other),
         cmocka_unit_test(groups_and_ranks_outside_the_limits_are_refused),
         cmocka_unit_test(an_abort_releases_every_rank_at_once),
+#ifdef FAKE_NCCL_FAILS
+        cmocka_unit_test(an_error_that_the_library_reports_later_ends_the_waits_of_all),
+#endif
         cmocka_unit_test(opening_without_one_rank_ends_at_the_deadline),
         cmocka_unit_test(a_rank_that_stays_away_ends_the_others_waits_at_their_deadline),
     };
