@@ -8,6 +8,7 @@ set(CUDA_BACKEND_SOURCES
   cuda/cuda_graph.c
   cuda/cuda_kv.c
   cuda/cuda_open.c
+  cuda/cuda_profile.c
   cuda/cuda_ranks.c
   cuda/cuda_step.c
   cuda/cuda_weights.c

@@ -6,6 +6,7 @@
  *   cuda_forward.c   a step's kernels, enqueued
  *   cuda_graph.c     decode steps as graphs
  *   cuda_step.c      one step: batch, launch, wait, results
+ *   cuda_profile.c   what each kind of kernel takes of a step
  *   cuda_ranks.c     a thread per device
  *   cuda_kv.c        blocks to and from host memory
  *
@@ -23,6 +24,7 @@
 #include "engine/cuda/cuda_arena.h"
 #include "engine/cuda/cuda_batch.h"
 #include "engine/cuda/cuda_weights.h"
+#include "engine/cuda/cuda_times.h"
 #include "engine/cuda/gpu_blas.h"
 #include "engine/cuda/gpu_comm.h"
 #include "engine/engine_backend.h"
@@ -73,6 +75,7 @@ struct cuda_rank {
     gpu_event done;    /* of the step */
     gpu_event *layers; /* a ring: see cuda_engine.next_ticket */
     struct cuda_graphs *graphs;
+    struct cuda_marks *marks; /* while a profiled step runs, on rank 0; else NULL */
 
     /* its thread; rank 0 has none */
     pthread_t thread;
@@ -114,6 +117,10 @@ struct cuda_engine {
     struct cuda_kv *kv;
     struct cuda_crew *crew;
     float *watch; /* see cuda_engine_watch_logits */
+
+    uint64_t host_ns; /* see cuda_times.h */
+    bool profile_next, has_profile;
+    struct cuda_profile profile;
 };
 
 /* On the way out, where a device that fails is no news. */
@@ -138,6 +145,16 @@ void cuda_crew_stop(struct cuda_engine *e);
 
 /* Everything of a step but the copy of its metadata: kernels, products, events of layer groups. */
 MUST_USE enum err cuda_forward(struct cuda_rank *r, const struct cuda_batch *b);
+
+/* ---- cuda_profile.c ---- */
+
+/* Marks for a step of so many layers.  ERR_NOMEM, ERR_DEVICE. */
+MUST_USE enum err cuda_marks_create(struct gpu *g, uint32_t n_layers, struct cuda_marks **out);
+/* What was enqueued since the mark before is `what`; the first mark (NULL) begins. */
+MUST_USE enum err cuda_marks_add(struct cuda_marks *m, const char *what, gpu_stream stream);
+/* The stream has passed all marks.  ERR_DEVICE. */
+MUST_USE enum err cuda_marks_sum(const struct cuda_marks *m, struct cuda_profile *out);
+void cuda_marks_free(struct cuda_marks *m); /* NULL is fine */
 
 /* ---- cuda_graph.c ---- */
 

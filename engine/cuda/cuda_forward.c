@@ -78,12 +78,25 @@ static struct gpu_kv layer_kv(const struct pass *p, uint32_t layer)
 
 /* ---- steps of a layer ---- */
 
+/* A profiled step has a mark after each operation. */
+static enum err note(const struct pass *p, const char *what, enum err err)
+{
+    return err == ERR_OK && p->r->marks != NULL ? cuda_marks_add(p->r->marks, what, p->r->stream)
+                                                : err;
+}
+
 static enum err multiply(const struct pass *p, enum cuda_product which, const struct cuda_matrix *w,
                          const uint16_t *x, void *y)
 {
+    static const char *const names[CUDA_PRODUCTS] = {[CUDA_QKV] = "qkv",
+                                                     [CUDA_O] = "o",
+                                                     [CUDA_GATE_UP] = "gate_up",
+                                                     [CUDA_DOWN] = "down",
+                                                     [CUDA_HEAD] = "head"};
     const struct gpu_matrix m = {.w = w->w, .scale = w->scale, .bias = w->bias};
 
-    return gpu_blas_run(p->r->plan[which], p->n_rows, y, x, &m, p->r->stream);
+    return note(p, names[which],
+                gpu_blas_run(p->r->plan[which], p->n_rows, y, x, &m, p->r->stream));
 }
 
 /* x += what o or down gave, if `add`; y = norm(x) * w. */
@@ -98,7 +111,7 @@ static enum err norm(const struct pass *p, const uint16_t *w, bool add)
                                    .eps = p->m->norm_eps,
                                    .dtype = p->r->engine->dtype};
 
-    return rmsnorm(&a, p->r->stream);
+    return note(p, "norm", rmsnorm(&a, p->r->stream));
 }
 
 /* The ranks' parts of a row are added up. */
@@ -106,8 +119,9 @@ static enum err reduce(const struct pass *p, uint16_t *rows)
 {
     if (p->r->comm == NULL)
         return ERR_OK;
-    return gpu_comm_all_reduce(p->r->comm, rows, (size_t)p->n_rows * p->m->hidden,
-                               p->r->engine->dtype, p->r->stream);
+    return note(p, "all_reduce",
+                gpu_comm_all_reduce(p->r->comm, rows, (size_t)p->n_rows * p->m->hidden,
+                                    p->r->engine->dtype, p->r->stream));
 }
 
 static enum err embed(const struct pass *p)
@@ -120,7 +134,7 @@ static enum err embed(const struct pass *p)
                                        .count = p->m->vocab,
                                        .total = p->m->vocab};
 
-    return gather_rows(&a, p->r->stream);
+    return note(p, "embed", gather_rows(&a, p->r->stream));
 }
 
 static enum err store_kv(const struct pass *p, uint32_t layer)
@@ -133,7 +147,7 @@ static enum err store_kv(const struct pass *p, uint32_t layer)
                                    .batch = step_rows(p),
                                    .kv = layer_kv(p, layer)};
 
-    return rope_kv(&a, p->r->stream);
+    return note(p, "rope_kv", rope_kv(&a, p->r->stream));
 }
 
 static enum err take_rows(const struct pass *p, void *out, const void *table, uint32_t cols)
@@ -146,7 +160,7 @@ static enum err take_rows(const struct pass *p, void *out, const void *table, ui
                                        .count = p->b->n_rows,
                                        .total = p->b->n_rows};
 
-    return gather_rows(&a, p->r->stream);
+    return note(p, "rows", gather_rows(&a, p->r->stream));
 }
 
 /* From here on only the sampled rows. */
@@ -177,11 +191,14 @@ static enum err attend(const struct pass *p, uint32_t layer, bool sampled_only)
 
     if (!sampled_only)
         rows.n_rows = p->b->n_single;
-    err = attention_decode(&a, &rows, p->r->attend_scratch, sms, p->r->stream);
+    err = note(p, "attention_decode",
+               attention_decode(&a, &rows, p->r->attend_scratch, sms, p->r->stream));
     if (err != ERR_OK || sampled_only || p->b->n_tiles == 0)
         return err;
     rows = step_rows(p);
-    return attention_prefill(&a, &rows, meta(p, p->b->meta.tiles), p->b->n_tiles, p->r->stream);
+    return note(
+        p, "attention_prefill",
+        attention_prefill(&a, &rows, meta(p, p->b->meta.tiles), p->b->n_tiles, p->r->stream));
 }
 
 static enum err feed_forward(const struct pass *p, const struct cuda_layer *l)
@@ -194,7 +211,7 @@ static enum err feed_forward(const struct pass *p, const struct cuda_layer *l)
     enum err err = multiply(p, CUDA_GATE_UP, &l->gate_up, p->r->y, p->r->wide);
 
     if (err == ERR_OK)
-        err = swiglu(&a, p->r->stream);
+        err = note(p, "swiglu", swiglu(&a, p->r->stream));
     if (err == ERR_OK)
         err = multiply(p, CUDA_DOWN, &l->down, p->r->act, p->r->out);
     return err == ERR_OK ? reduce(p, p->r->out) : err;
@@ -279,7 +296,7 @@ static enum err draw(const struct pass *p)
                                   .vocab = p->m->vocab,
                                   .row_stride = r->engine->logits_stride};
 
-    return sample(&a, r->stream);
+    return note(p, "sample", sample(&a, r->stream));
 }
 
 static enum err finish(const struct pass *p)
@@ -304,7 +321,10 @@ enum err cuda_forward(struct cuda_rank *r, const struct cuda_batch *b)
                      .qkv = r->wide,
                      .qkv_width =
                          (r->shard.heads.n + 2 * r->shard.kv_heads.n) * r->engine->config.head_dim};
-    enum err err = embed(&p);
+    enum err err = note(&p, NULL, ERR_OK);
+
+    if (err == ERR_OK)
+        err = embed(&p);
 
     if (err == ERR_OK)
         err = norm(&p, r->weights.layers[0].attention_norm, false);

@@ -444,6 +444,7 @@ void cuda_open_undo(struct cuda_rank *r)
     if (r->gpu == NULL)
         return;
     cuda_use_anyway(r->gpu);
+    cuda_marks_free(r->marks);
     cuda_graphs_free(r);
     for (int i = 0; i < CUDA_PRODUCTS; i++)
         gpu_blas_plan_free(r->plan[i]);

@@ -28,7 +28,7 @@ static enum err enqueue(struct cuda_rank *r, void *arg)
 {
     struct cuda_engine *e = r->engine;
     const struct cuda_batch *b = &e->batch;
-    gpu_graph graph = cuda_graphs_find(r, b);
+    gpu_graph graph = e->ranks[0].marks == NULL ? cuda_graphs_find(r, b) : NULL;
     enum err err = gpu_use(r->gpu);
 
     (void)arg;
@@ -125,26 +125,64 @@ static void plan(struct cuda_engine *e, const struct engine_slot *slots, uint32_
     cuda_batch_write(b, &e->limits, slots, e->metadata[e->turn]);
 }
 
-enum err cuda_engine_step(struct engine *engine, struct engine_slot *slots, uint32_t n,
-                          uint32_t group_layers, engine_layers_fn layers_done, void *arg)
+/* Marks for the next step, if it is to be profiled. */
+static enum err take_marks(struct cuda_engine *e)
 {
-    struct cuda_engine *e = (struct cuda_engine *)engine;
-    uint64_t deadline = clock_now_ns() + e->deadline_ns;
-    enum err err;
+    if (!e->profile_next)
+        return ERR_OK;
+    e->profile_next = false;
+    return cuda_marks_create(e->ranks[0].gpu, e->config.n_layers, &e->ranks[0].marks);
+}
 
-    if (e->broken)
-        return ERR_DEVICE;
-    plan(e, slots, n, layers_done != NULL ? group_layers : 0);
-    err = cuda_crew_run(e, enqueue, NULL);
+static enum err read_marks(struct cuda_engine *e)
+{
+    struct cuda_marks *m = e->ranks[0].marks;
+    enum err err = m == NULL ? ERR_OK : cuda_marks_sum(m, &e->profile);
+
+    e->has_profile = e->has_profile || (m != NULL && err == ERR_OK);
+    cuda_marks_free(m);
+    e->ranks[0].marks = NULL;
+    return err;
+}
+
+static enum err run(struct cuda_engine *e, struct engine_slot *slots, engine_layers_fn layers_done,
+                    void *arg)
+{
+    uint64_t start = clock_now_ns(), deadline = start + e->deadline_ns, waited;
+    enum err err = cuda_crew_run(e, enqueue, NULL);
+
     if (err != ERR_OK)
         return cuda_engine_break(e, err, "enqueuing a step");
     report_layers(e, layers_done, arg);
+    waited = clock_now_ns();
+    e->host_ns += waited - start;
     err = cuda_crew_run(e, await, &deadline);
     if (err != ERR_OK)
         return cuda_engine_break(e, err, "running a step");
     __atomic_store_n(&e->tickets_done, e->next_ticket - 1, __ATOMIC_RELEASE);
+    start = clock_now_ns();
     err = read_results(e, slots);
-    return err == ERR_OK ? ERR_OK : cuda_engine_break(e, err, "reading logits");
+    if (err == ERR_OK)
+        err = read_marks(e);
+    e->host_ns += clock_now_ns() - start;
+    return err == ERR_OK ? ERR_OK : cuda_engine_break(e, err, "reading results");
+}
+
+enum err cuda_engine_step(struct engine *engine, struct engine_slot *slots, uint32_t n,
+                          uint32_t group_layers, engine_layers_fn layers_done, void *arg)
+{
+    struct cuda_engine *e = (struct cuda_engine *)engine;
+    uint64_t start = clock_now_ns();
+    enum err err;
+
+    if (e->broken)
+        return ERR_DEVICE;
+    err = take_marks(e);
+    if (err != ERR_OK)
+        return cuda_engine_break(e, err, "preparing a profile");
+    plan(e, slots, n, layers_done != NULL ? group_layers : 0);
+    e->host_ns = clock_now_ns() - start;
+    return run(e, slots, layers_done, arg);
 }
 
 void cuda_engine_watch_logits(struct engine *e, float *dst)
