@@ -1,10 +1,21 @@
-/* bench/perf_gpu.h - `baton perf gpu`: every GPU kernel of this build on one device: checked against its reference,
- * then timed, beside the copy bandwidth of the same device in the same run.
+/* bench/perf_gpu.h - `baton perf gpu`: what the CUDA backend makes of a card, as shares of what the card can do,
+ * measured in the same run.
  *
- *   KERNEL.what.shape        GB/s or TFLOP/s  against the bytes or operations that the kernel's header declares
- *   KERNEL.failed            errors           it computed something else than its reference, or did not run
+ *   NAME.*                     GB/s, TFLOP/s   every benchmark of bench/kernels (ceiling.copy and ceiling.product first)
+ *   gpu.prefill.N              tokens/s        one prompt of N tokens (2048, 8192) in one step; reference: all the
+ *                                              model's operations at the measured peak of 16-bit products
+ *   gpu.decode.B.C             tokens/s        B streams of C tokens of context (1 and 64 of 2048); reference: the bytes
+ *                                              that a step must read, at the measured copy bandwidth
+ *   gpu.decode.B.C.host        1               the host's share of a step: planning, enqueuing, reading results
+ *   gpu.profile.STEP.OP        ms              what each kind of kernel takes of one such step, run one by one
+ *   gpu.load                   GB/s            weights to the device (not with random weights)
+ *   gpu.kv.tokens              tokens          room of the pool with 0.9 of the card
  *
- * Thread: the caller's.  Blocking: for seconds. */
+ * Weights are random, of the shape of the model's config.json; without a model that of Llama 3.1 8B in bf16.
+ * On the emulated device of the tests prompts are tiny and the figures mean nothing.
+ *
+ * Thread     the caller's; the engine starts threads of its own.
+ * Blocking   one to three minutes. */
 #ifndef BENCH_PERF_GPU_H
 #define BENCH_PERF_GPU_H
 
@@ -12,14 +23,19 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "engine/engine.h"
 
 struct bench_perf_gpu_options {
+    const char *model_dir; /* NULL: the shape of Llama 3.1 8B */
+    const char
+        *only; /* comma-separated beginnings of names of kernel benchmarks; NULL: all, "-": none */
     uint32_t device;
-    const char *only; /* kernels whose names begin so, comma-separated; NULL: all */
+    enum engine_weights weights;
+    uint64_t seed; /* of random weights; 0: the weights of model_dir */
 };
 
-/* Prints the report, also where a kernel failed.  ERR_UNSUPPORTED: a build without the CUDA backend.
- * ERR_NOT_FOUND: no such device.  ERR_CORRUPT: a kernel is wrong; msg says which, and where. */
+/* Prints the report.  ERR_UNSUPPORTED: this build has no CUDA backend.  Errors of gpu_open and engine_open are
+ * passed on; ERR_DEVICE: a step failed. */
 MUST_USE enum err bench_perf_gpu(const struct bench_perf_gpu_options *options, bool json,
                                  struct err_msg *msg);
 

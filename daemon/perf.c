@@ -36,8 +36,10 @@ static const char usage[] =
     "completions, TTFT\n"
     "  engine [MODEL_DIR] [--threads N] [--tp N]\n"
     "                              prefill and decode speed, beside the machine's limits\n"
-    "  gpu [--device N] [--only NAMES]    GPU kernels, beside the copy bandwidth of the card (cuda "
-    "build)\n"
+    "  gpu [MODEL_DIR] [options]   the CUDA backend: kernels, and prefill and decode of a whole "
+    "model, "
+    "beside what\n"
+    "                              the card can do; its options: baton perf gpu --help\n"
     "  tok [MODEL_DIR] [--file TEXT]      tokenizer speed, prose and one repeated character\n"
     "  sched                       scheduling decisions per second\n"
     "  profile [MODEL_DIR] [options]      what steps take, fitted to the law the scheduler "
@@ -88,6 +90,33 @@ static const char usage_profile[] =
     "my-box "
     "--out my-box.yaml\n";
 
+static const char usage_gpu[] =
+    "Usage: baton perf gpu [MODEL_DIR] [options]\n"
+    "\n"
+    "Checks and times every kernel of the CUDA backend, then prefill and decode of a whole model, "
+    "beside "
+    "the card's own\n"
+    "speed in the same run: a copy in its memory, and a large 16-bit product of cuBLASLt.  With "
+    "the cuda "
+    "build only.\n"
+    "\n"
+    "  MODEL_DIR              its config.json gives the shape; default: the shape of Llama 3.1 8B\n"
+    "  --device N             card, 0 to 255 (0)\n"
+    "  --only NAMES           kernels whose names begin so, comma-separated; - for none (all)\n"
+    "  --weights KIND         stored, fp8 or int8 (stored)\n"
+    "  --seed N               of random weights; 0: those of MODEL_DIR, and the speed of loading "
+    "them (1)\n"
+    "  --json                 one object instead of a table\n"
+    "\n"
+    "  ceiling.*                  the card: copy GB/s (read and written), product TFLOP/s\n"
+    "  KERNEL.what.shape          GB/s or TFLOP/s of one kernel\n"
+    "  gpu.prefill.N              tokens/s of one prompt of N tokens\n"
+    "  gpu.decode.B.C             tokens/s of B streams with C tokens of context; .host: the "
+    "host's share "
+    "of a step\n"
+    "  gpu.profile.STEP.OP        ms of a step by kind of kernel: which one to look at\n"
+    "  gpu.load, gpu.kv.tokens    weights to the card (--seed 0), room for KV beside them\n";
+
 /* The options of `profile` that take a number. */
 struct number {
     const char *name;
@@ -97,7 +126,7 @@ enum { SECONDS, STEP_TOKENS, BATCH, N_NUMBERS };
 static const struct number numbers[N_NUMBERS] = {
     {"--seconds", 0.1, 3600}, {"--max-step-tokens", 16, 65536}, {"--max-batch", 1, 4096}};
 static const struct number threads = {"--threads", 1, 1024}, tp = {"--tp", 1, 64},
-                           device = {"--device", 0, 255};
+                           device = {"--device", 0, 255}, seed = {"--seed", 0, 4294967295.0};
 
 static bool parse_number(const struct number *n, const char *value, double *out,
                          struct err_msg *msg)
@@ -161,7 +190,7 @@ static const struct measure {
     {"kv", false, {NULL}},
     {"http", true, {NULL}},
     {"engine", true, {"--threads", "--tp", NULL}},
-    {"gpu", false, {"--device", "--only", NULL}},
+    {"gpu", true, {"--device", "--only", "--weights", "--seed", NULL}},
     {"tok", true, {"--file", NULL}},
     {"sched", false, {NULL}},
     {"profile",
@@ -179,6 +208,23 @@ static const struct measure *find_measure(const char *name)
     return NULL;
 }
 
+static bool parse_weights(const char *value, enum engine_weights *out, struct err_msg *msg)
+{
+    static const char *const names[] = {[ENGINE_WEIGHTS_STORED] = "stored",
+                                        [ENGINE_WEIGHTS_FP8] = "fp8",
+                                        [ENGINE_WEIGHTS_INT8] = "int8"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(value, names[i]) == 0) {
+            *out = (enum engine_weights)i;
+            return true;
+        }
+    }
+    (void)err_set(msg, ERR_INVALID, "--weights %.40s is not known; stored, fp8 and int8 are",
+                  value);
+    return false;
+}
+
 /* An option of this measurement and its value. */
 static bool parse_value(const char *option, const char *value, struct perf_args *a,
                         struct err_msg *msg)
@@ -191,6 +237,14 @@ static bool parse_value(const char *option, const char *value, struct perf_args 
     }
     if (strcmp(option, "--only") == 0) {
         a->gpu.only = value;
+        return true;
+    }
+    if (strcmp(option, "--weights") == 0)
+        return parse_weights(value, &a->gpu.weights, msg);
+    if (strcmp(option, "--seed") == 0) {
+        if (!parse_number(&seed, value, &v, msg))
+            return false;
+        a->gpu.seed = (uint64_t)v;
         return true;
     }
     if (strcmp(option, "--device") == 0) {
@@ -235,7 +289,9 @@ static bool parse(const struct measure *what, int argc, char **argv, struct perf
         } else {
             (void)err_set(msg, ERR_INVALID, "%s has no use for %.80s; see baton perf %s--help",
                           what->name, argv[i],
-                          strcmp(what->name, "profile") == 0 ? "profile " : "");
+                          strcmp(what->name, "profile") == 0 ? "profile "
+                          : strcmp(what->name, "gpu") == 0   ? "gpu "
+                                                             : "");
             return false;
         }
     }
@@ -252,8 +308,12 @@ static enum err run(const char *what, const struct perf_args *a, struct err_msg 
 
         return bench_perf_kv(&o, a->json, msg);
     }
-    if (strcmp(what, "gpu") == 0)
-        return bench_perf_gpu(&a->gpu, a->json, msg);
+    if (strcmp(what, "gpu") == 0) {
+        struct bench_perf_gpu_options o = a->gpu;
+
+        o.model_dir = a->model;
+        return bench_perf_gpu(&o, a->json, msg);
+    }
     if (strcmp(what, "sched") == 0)
         return bench_perf_sched(a->json, msg);
     err = daemon_model_dir_find(a->model, dir, sizeof(dir), msg);
@@ -276,7 +336,7 @@ static enum err run(const char *what, const struct perf_args *a, struct err_msg 
 
 int daemon_perf_run(int argc, char **argv)
 {
-    struct perf_args a = {0};
+    struct perf_args a = {.gpu = {.seed = 1}};
     struct err_msg msg = {""};
     const struct measure *what;
 
@@ -296,7 +356,10 @@ int daemon_perf_run(int argc, char **argv)
         return 2;
     }
     if (a.help) {
-        fputs(strcmp(what->name, "profile") == 0 ? usage_profile : usage, stdout);
+        fputs(strcmp(what->name, "profile") == 0 ? usage_profile
+              : strcmp(what->name, "gpu") == 0   ? usage_gpu
+                                                 : usage,
+              stdout);
         return 0;
     }
     if (bench_out_check("--out", a.profile.out, &msg) != ERR_OK ||

@@ -2,6 +2,7 @@
 # Built into the program in the cuda preset, and in every preset against the emulation (ctest emu_benches), where a tiny
 # run shows that they work.
 set(GPU_BENCHES
+  ceiling
   products
   quantize
   attention
