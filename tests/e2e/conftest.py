@@ -44,7 +44,7 @@ class Server:
 
     key = None  # for metrics(), where the configuration has keys
 
-    def __init__(self, *args, env=None, stdin=subprocess.DEVNULL):
+    def __init__(self, *args, env=None, stdin=subprocess.DEVNULL, program=BATON):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = tempfile.mktemp(prefix="baton-e2e-", suffix=".log")
@@ -55,7 +55,7 @@ class Server:
         environment.setdefault(
             "TSAN_OPTIONS", f"suppressions={ROOT}/tests/tools/tsan.supp:exitcode=98")
         self.process = subprocess.Popen(
-            [str(BATON), "serve", *map(str, args), "--port", str(self.port)],
+            [str(program), "serve", *map(str, args), "--port", str(self.port)],
             stdin=stdin, stdout=self.log_file, stderr=subprocess.STDOUT, env=environment)
 
     def log(self):

@@ -22,3 +22,16 @@ if(BATON_CUDA)
   set_tests_properties(gpu_engine_cuda PROPERTIES RUN_SERIAL ON)
   add_dependencies(gpu_tests gpu_engine_cuda)
 endif()
+
+# The daemon on emulated devices, for tests/e2e/test_gpu.py and as a dry run of `baton perf gpu`.
+if(TARGET gpu_emu AND NOT BATON_CUDA)
+  include(${CMAKE_SOURCE_DIR}/bench/kernels/kernels.cmake)
+  add_executable(baton_emu ${CMAKE_SOURCE_DIR}/daemon/main.c ${CMAKE_SOURCE_DIR}/engine/engine.c
+    ${CMAKE_SOURCE_DIR}/bench/perf_gpu.c gpu/emu/emu_signals.cc)
+  baton_gpu_benches(baton_emu)
+  target_compile_definitions(baton_emu PRIVATE BATON_ENGINE_CUDA BATON_ENGINE_SIM BATON_CUDA GPU_EMULATED)
+  target_link_libraries(baton_emu PRIVATE engine_cuda_emu gpu_emu engine_kernels_ref daemon m)
+  add_test(NAME emu_perf_gpu COMMAND baton_emu perf gpu ${CMAKE_CURRENT_SOURCE_DIR}/gpu/emu/model --only rmsnorm --json)
+  set_tests_properties(emu_perf_gpu PROPERTIES LABELS emu TIMEOUT ${BATON_TEST_TIMEOUT} ENVIRONMENT "${BATON_TEST_ENV}"
+    PASS_REGULAR_EXPRESSION "gpu.profile.decode")
+endif()

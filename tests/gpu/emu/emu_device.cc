@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -43,7 +44,7 @@ std::mutex lock; /* over all below: streams, events, devices */
 std::condition_variable changed;
 uint32_t n_devices = 2;
 uint64_t device_bytes = 1ull << 30;
-uint32_t fail_after, hang_after;
+std::atomic<uint32_t> fail_after, hang_after; /* may be set by a signal handler */
 char trouble[256];
 
 bool broken()
@@ -194,7 +195,7 @@ CUstream_st *draw(struct gpu *g)
     return ready[(g->random >> 33) % ready.size()];
 }
 
-bool strikes(uint32_t &counter)
+bool strikes(std::atomic<uint32_t> &counter)
 {
     return counter > 0 && --counter == 0;
 }
@@ -271,13 +272,11 @@ void gpu_emu_memory(uint64_t bytes)
 
 void gpu_emu_fail_after(uint32_t n)
 {
-    std::lock_guard<std::mutex> hold(lock);
     fail_after = n;
 }
 
 void gpu_emu_hang_after(uint32_t n)
 {
-    std::lock_guard<std::mutex> hold(lock);
     hang_after = n;
 }
 
