@@ -16,6 +16,7 @@
 #include "bench/perf_report.h"
 #include "bench/profile_file.h"
 #include "engine/engine.h"
+#include "proto/kv_memory.h"
 
 enum {
     BLOCK_TOKENS = 16,
@@ -336,12 +337,15 @@ static enum err open_engine(struct profile *p, struct err_msg *msg)
 static enum err attach(struct profile *p, struct err_msg *msg)
 {
     uint32_t longest = p->info->max_context < CONTEXT_MAX ? p->info->max_context : CONTEXT_MAX;
+    const struct kv_memory *memory = engine_kv_memory(p->engine);
     size_t room;
     enum err err;
 
     p->block_bytes = wire_kv_block_bytes(&p->info->kv);
     room = p->block_bytes > 0 ? POOL_BYTES / p->block_bytes : 0;
     room = room > 65536 ? 65536 : room < 64 ? 64 : room;
+    if (memory != NULL) /* the engine has a pool of its own */
+        room = memory->n_blocks;
     p->context = longest / BLOCK_TOKENS * BLOCK_TOKENS;
     if (p->context / BLOCK_TOKENS > room)
         p->context = (uint32_t)room * BLOCK_TOKENS;
@@ -349,21 +353,23 @@ static enum err attach(struct profile *p, struct err_msg *msg)
         return err_set(msg, ERR_INVALID, "perf profile: the model's context of %u is too short",
                        p->info->max_context);
     p->n_blocks = (uint32_t)room;
-    p->pool = mem_try_aligned(64, engine_pool_bytes(p->engine, p->n_blocks));
+    if (memory == NULL)
+        p->pool = mem_try_aligned(64, engine_pool_bytes(p->engine, p->n_blocks));
     p->kept = mem_try_calloc(p->context / BLOCK_TOKENS, p->block_bytes);
     p->tokens = mem_try_calloc(p->context, sizeof(p->tokens[0]));
     p->blocks = mem_try_calloc(room, sizeof(p->blocks[0]));
     p->slots = mem_try_calloc(p->info->max_batch, sizeof(p->slots[0]));
-    if (p->pool == NULL || p->kept == NULL || p->tokens == NULL || p->blocks == NULL ||
+    if ((p->pool == NULL && memory == NULL) || p->kept == NULL || p->tokens == NULL || p->blocks == NULL ||
         p->slots == NULL)
         return err_set(msg, ERR_NOMEM, "perf profile: no memory for %zu KV blocks", room);
-    memset(p->pool, 0, engine_pool_bytes(p->engine, p->n_blocks));
+    if (p->pool != NULL)
+        memset(p->pool, 0, engine_pool_bytes(p->engine, p->n_blocks));
     for (uint32_t i = 0; i < room; i++)
         p->blocks[i] = i;
     /* Ordinary ones: special tokens stand at the ends of a vocabulary. */
     for (uint32_t i = 0; i < p->context; i++)
         p->tokens[i] = (int32_t)(p->info->vocab / 4 + i * 7919u % (p->info->vocab / 2));
-    err = engine_attach_pool(p->engine, p->pool, p->n_blocks);
+    err = memory != NULL ? ERR_OK : engine_attach_pool(p->engine, p->pool, p->n_blocks);
     return err == ERR_OK ? ERR_OK : err_set(msg, err, "perf profile: the engine takes no KV pool");
 }
 

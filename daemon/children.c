@@ -13,13 +13,14 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "daemon/device_list.h"
 #include "daemon/link_addr.h"
 
 enum {
     BACKOFF_FIRST_MS = 100,
     BACKOFF_MAX_MS = 10000,
     HEALTHY_MS = 10000,
-    ARGS_MAX = 48,
+    ARGS_MAX = 56,
     SECRET_FD = 3 /* in the worker */
 };
 
@@ -177,6 +178,40 @@ static uint32_t pool_tp(const struct daemon_config *c, bool prefill)
     return own > 0 ? own : c->tp;
 }
 
+/* Another backend refuses these by name; that is for its workers to say, so it gets them as they are. */
+static void device_args(const struct child *child, struct args *a)
+{
+    const struct daemon_config *c = child->all->c.config;
+    uint32_t ranks[128]; /* prefill and decode have 64 workers at most each */
+    struct daemon_device_users u = {.ranks = ranks, .share = 0.9};
+    struct daemon_device_list given, own;
+    char list[DAEMON_DEVICES_MAX * 5];
+    double share;
+
+    text_arg(a, "--weights", c->weights);
+    arg(a, "--kv-blocks=%u", c->kv_blocks);
+    arg(a, "--random-weights=%u", c->random_weights);
+    arg(a, "--step-timeout-s=%u", c->step_timeout_s);
+    if (strcmp(c->backend, "cuda") != 0) {
+        text_arg(a, "--device", c->device);
+        text_arg(a, "--gpu-memory", c->gpu_memory);
+        return;
+    }
+    for (; u.n < child->all->n && u.n < sizeof(ranks) / sizeof(ranks[0]); u.n++)
+        ranks[u.n] = pool_tp(c, u.n < c->prefill);
+    if (c->device != NULL && daemon_device_list_parse(c->device, &given, NULL) == ERR_OK)
+        u.list = &given;
+    if (a->err == ERR_OK && c->gpu_memory != NULL)
+        a->err = daemon_device_share_parse(c->gpu_memory, &u.share, NULL);
+    if (a->err == ERR_OK)
+        a->err = daemon_device_deal(&u, (uint32_t)(child - child->all->v), &own, &share, NULL);
+    if (a->err != ERR_OK)
+        return;
+    daemon_device_list_text(&own, list, sizeof(list));
+    arg(a, "--device=%s", list);
+    arg(a, "--gpu-memory=%.4f", share);
+}
+
 static enum err build_args(const struct child *child, struct args *a)
 {
     const struct daemon_children *all = child->all;
@@ -206,6 +241,7 @@ static enum err build_args(const struct child *child, struct args *a)
     arg(a, "--load-timeout-s=%u", c->load_timeout_s);
     arg(a, "--kv-mib=%u", c->kv_mib);
     arg(a, "--park-mib=%u", c->park_mib);
+    device_args(child, a);
     arg(a, "--exit-with-parent");
     for (unsigned i = 0; a->err == ERR_OK && i < a->n; i++)
         a->v[i] = buf_bytes(&a->text) + a->at[i];

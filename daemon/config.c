@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "daemon/config_table.h"
+#include "daemon/device_list.h"
 #include "engine/engine.h"
 
 const struct config_option config_options[CONFIG_N_OPTIONS] = {
@@ -79,6 +80,7 @@ static enum err check_word(const struct config_option *o, const char *text, cons
         const char *name, *words;
     } lists[] = {{"policy", sched_policy_live_names()},
                  {"backend", engine_backends()},
+                 {"weights", "stored, fp8, int8"},
                  {"log_level", "error, warn, info, debug"},
                  {"log_format", "text, json"}};
 
@@ -300,10 +302,21 @@ static enum err set_defaults(struct daemon_config *c, struct err_msg *msg)
     return ERR_OK;
 }
 
+static uint32_t most_ranks(const struct daemon_config *c)
+{
+    uint32_t most = c->tp;
+
+    most = c->prefill_tp > most ? c->prefill_tp : most;
+    return c->decode_tp > most ? c->decode_tp : most;
+}
+
 /* What no single row can judge.  *option: where to look. */
 static enum err check_whole(const struct daemon_config *c, const char **option, struct err_msg *msg)
 {
     bool known = c->default_tier == NULL;
+    struct daemon_device_list devices;
+    double share;
+    enum err err;
 
     *option = "heartbeat_ms";
     if (c->peer_timeout_ms < 3 * c->heartbeat_ms)
@@ -312,6 +325,16 @@ static enum err check_whole(const struct daemon_config *c, const char **option, 
             "peer_timeout_ms is %u: it must be at least three times heartbeat_ms, which is "
             "%u, or healthy workers would be taken for lost",
             c->peer_timeout_ms, c->heartbeat_ms);
+    *option = "device";
+    if (c->device != NULL && (err = daemon_device_list_parse(c->device, &devices, msg)) != ERR_OK)
+        return err;
+    if (c->device != NULL && devices.n < most_ranks(c))
+        return err_set(msg, ERR_INVALID, "device lists %u, but a worker has %u ranks (tp)",
+                       devices.n, most_ranks(c));
+    *option = "gpu_memory";
+    if (c->gpu_memory != NULL &&
+        (err = daemon_device_share_parse(c->gpu_memory, &share, msg)) != ERR_OK)
+        return err;
     *option = "default_tier";
     for (uint32_t i = 0; i < c->n_tiers; i++)
         known |= c->default_tier != NULL && strcmp(c->default_tier, c->tiers[i].name) == 0;

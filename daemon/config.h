@@ -44,6 +44,11 @@ struct daemon_config {
     uint32_t max_step_tokens;
     uint32_t load_timeout_s;
     uint32_t kv_mib, park_mib;
+    /* backends with devices */
+    char *device;     /* list; NULL: see daemon/device_list.h */
+    char *gpu_memory; /* share; NULL: the backend's own */
+    char *weights;
+    uint32_t kv_blocks, step_timeout_s, random_weights;
     /* workers */
     uint32_t prefill, decode;
     char *listen_workers; /* HOST:PORT for workers of other hosts; NULL: only local ones */

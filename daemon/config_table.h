@@ -23,7 +23,7 @@
     X(max_connections, U32,  "16384", 1, 1000000, "connections", S, "HTTP", "client connections at a time; more get 503") \
     X(n_max,           U32,  "16", 1, 16, "choices", S, "HTTP", "largest n of a request") \
     X(served_name,     TEXT, "", 0, 0, "name", A, "Model", "model name clients use; default: the last part of MODEL_DIR") \
-    X(backend,         TEXT, "cpu", 0, 0, "name", A, "Model", "cpu, or sim (no weights, modelled times; for tests and planning)") \
+    X(backend,         TEXT, "cpu", 0, 0, "name", A, "Model", "cpu, cuda (where it is built in), or sim (no weights, modelled times; for tests and planning)") \
     X(sim_profile,     TEXT, "", 0, 0, "file", A, "Model", "profile of modelled times for --backend sim; default: zero time") \
     X(threads,         U32,  "0", 0, 1024, "threads", A, "Model", "compute threads per worker; 0: serve shares the cores among its workers") \
     X(tp,              U32,  "1", 1, 64, "ranks", A, "Model", "ranks that share the model of one worker (tensor parallelism); has to divide its heads and its feed-forward width") \
@@ -33,8 +33,14 @@
     X(max_batch,       U32,  "64", 1, 4096, "requests", A, "Model", "most requests decoded together") \
     X(max_step_tokens, U32,  "512", 16, 65536, "tokens", A, "Model", "most prompt tokens computed in one step (chunked prefill)") \
     X(load_timeout_s,  U32,  "300", 0, 86400, "s", A, "Model", "a worker whose model load makes no progress for so long ends, and is started anew; 0: no limit") \
+    X(device,          TEXT, "", 0, 0, "list", A, "Devices", "devices for --backend cuda, dealt out to workers in their order, as many to each as it has ranks, over again at the end; default: 0,1,... for every worker") \
+    X(gpu_memory,      TEXT, "", 0, 0, "share", A, "Devices", "share of a device's memory to take, of which serve gives equal parts to the workers on it; default: 0.9") \
+    X(kv_blocks,       U32,  "0", 0, 268435455, "blocks", A, "Devices", "KV pool of one worker in device memory; 0: what its share has left") \
+    X(weights,         TEXT, "stored", 0, 0, "name", A, "Devices", "stored (as in the files), fp8 or int8: weights on the device, rounded while they load") \
+    X(random_weights,  U32,  "0", 0, 4294967295, "seed", A, "Devices", "for measurements: random weights of config.json's shape from this seed; 0: those of MODEL_DIR") \
+    X(step_timeout_s,  U32,  "60", 1, 3600, "s", A, "Devices", "a device that takes longer for one step is broken: its worker ends and is started anew") \
     X(block_tokens,    U32,  "16", 1, 1024, "tokens", A, "KV cache", "tokens per KV block; must be equal on all workers") \
-    X(kv_mib,          U32,  "0", 0, 16777216, "MiB", A, "KV cache", "KV pool of one worker; 0: a full batch of max_context, within 256 MiB or four requests") \
+    X(kv_mib,          U32,  "0", 0, 16777216, "MiB", A, "KV cache", "KV pool of one worker in host memory; 0: a full batch of max_context, within 256 MiB or four requests") \
     X(kv_transports,   TEXT, "", 0, 0, "list", A, "KV cache", "UCX transports for the hand-over, for example tcp or posix,sysv,tcp; default: what UCX finds") \
     X(kv_host,         TEXT, "", 0, 0, "address", A, "KV cache", "address for KV traffic; default: that of --listen-workers, or where the scheduler is reached from") \
     X(kv_port,         U32,  "0", 0, 65535, "port", W, "KV cache", "port for KV traffic; 0: any") \

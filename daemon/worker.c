@@ -22,12 +22,14 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "daemon/device_list.h"
 #include "daemon/link.h"
 #include "daemon/link_addr.h"
 #include "daemon/secret.h"
 #include "daemon/hangup.h"
 #include "daemon/worker_load.h"
 #include "daemon/worker_role.h"
+#include "proto/kv_memory.h"
 #include "engine/engine.h"
 #include "kvtransfer/kvt.h"
 
@@ -61,6 +63,7 @@ enum {
     TICK_MS = 100,
     DRAIN_MS = 30000,
     LEAVE_MS = 3000,
+    FLUSH_MS = 100, /* with a lost device: for last words to peers */
     FRONTENDS_MAX = 64,
     EXIT_BROKEN = 3,
     EXIT_LOAD_STALLED = 4
@@ -119,6 +122,7 @@ struct worker {
     bool loading, draining, leaving, flipping;
     unsigned interrupts;
     int status;
+    struct daemon_device_list devices;
 };
 
 static void check(struct worker *w);
@@ -389,9 +393,12 @@ static enum err size_pool(struct worker *w, struct err_msg *msg)
     uint64_t block = wire_kv_block_bytes(&info->kv);
     uint64_t per_request = (info->max_context + info->kv.block_tokens - 1) / info->kv.block_tokens;
     uint64_t want = per_request * info->max_batch;
+    const struct kv_memory *memory = engine_kv_memory(w->engine);
     uint64_t room =
         (w->c.kv_bytes != 0 ? w->c.kv_bytes : default_kv_bytes(per_request * block)) / block;
 
+    if (memory != NULL) /* the engine has made it */
+        room = want = memory->n_blocks;
     if (room == 0)
         return err_set(msg, ERR_INVALID,
                        "the KV pool is too small: one block of %u tokens takes %" PRIu64 " bytes",
@@ -450,6 +457,7 @@ static enum err build(struct worker *w, struct err_msg *msg)
                                 .transports = w->c.kv_transports,
                                 .user_set = ucx_variable_set,
                                 .layout = engine_info(w->engine)->kv,
+                                .memory = engine_kv_memory(w->engine),
                                 .arg = w,
                                 .on_link = on_kv_link,
                                 .on_peer_lost = on_kv_lost};
@@ -464,7 +472,8 @@ static enum err build(struct worker *w, struct err_msg *msg)
         return err;
     for (uint32_t i = 0; i < k.layout.parts; i++)
         bases[i] = kvt_node_pool(w->kvt, i);
-    err = engine_attach_kv(w->engine, bases, w->n_blocks);
+    if (k.memory == NULL)
+        err = engine_attach_kv(w->engine, bases, w->n_blocks);
     if (err != ERR_OK)
         return err_set(msg, err, "the engine does not take the KV pool: %s", err_text(err));
     err = create_role(w, msg);
@@ -919,8 +928,31 @@ static void on_leave_deadline(uv_timer_t *t)
     _exit(w->status);
 }
 
+static void on_kvt_closed(void *arg)
+{
+    struct worker *w = arg;
+
+    engine_close(w->engine);
+    w->engine = NULL;
+}
+
+/* A pool in host memory is the node's and is used by the engine; one in device memory is the engine's and is
+ * used by the node.  A broken device may let go of nothing: then the end of the process has to do. */
+static void close_engine(struct worker *w, bool device)
+{
+    if (device && w->status == EXIT_BROKEN)
+        return;
+    if (!device || w->kvt == NULL)
+        on_kvt_closed(w);
+    if (w->kvt != NULL)
+        kvt_node_close(w->kvt, device ? on_kvt_closed : NULL, w);
+    w->kvt = NULL;
+}
+
 static void finish_leave(struct worker *w)
 {
+    bool device = w->engine != NULL && engine_kv_memory(w->engine) != NULL;
+    bool lost = device && w->status == EXIT_BROKEN;
     uv_handle_t *own[] = {(uv_handle_t *)&w->tick, (uv_handle_t *)&w->retry,
                           (uv_handle_t *)&w->term, (uv_handle_t *)&w->interrupt,
                           (uv_handle_t *)&w->hangup};
@@ -932,13 +964,9 @@ static void finish_leave(struct worker *w)
     frontends_drop(w);
     daemon_role_destroy(w->role);
     w->role = NULL;
-    engine_close(w->engine);
-    w->engine = NULL;
-    if (w->kvt != NULL)
-        kvt_node_close(w->kvt, NULL, NULL);
-    w->kvt = NULL;
+    close_engine(w, device);
     /* Ends the process if a handle does not close; does not keep the loop alive itself. */
-    uv_timer_start(&w->deadline, on_leave_deadline, LEAVE_MS, 0);
+    uv_timer_start(&w->deadline, on_leave_deadline, lost ? FLUSH_MS : LEAVE_MS, 0);
     uv_unref((uv_handle_t *)&w->deadline);
 }
 
@@ -982,6 +1010,14 @@ static void init_handles(struct worker *w)
         uv_signal_start(&w->hangup, on_signal, SIGHUP);
 }
 
+static enum engine_weights weights_named(const char *name)
+{
+    return name == NULL                ? ENGINE_WEIGHTS_STORED
+           : strcmp(name, "fp8") == 0  ? ENGINE_WEIGHTS_FP8
+           : strcmp(name, "int8") == 0 ? ENGINE_WEIGHTS_INT8
+                                       : ENGINE_WEIGHTS_STORED;
+}
+
 static enum err start_load(struct worker *w)
 {
     struct engine_config e = {.backend = w->c.backend,
@@ -989,12 +1025,24 @@ static enum err start_load(struct worker *w)
                               .sim_profile = w->c.sim_profile,
                               .threads = w->c.threads,
                               .tp = w->c.tp,
+                              .kv_blocks = w->c.kv_blocks,
+                              .weights = weights_named(w->c.weights),
+                              .random_seed = w->c.random_weights,
+                              .step_timeout_ms = w->c.step_timeout_s * 1000,
                               .block_tokens = w->c.block_tokens,
                               .max_context = w->c.max_context,
                               .max_batch = w->c.max_batch,
                               .max_step_tokens = w->c.max_step_tokens};
     struct daemon_load *load;
 
+    /* Checked with the rest of the configuration. */
+    if (w->c.device != NULL && daemon_device_list_parse(w->c.device, &w->devices, NULL) == ERR_OK)
+        e.devices = w->devices.v;
+    if (w->c.gpu_memory != NULL &&
+        daemon_device_share_parse(w->c.gpu_memory, &e.device_memory, NULL) != ERR_OK)
+        e.device_memory = 0;
+    if (e.devices != NULL && w->devices.n < (e.tp > 0 ? e.tp : 1))
+        return ERR_INVALID;
     snprintf(w->phase, sizeof(w->phase), "opening");
     w->loading = true;
     w->load_moved_ns = clock_now_ns();
@@ -1016,6 +1064,7 @@ int daemon_worker_run(const struct daemon_worker_config *c)
 {
     struct worker *w = mem_try_calloc(1, sizeof(*w));
     struct err_msg msg = {""};
+    enum err err;
     int status = 1;
 
     /* If the parent ended before this call, the connection to it fails, and that ends us too. */
@@ -1033,9 +1082,12 @@ int daemon_worker_run(const struct daemon_worker_config *c)
     }
     init_handles(w);
     start_connect(w);
-    if (start_load(w) != ERR_OK) {
+    err = start_load(w);
+    if (err != ERR_OK) {
         w->loading = false;
-        LOG_ERROR("worker", "cannot start", "no memory to load the model");
+        LOG_ERROR("worker", "cannot start", "%s",
+                  err == ERR_INVALID ? "fewer devices are listed than the worker has ranks"
+                                     : "no memory to load the model");
         leave(w, 1);
     }
     uv_run(&w->loop, UV_RUN_DEFAULT);

@@ -31,7 +31,10 @@ struct daemon_worker_config {
     const char *kv_transports; /* UCX transports, NULL: default */
     uint32_t threads;          /* 0: default */
     uint32_t tp;               /* ranks of the engine; 0: 1 */
-    uint64_t kv_bytes;         /* size of the KV pool */
+    /* Backends with devices; the words of the configuration, NULL or 0: default. */
+    const char *device, *gpu_memory, *weights;
+    uint32_t kv_blocks, random_weights, step_timeout_s;
+    uint64_t kv_bytes; /* size of the KV pool in host memory */
     uint64_t park_bytes; /* decode: host memory for parked KV, at most; 0: as much as the pool, and
                                   no more than an eighth of the machine's memory */
     const char *worker_class; /* NULL or "": "<served name>/<backend>" */

@@ -50,9 +50,10 @@ struct engine_config {
     uint32_t max_step_tokens; /* most new tokens in one step over all slots, 0 = 512 */
     /* Backends with devices of their own; the others refuse what is not zero. */
     const uint32_t *devices; /* one for each rank; NULL = 0, 1, ... */
-    double device_memory;    /* share of each device's free memory to take, 0 = 0.9 */
+    double device_memory;    /* share of each device's memory to take, of what is free there, 0 = 0.9 */
     uint32_t kv_blocks;      /* of the pool, 0 = what is left of that share */
     enum engine_weights weights;
+    uint32_t step_timeout_ms; /* a step that takes longer means a broken device, 0 = a minute */
     uint64_t random_seed; /* not 0: random weights of config.json's shape, no other file is read */
 
     engine_progress_fn progress; /* may be NULL */

@@ -8,6 +8,8 @@
 enum { REGION_ALIGN = 256 };
 
 static const double MIB = 1 << 20;
+/* The rest of what is free is for the runtime, which loads code when it is first called. */
+static const double FREE_SHARE = 0.97;
 
 static uint64_t aligned(uint64_t bytes)
 {
@@ -31,7 +33,7 @@ static enum err too_small(const struct cuda_arena_need *need, uint64_t have, uin
     return err_set(
         msg, ERR_NOMEM,
         "engine: device %u: %.0f MiB needed (weights %.0f, work space %.0f, a KV pool of %u blocks "
-        "%.0f), but of its %.0f MiB free %.0f may be taken (--gpu-memory %.2f); lower "
+        "%.0f), but of its %.0f MiB free %.0f may be taken (--gpu-memory %g); lower "
         "--max-context, --kv-blocks, --max-step-tokens or --max-batch, use --weights fp8, or end "
         "what else uses the device",
         need->device, (double)(fixed + kv) / MIB, (double)need->bytes[CUDA_WEIGHTS] / MIB,
@@ -41,7 +43,7 @@ static enum err too_small(const struct cuda_arena_need *need, uint64_t have, uin
 
 static void log_table(const struct cuda_arena *a, uint32_t device)
 {
-    LOG_INFO("engine", "device memory",
+    LOG_INFO("engine", "device arena",
              "device=%u total=%.1f weights=%.1f rope=%.1f work=%.1f scratch=%.1f metadata=%.1f "
              "logits=%.1f kv=%.1f MiB kv_blocks=%u",
              device, (double)a->total / MIB, (double)a->bytes[CUDA_WEIGHTS] / MIB,
@@ -70,7 +72,10 @@ enum err cuda_arena_fit(struct cuda_arena_need *need, struct gpu *g, struct err_
 
     if (err != ERR_OK)
         return err_set(msg, err, "engine: device %u: %s", need->device, gpu_trouble());
-    room = (uint64_t)((double)have * need->share);
+    /* Of all its memory: workers that share a device get equal parts in whatever order they start. */
+    room = (uint64_t)((double)all * need->share);
+    if (room > (uint64_t)((double)have * FREE_SHARE))
+        room = (uint64_t)((double)have * FREE_SHARE);
     need->kv_blocks = room < fixed ? 0 : pool_blocks(need, room - fixed);
     return need->kv_blocks != 0 ? ERR_OK : too_small(need, have, room, least, msg);
 }

@@ -40,8 +40,8 @@ struct cuda_arena_need {
     uint32_t kv_blocks_min; /* one sequence of the longest context: below it nothing is taken */
     uint32_t kv_blocks;     /* 0: as many as there is room for */
     uint32_t kv_blocks_max; /* what the largest batch can use */
-    double share;           /* of the memory that is free now, above 0, at most 1 */
-    uint32_t device;        /* for messages */
+    double share;    /* of the device's memory, above 0, at most 1, but no more than is free */
+    uint32_t device; /* for messages */
 };
 
 /* Set need->kv_blocks to what fits.  ERR_NOMEM: the message says how much is needed, how much there is, and

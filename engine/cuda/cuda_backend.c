@@ -338,7 +338,8 @@ static enum err cuda_open(const struct engine_config *config, struct err_msg *ms
     if (e == NULL)
         return err_set(msg, ERR_NOMEM, "engine: no memory");
     e->n_ranks = config->tp != 0 ? config->tp : 1;
-    e->deadline_ns = step_deadline_ns;
+    e->deadline_ns =
+        config->step_timeout_ms != 0 ? config->step_timeout_ms * CLOCK_NS_PER_MS : step_deadline_ns;
     e->open_config = config;
     e->share = config->device_memory != 0 ? config->device_memory : default_share;
     err = open_parts(e, config, msg != NULL ? msg : &unused);
