@@ -26,19 +26,25 @@ constexpr int kTileBlocks = kKeys / 16; /* at most, that a tile of keys lies in 
 constexpr int kBlocksPerProcessor = 2;
 constexpr uint32_t kMaxTiles = 65536; /* times the heads, a grid that any device takes */
 
-template <int D> struct block_memory {
-    vec16 q[kQueries * D / 8]; /* in the end, the results */
-    vec16 kv[2][2][kKeys * D / 8];
-    int last[kQueries];              /* visible key of each query; -1: there is no such query */
-    uint32_t blocks[2][kTileBlocks]; /* of the tile of keys that is loaded next */
-};
-
 /* One block's tile. */
 struct work {
     heads h;
     const uint32_t *table;
     int first_row, n_rows, position;
     int first, end; /* keys that some row sees */
+    int all;        /* keys before it may be hidden by some row's window */
+};
+
+/* A thread's registers are all in use: what is the same for all threads is here, and so is the offset from which a
+ * thread makes the addresses of its pieces of the queries, which otherwise would all be kept. */
+template <int D> struct block_memory {
+    vec16 q[kQueries * D / 8]; /* in the end, the results */
+    vec16 kv[2][2][kKeys * D / 8];
+    work w;
+    int offset[kThreads];            /* of the thread's queries, for load_a */
+    int last[kQueries];              /* visible key of each query; -1: there is no such query */
+    int place[kQueries];             /* row in the tile * kHeadsAtOnce + head in the group */
+    uint32_t blocks[2][kTileBlocks]; /* of the tile of keys that is loaded next */
 };
 
 __device__ __forceinline__ work work_of(const attention &a, const gpu_batch &b,
@@ -53,30 +59,40 @@ __device__ __forceinline__ work work_of(const attention &a, const gpu_batch &b,
     w.n_rows = min((int)tile.n_rows, kQueries / w.h.count);
     w.position = (int)tile.position;
     w.first = a.window != 0 ? max(0, w.position - (int)a.window + 1) : 0;
+    w.all = a.window != 0 ? max(0, w.position + w.n_rows - (int)a.window) : 0;
     w.end = min(w.position + w.n_rows, (int)(b.max_blocks * a.kv.block_tokens));
     return w;
 }
 
-/* Query m's first element in rows that are stride apart. */
-__device__ __forceinline__ uint64_t query_at(const work &w, int m, uint32_t stride, int dim)
+/* Which query each of the kQueries is; a division each, once. */
+template <int D>
+__device__ __forceinline__ void place_queries(block_memory<D> &shared, const work &w)
 {
-    return (uint64_t)(w.first_row + m / w.h.count) * stride +
-           (uint64_t)((w.h.first + m % w.h.count) * dim);
+    static_assert(kQueries == kThreads, "a query to a thread");
+    int m = threadIdx.x, row = m / w.h.count;
+
+    shared.place[m] = row * kHeadsAtOnce + m % w.h.count;
+    shared.last[m] = row < w.n_rows ? w.position + row : -1;
+}
+
+/* A query's first element in rows that are stride apart. */
+__device__ __forceinline__ uint64_t query_at(const work &w, int place, uint32_t stride, int dim)
+{
+    return (uint64_t)(w.first_row + place / kHeadsAtOnce) * stride +
+           (uint64_t)((w.h.first + place % kHeadsAtOnce) * dim);
 }
 
 template <int D>
 __device__ __forceinline__ void load_queries(block_memory<D> &shared, const work &w,
                                              const attention &a)
 {
-    int used = w.n_rows * w.h.count;
-
     for (int i = threadIdx.x; i < kQueries * D / 8; i += kThreads) {
         int m = i / (D / 8), vec = i % (D / 8);
+        bool there = shared.last[m] >= 0;
         cp_async16(&shared.q[rows_of<D>::at(m, vec)],
-                   a.q + (m < used ? query_at(w, m, a.q_stride, D) : 0) + vec * 8, m < used);
+                   a.q + (there ? query_at(w, shared.place[m], a.q_stride, D) : 0) + vec * 8,
+                   there);
     }
-    for (int m = threadIdx.x; m < kQueries; m += kThreads)
-        shared.last[m] = m < used ? w.position + m / w.h.count : -1;
 }
 
 /* The number of this thread's block of the key tile at `key`, for the threads that carry one; 0 where no key is seen,
@@ -96,7 +112,8 @@ __device__ __forceinline__ void load_keys(vec16 (*to)[kKeys * D / 8], const uint
 {
     constexpr int kAcross = D % 64 == 0 ? 8 : 4,
                   kDown = kThreads / kAcross; /* threads to a row, rows to a round */
-    int row = (int)threadIdx.x / kAcross, vec = (int)threadIdx.x % kAcross,
+    /* The remainders say what the compiler cannot know: how many threads there are. */
+    int row = (int)threadIdx.x / kAcross % kDown, vec = (int)threadIdx.x % kAcross,
         at = rows_of<D>::at(row, vec);
 
 #pragma unroll
@@ -241,12 +258,11 @@ __device__ __forceinline__ void add_values(running<D> &run, const scores s,
 
 /* Results go where the warp's own queries were, and from there to memory in whole 16 bytes. */
 template <class T, int D>
-__device__ __forceinline__ void store_results(vec16 *rows, running<D> &run, const work &w,
-                                              const attention &a)
+__device__ __forceinline__ void store_results(block_memory<D> &shared, running<D> &run,
+                                              const work &w, const attention &a)
 {
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4,
         first = threadIdx.x / 32 * kWarpQueries;
-    int used = w.n_rows * w.h.count;
 
     __syncwarp(); /* all lanes have read their queries */
 #pragma unroll
@@ -254,15 +270,15 @@ __device__ __forceinline__ void store_results(vec16 *rows, running<D> &run, cons
         float sum = quad_sum(run.sum[r]), share = sum > 0.0f ? 1.0f / sum : 0.0f;
 #pragma unroll
         for (int n = 0; n < D / 8; n++)
-            rows[rows_of<D>::at(first + 8 * r + g, n)].w[t] = pack2<T>(
+            shared.q[rows_of<D>::at(first + 8 * r + g, n)].w[t] = pack2<T>(
                 run.out[r / 2][n][r % 2 * 2] * share, run.out[r / 2][n][r % 2 * 2 + 1] * share);
     }
     __syncwarp();
     for (int i = lane; i < kWarpQueries * D / 8; i += 32) {
         int m = first + i / (D / 8), vec = i % (D / 8);
-        if (m < used)
-            *(vec16 *)(a.out + query_at(w, m, a.out_stride, D) + vec * 8) =
-                rows[rows_of<D>::at(m, vec)];
+        if (shared.last[m] >= 0)
+            *(vec16 *)(a.out + query_at(w, shared.place[m], a.out_stride, D) + vec * 8) =
+                shared.q[rows_of<D>::at(m, vec)];
     }
 }
 
@@ -273,21 +289,24 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
 {
     GPU_SHARED_DYNAMIC(bytes);
     block_memory<D> &shared = *(block_memory<D> *)bytes;
-    work w = work_of(a, b, tiles, head_tiles);
     float scale = a.scale * kLog2e;
-    int key = w.first / kKeys * kKeys, buffer = 0;
-    /* Before it, a tile of keys holds some that a row's window no longer reaches. */
-    int reached = a.window != 0 ? max(0, w.position + w.n_rows - (int)a.window) : 0;
     int lane = threadIdx.x % 32;
-    int queries = rows_of<D>::as_rows(lane) + (int)threadIdx.x / 32 * kWarpQueries * D * 2;
     int keys = rows_of<D>::as_keys(lane) + (int)sizeof(shared.q);
     int values = rows_of<D>::as_rows(lane) + (int)(sizeof(shared.q) + sizeof(shared.kv[0][0]));
     running<D> run = {{-INFINITY, -INFINITY, -INFINITY, -INFINITY}, {}, {}};
 
+    if (threadIdx.x == 0)
+        shared.w = work_of(a, b, tiles, head_tiles);
+    __syncthreads();
+    const work &w = shared.w;
+    int key = w.first / kKeys * kKeys, buffer = 0;
     if (threadIdx.x < kTileBlocks)
         shared.blocks[0][threadIdx.x] = block_of(w, key, block_shift);
-    load_queries<D>(shared, w, a);
+    shared.offset[threadIdx.x] =
+        rows_of<D>::as_rows(lane) + (int)threadIdx.x / 32 * kWarpQueries * D * 2;
+    place_queries<D>(shared, w);
     __syncthreads();
+    load_queries<D>(shared, w, a);
     load_keys<D>(shared.kv[0], shared.blocks[0], key, w, a.kv, block_shift);
     cp_async_commit();
     if (threadIdx.x < kTileBlocks)
@@ -303,18 +322,17 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
         cp_async_commit();
 
         scores s = {};
-        score_keys<T, D>(s, bytes, queries, keys + buffer * (int)sizeof(shared.kv[0]));
-        if (key + kKeys > w.position + 1 || key < reached)
+        score_keys<T, D>(s, bytes, shared.offset[threadIdx.x],
+                         keys + buffer * (int)sizeof(shared.kv[0]));
+        if (key + kKeys > w.position + 1 || key < w.all)
             hide_keys(s, shared.last, key, (int)a.window);
         weigh<D>(run, s, scale);
         add_values<T, D>(run, s, bytes, values + buffer * (int)sizeof(shared.kv[0]));
         if (threadIdx.x < kTileBlocks)
             shared.blocks[buffer][threadIdx.x] = ahead; /* read two tiles on, past a barrier */
     }
-    store_results<T, D>(shared.q, run, work_of(a, b, tiles, head_tiles),
-                        a); /* again: fewer registers in the loop */
+    store_results<T, D>(shared, run, w, a);
 }
-
 template <class T, int D>
 enum err launch(const struct attention *a, const struct gpu_batch *b,
                 const struct attention_chunk *tiles, uint32_t n_tiles, gpu_stream stream)
