@@ -11,7 +11,7 @@
 /* ---- create ------------------------------------------------------------------------------------ */
 
 static const char *const path_names[DAEMON_SERIES_PATHS] = {
-    "none", "shm", "tcp", "rdma", "self", "staged-shm", "staged-tcp", "staged-rdma"};
+    "none", "shm", "tcp", "rdma", "self", "staged-shm", "staged-tcp", "staged-rdma", "cuda"};
 
 /* The series of one tier that are counted per request or token. */
 struct tier_cells {

@@ -20,7 +20,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 
-enum { DAEMON_SERIES_TIERS_MAX = 16, DAEMON_SERIES_PATHS = 8 };
+enum { DAEMON_SERIES_TIERS_MAX = 16, DAEMON_SERIES_PATHS = 9 };
 
 struct daemon_series;
 

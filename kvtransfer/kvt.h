@@ -12,7 +12,7 @@
  * receiver places after checking (transfer, epoch, slot, bounds).  Either way a block counts only once
  * the sender has named transfer, epoch, block and digest and the receiver has recomputed the digest over
  * its own memory.  A pool in device memory, of either side, is reached through messages and pinned host
- * buffers; the device computes the digests.
+ * buffers, or by puts where UCX knows its memory and the lane is RDMA; the device computes the digests.
  *
  * Safety.  Peer error mode always.  A sender writes only after the receiver accepted its claim, so an
  * unclaimed grant is safe as soon as it ends.  On the message path nobody but the receiver writes to its
@@ -59,9 +59,10 @@ enum kvt_path {
     KVT_PATH_STAGED_SHM,
     KVT_PATH_STAGED_TCP,
     KVT_PATH_STAGED_RDMA,
+    KVT_PATH_CUDA, /* puts from or to CUDA memory by UCX itself */
     KVT_PATHS
 };
-/* "none", "shm", "tcp", "rdma", "self", "staged-shm", "staged-tcp", "staged-rdma" */
+/* "none", "shm", "tcp", "rdma", "self", "staged-shm", "staged-tcp", "staged-rdma", "cuda" */
 const char *kvt_path_name(enum kvt_path p);
 
 /* What is known of the link to a peer, measured by the probe at connect. */

@@ -211,6 +211,30 @@ static void retire_older(struct kvt_conn *c)
     kvt_grant_release(c->node, c->peer_id, c->instance, c);
 }
 
+/* Where our pool is; the keys of its parts, unless they are too long together: then it is staged. */
+static enum kvt_wire_memory describe_memory(const struct kvt_node *n, struct kvt_wire_welcome *w)
+{
+    uint32_t parts = kvt_ucx_parts(n->ucx);
+    size_t at = 0;
+
+    if (n->stage == NULL)
+        return KVT_WIRE_HOST;
+    for (uint32_t i = 0; i < parts; i++) {
+        const void *key;
+        size_t len;
+
+        kvt_ucx_part_rkey(n->ucx, i, &key, &len);
+        if (len > KVT_WIRE_RKEY_MAX - at)
+            return KVT_WIRE_STAGED;
+        memcpy(w->part_rkeys + at, key, len);
+        w->part_rkey_len[i] = (uint16_t)len;
+        at += len;
+    }
+    if (parts == 0)
+        return KVT_WIRE_STAGED;
+    return n->config.memory->kind == KV_MEMORY_CUDA ? KVT_WIRE_CUDA : KVT_WIRE_COHERENT;
+}
+
 static void send_welcome(struct kvt_conn *c)
 {
     struct kvt_node *n = c->node;
@@ -225,11 +249,11 @@ static void send_welcome(struct kvt_conn *c)
         return;
     }
     memset(w, 0, sizeof(*w));
+    w->memory = describe_memory(n, w);
     w->instance = n->instance;
     w->cookie = c->cookie;
     for (uint32_t i = 0; i < n->config.layout.parts; i++)
-        w->pool[i] = n->stage == NULL ? (uint64_t)(uintptr_t)n->part[i] : 0;
-    w->staged = n->stage != NULL;
+        w->pool[i] = w->memory != KVT_WIRE_STAGED ? (uint64_t)(uintptr_t)n->part[i] : 0;
     w->probe = (uint64_t)(uintptr_t)n->probe;
     w->probe_len = KVT_PROBE_BYTES;
     w->n_blocks = n->config.n_blocks;

@@ -361,25 +361,27 @@ static enum err start_copy(struct kvt_grant *g, struct arriving *a)
     return err;
 }
 
-/* The bytes are UCX's and go away, so they are kept in a pinned buffer; there is one, unless the device gives
- * none back: room() in kvt_node.c. */
-static void stage_message(struct kvt_grant *g, const struct kvt_wire_data *d, const uint8_t *bytes,
-                          size_t len)
+/* bytes: what came in a message, which is UCX's and goes away, so it is kept in a pinned buffer; there is
+ * one, unless the device gives none back: room() in kvt_node.c.  NULL: UCX has put it into the pool. */
+static void device_take(struct kvt_grant *g, const struct kvt_wire_record *r, const uint8_t *bytes,
+                        size_t len)
 {
+    enum kvt_copy_dir dir = bytes != NULL ? KVT_COPY_IN : KVT_COPY_DIGEST;
     struct kvt_stage *stage = g->node->stage;
     struct arriving *a = mem_try_calloc(1, sizeof(*a));
     enum err err = ERR_NOMEM;
 
     if (a != NULL && len <= KVT_MESSAGE_MAX) {
-        if (kvt_stage_room(stage, KVT_COPY_IN) == 0)
+        if (bytes != NULL && kvt_stage_room(stage, KVT_COPY_IN) == 0)
             err = ERR_DEVICE;
-        a->copy = kvt_copy_new(stage, KVT_COPY_IN);
-        a->digest = d->record.digest;
-        a->bytes = len;
+        a->copy = kvt_copy_new(stage, dir);
+        a->digest = r->digest;
+        a->bytes = (size_t)r->n * r->n_grains * g->from.grain;
     }
     if (a != NULL && a->copy != NULL) {
-        memcpy(kvt_copy_buffer(a->copy), bytes, len);
-        if (add_runs(g, a->copy, &d->record))
+        if (bytes != NULL)
+            memcpy(kvt_copy_buffer(a->copy), bytes, len);
+        if (add_runs(g, a->copy, r))
             err = start_copy(g, a);
         else
             kvt_copy_free(a->copy);
@@ -413,7 +415,7 @@ void kvt_grant_data(struct kvt_conn *c, const struct kvt_wire_data *d, const uin
         return;
     }
     if (g->node->stage != NULL) {
-        stage_message(g, d, bytes, len);
+        device_take(g, r, bytes, len);
         return;
     }
     for (uint32_t i = 0; i < r->n; i++)
@@ -463,12 +465,18 @@ void kvt_grant_notified(struct kvt_conn *c, const struct kvt_wire_notify *m)
             grant_fail(g, ERR_CORRUPT, false);
             return;
         }
+        if (g->node->stage != NULL) {
+            device_take(g, r, NULL, 0);
+            if (g->state != GRANT_CLAIMED)
+                return;
+            continue;
+        }
         if (!queue_push(g, r)) {
             grant_fail(g, ERR_NOMEM, false);
             return;
         }
     }
-    if (!item_linked(&g->active))
+    if (!item_linked(&g->active) && g->head < g->n_queue)
         item_append(&c->node->active_grants, &g->active);
 }
 
@@ -536,7 +544,7 @@ static enum err claim_check(const struct kvt_grant *g, const struct kvt_conn *c,
         return ERR_INVALID;
     if (g->state != GRANT_OPEN)
         return ERR_BAD_STATE;
-    if (t->one_sided && g->node->stage != NULL)
+    if (t->one_sided && g->node->stage != NULL && kvt_ucx_parts(g->node->ucx) == 0)
         return ERR_INVALID;
     if (t->n_slots != g->config.n_slots ||
         t->slots_digest !=

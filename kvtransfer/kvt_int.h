@@ -129,7 +129,7 @@ struct kvt_conn {
     size_t remote_block_bytes; /* of a part */
     size_t put_max;            /* bytes of one put record */
     uint32_t remote_probe_len, remote_blocks;
-    bool remote_staged;
+    enum kvt_wire_memory remote_memory;
     struct kvt_link link;
     size_t inflight; /* bytes handed to UCX and not yet over */
     struct kvt_probe *probe;

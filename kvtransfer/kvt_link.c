@@ -38,21 +38,58 @@ static bool same_host(const struct kvt_conn *c)
            strcmp(there, "::1") == 0;
 }
 
-static enum kvt_path path_of(struct kvt_conn *c)
+/* Where a pool can be reached by puts over this path.  CUDA memory only over RDMA: the other lanes would make
+ * UCX emulate them, with answers from an endpoint that a receiver must not have (README.md). */
+static bool reachable(enum kvt_wire_memory memory, enum kvt_path path)
 {
-    enum kvt_path path = kvt_ep_path(c->ep, c->link.lanes, sizeof(c->link.lanes));
-
-    if (c->node->stage == NULL && !c->remote_staged)
-        return path;
-    return path == KVT_PATH_TCP    ? KVT_PATH_STAGED_TCP
-           : path == KVT_PATH_RDMA ? KVT_PATH_STAGED_RDMA
-           : path == KVT_PATH_NONE ? KVT_PATH_NONE
-                                   : KVT_PATH_STAGED_SHM;
+    if (memory == KVT_WIRE_CUDA)
+        return path == KVT_PATH_RDMA;
+    return memory != KVT_WIRE_STAGED &&
+           (path == KVT_PATH_SHM || path == KVT_PATH_RDMA || path == KVT_PATH_SELF);
 }
 
-static bool puts_work(enum kvt_path path)
+static enum kvt_wire_memory our_memory(const struct kvt_node *n)
 {
-    return path == KVT_PATH_SHM || path == KVT_PATH_RDMA || path == KVT_PATH_SELF;
+    if (n->stage == NULL)
+        return KVT_WIRE_HOST;
+    if (kvt_ucx_parts(n->ucx) == 0)
+        return KVT_WIRE_STAGED;
+    return n->config.memory->kind == KV_MEMORY_CUDA ? KVT_WIRE_CUDA : KVT_WIRE_COHERENT;
+}
+
+static bool add_keys(struct kvt_conn *c, const struct kvt_wire_welcome *w)
+{
+    const uint8_t *key = w->part_rkeys;
+
+    if (w->memory == KVT_WIRE_HOST)
+        return true;
+    for (uint32_t i = 0; i < w->layout.parts; key += w->part_rkey_len[i++]) {
+        if (kvt_ep_add_key(c->ep, i, key) != ERR_OK)
+            return false;
+    }
+    return true;
+}
+
+/* Puts where both pools can be reached, else messages, and through buffers if one is a device's. */
+static void choose_path(struct kvt_conn *c, const struct kvt_wire_welcome *w)
+{
+    enum kvt_path path = kvt_ep_path(c->ep, c->link.lanes, sizeof(c->link.lanes));
+    enum kvt_wire_memory here = our_memory(c->node), there = w->memory;
+
+    c->remote_memory = there;
+    c->link.path = path;
+    c->link.one_sided = reachable(here, path) && reachable(there, path) && add_keys(c, w);
+    if (c->link.one_sided) {
+        if (here == KVT_WIRE_CUDA || there == KVT_WIRE_CUDA)
+            c->link.path = KVT_PATH_CUDA;
+        return;
+    }
+    if (here == KVT_WIRE_HOST && there == KVT_WIRE_HOST)
+        return;
+    c->link.path = path == KVT_PATH_TCP    ? KVT_PATH_STAGED_TCP
+                   : path == KVT_PATH_RDMA ? KVT_PATH_STAGED_RDMA
+                   : path == KVT_PATH_NONE ? KVT_PATH_NONE
+                                           : KVT_PATH_STAGED_SHM;
 }
 
 static void link_ready(struct kvt_conn *c)
@@ -61,7 +98,6 @@ static void link_ready(struct kvt_conn *c)
     struct kvt_wire_link l;
 
     memset(&l, 0, sizeof(l));
-    c->link.path = path_of(c);
     l.path = (uint8_t)c->link.path;
     l.one_sided = c->link.one_sided;
     l.bytes_per_s = (uint64_t)c->link.bytes_per_s;
@@ -156,7 +192,7 @@ static void step_put(struct kvt_probe *p, const uint8_t *from)
     struct kvt_conn *c = p->conn;
 
     p->pending = 1; /* ours, so that nothing ends early */
-    probe_op_over(p, kvt_ep_put(c->ep, from, p->step_bytes, c->remote_probe, &p->put));
+    probe_op_over(p, kvt_ep_put(c->ep, 0, from, p->step_bytes, 0, c->remote_probe, &p->put));
     probe_op_over(p, kvt_ep_flush(c->ep, &p->flush));
     probe_op_done(p, ERR_OK);
 }
@@ -237,7 +273,6 @@ void kvt_link_start(struct kvt_conn *c, const struct kvt_wire_welcome *w)
     c->remote_probe = w->probe;
     c->remote_probe_len = w->probe_len;
     c->remote_blocks = w->n_blocks;
-    c->remote_staged = w->staged;
     err = kvt_ep_open(c->node->ucx, w->address, w->rkey, w->rkey_len, ep_failed, c, &c->ep);
     if (err != ERR_OK) {
         mem_free(p);
@@ -245,8 +280,7 @@ void kvt_link_start(struct kvt_conn *c, const struct kvt_wire_welcome *w)
         return;
     }
     c->link.peer = c->peer_id;
-    c->link.path = path_of(c);
-    c->link.one_sided = puts_work(c->link.path);
+    choose_path(c, w);
     c->link.round_trip_ns = UINT64_MAX;
     p->conn = c;
     p->put.done = put_done;

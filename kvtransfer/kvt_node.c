@@ -41,8 +41,8 @@ struct event {
 
 const char *kvt_path_name(enum kvt_path p)
 {
-    static const char *const names[KVT_PATHS] = {"none", "shm",        "tcp",        "rdma",
-                                                 "self", "staged-shm", "staged-tcp", "staged-rdma"};
+    static const char *const names[KVT_PATHS] = {
+        "none", "shm", "tcp", "rdma", "self", "staged-shm", "staged-tcp", "staged-rdma", "cuda"};
 
     return (unsigned)p < sizeof(names) / sizeof(names[0]) ? names[p] : "none";
 }
@@ -462,6 +462,8 @@ static enum err open_ucx(struct kvt_node *n, size_t memory, struct err_msg *msg)
                                     .net_device = n->config.net_device,
                                     .user_set = n->config.user_set,
                                     .memory_bytes = memory,
+                                    .device = n->config.memory,
+                                    .part_bytes = n->shape.block_bytes * n->config.n_blocks,
                                     .fence = &n->fence,
                                     .arg = n,
                                     .room = room,

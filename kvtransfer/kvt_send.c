@@ -326,34 +326,40 @@ static void put_share(struct kvt_send *s, struct batch *b, const struct kvt_wire
     wire_kv_walk_over(&walk, r->part, share.begin, share.end);
     while (wire_kv_walk_move(&walk, &run)) {
         kvt_send_op_begin(s, 0);
-        batch_op_started(b, kvt_ep_put(c->ep, share.block + run.from, run.len,
+        batch_op_started(b, kvt_ep_put(c->ep, s->node->stage != NULL ? r->part + 1u : 0,
+                                       share.block + run.from, run.len,
+                                       c->remote_memory != KVT_WIRE_HOST ? run.part + 1 : 0,
                                        c->remote_pool[run.part] + to + run.to, &b->put));
     }
 }
 
-static void issue_put(struct kvt_send *s)
+void kvt_send_put(struct kvt_send *s, const struct kvt_wire_record *r, bool last)
 {
+    size_t bytes = (size_t)r->n * r->n_grains * s->node->shape.grain;
     struct batch *b = batch_get(s);
-    struct kvt_wire_record r;
-    size_t run;
 
     if (b == NULL) {
         kvt_send_fail(s, ERR_NOMEM);
         return;
     }
-    r = kvt_send_next_record(s, s->conn->put_max);
-    run = (size_t)r.n_grains * s->node->shape.grain;
-    for (uint32_t i = 0; i < r.n; i++) {
-        r.digest += share_digest(s, &r, i);
-        put_share(s, b, &r, i);
-    }
-    b->record[b->n_records++] = r;
-    b->bytes += run * r.n;
-    s->conn->inflight += run * r.n;
-    s->bytes += run * r.n;
-    s->n_records++;
-    if (b->n_records == KVT_BATCH_RECORDS || b->bytes >= KVT_PUT_MAX || s->head == s->n_pieces)
+    for (uint32_t i = 0; i < r->n; i++)
+        put_share(s, b, r, i);
+    b->record[b->n_records++] = *r;
+    b->bytes += bytes;
+    s->conn->inflight += bytes;
+    s->bytes += bytes;
+    if (b->n_records == KVT_BATCH_RECORDS || b->bytes >= KVT_PUT_MAX || last)
         batch_flush(b);
+}
+
+static void issue_put(struct kvt_send *s)
+{
+    struct kvt_wire_record r = kvt_send_next_record(s, s->conn->put_max);
+
+    for (uint32_t i = 0; i < r.n; i++)
+        r.digest += share_digest(s, &r, i);
+    s->n_records++;
+    kvt_send_put(s, &r, s->head == s->n_pieces);
 }
 
 static void message_over(struct message *m, enum err err)
@@ -455,7 +461,8 @@ static bool window_full(struct kvt_send *s)
 {
     if (!s->conn->failing && s->conn->inflight >= KVT_WINDOW_BYTES && s->batch != NULL)
         batch_flush(s->batch);
-    if (s->node->stage != NULL && kvt_stage_stuck(s->node->stage, KVT_COPY_OUT))
+    if (s->node->stage != NULL && !s->conn->link.one_sided &&
+        kvt_stage_stuck(s->node->stage, KVT_COPY_OUT))
         kvt_send_fail(s, ERR_DEVICE);
     return s->state != SEND_STREAMING || !may_issue(s);
 }

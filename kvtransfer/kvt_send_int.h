@@ -71,6 +71,9 @@ void kvt_send_op_end(struct kvt_send *s, size_t bytes);
 struct kvt_wire_record kvt_send_next_record(struct kvt_send *s, size_t max);
 struct share kvt_send_share(const struct kvt_send *s, const struct kvt_wire_record *r, uint32_t i);
 
+/* Put a record whose digest is known; last: no other follows soon. */
+void kvt_send_put(struct kvt_send *s, const struct kvt_wire_record *r, bool last);
+
 /* kvt_send_staged.c */
 bool kvt_send_may_stage(const struct kvt_send *s);
 void kvt_send_issue_staged(struct kvt_send *s);

@@ -1,5 +1,6 @@
 /* kvtransfer/kvt_send_staged.c - pieces of a pool in device memory: each record is copied out to a pinned
- * buffer, its digest computed on the way, and goes from there as a message.
+ * buffer, its digest computed on the way, and goes from there as a message.  Where UCX reaches the
+ * device's memory itself only the digest is computed, and the record is put.
  *
  *   kvt_send_issue_staged -> (device) -> copy_over -> (UCX) -> sent
  *
@@ -68,6 +69,15 @@ static void send_message(struct staged *m)
         sent(m, state == KVT_OP_DONE ? ERR_OK : ERR_PEER_LOST);
 }
 
+/* The digest was all that the puts waited for. */
+static void put(struct staged *m)
+{
+    m->data.record.digest = kvt_copy_digest(m->copy);
+    kvt_copy_free(m->copy);
+    m->copy = NULL;
+    kvt_send_put(m->send, &m->data.record, m->send->copying == 1);
+}
+
 /* ---- the copy ---- */
 
 static void copy_over(void *arg, struct kvt_copy *c, enum err err)
@@ -81,7 +91,10 @@ static void copy_over(void *arg, struct kvt_copy *c, enum err err)
             kvt_send_fail(s, ERR_DEVICE);
     } else if (!m->left && s->state == SEND_STREAMING && s->conn != NULL && !s->conn->failing) {
         s->progress_ns = clock_now_ns();
-        send_message(m);
+        if (s->conn->link.one_sided)
+            put(m);
+        else
+            send_message(m);
     } else {
         m->copy = NULL;
         kvt_copy_free(c);
@@ -133,7 +146,8 @@ void kvt_send_leave_copies(struct kvt_send *s)
 
 bool kvt_send_may_stage(const struct kvt_send *s)
 {
-    return s->copying < COPYING_MAX && kvt_stage_room(s->node->stage, KVT_COPY_OUT) > 0;
+    return s->copying < COPYING_MAX &&
+           (s->conn->link.one_sided || kvt_stage_room(s->node->stage, KVT_COPY_OUT) > 0);
 }
 
 /* ---- a record ---- */
@@ -189,19 +203,21 @@ static enum err start(struct kvt_send *s, struct staged *m, uint64_t ready)
 void kvt_send_issue_staged(struct kvt_send *s)
 {
     uint64_t ready = s->pieces[s->head].ready;
+    bool puts = s->conn->link.one_sided;
     struct staged *m = mem_try_calloc(1, sizeof(*m));
     enum err err = ERR_NOMEM;
 
     if (m != NULL) {
         item_init(&m->item);
         m->send = s;
-        m->copy = kvt_copy_new(s->node->stage, KVT_COPY_OUT);
+        m->copy = kvt_copy_new(s->node->stage, puts ? KVT_COPY_DIGEST : KVT_COPY_OUT);
     }
     if (m != NULL && m->copy != NULL) {
-        m->data = (struct kvt_wire_data){.cookie = s->conn->remote_cookie,
-                                         .transfer = s->config.transfer,
-                                         .epoch = s->config.epoch,
-                                         .record = kvt_send_next_record(s, KVT_MESSAGE_MAX)};
+        m->data = (struct kvt_wire_data){
+            .cookie = s->conn->remote_cookie,
+            .transfer = s->config.transfer,
+            .epoch = s->config.epoch,
+            .record = kvt_send_next_record(s, puts ? s->conn->put_max : KVT_MESSAGE_MAX)};
         m->bytes = (size_t)m->data.record.n * m->data.record.n_grains * s->node->shape.grain;
         s->n_records++;
         err = start(s, m, ready);

@@ -63,11 +63,12 @@ struct kvt_stage {
 
 static void copy_release(struct kvt_copy *c)
 {
-    struct buffers *b = &c->stage->buffers[c->dir];
+    if (c->buffer != NULL) {
+        struct buffers *b = &c->stage->buffers[c->dir];
 
-    b->free[b->n_free++] = c->buffer;
-    if (c->late)
-        b->late--;
+        b->free[b->n_free++] = c->buffer;
+        b->late -= c->late;
+    }
     mem_free(c->runs);
     mem_free(c->jobs);
     mem_free(c);
@@ -149,7 +150,9 @@ static void job_start(struct kvt_copy *c, struct job *j)
     j->started = true;
     c->running++;
     c->stage->jobs++;
-    err = c->dir == KVT_COPY_OUT ? m->copy_out(m->arg, &j->job) : m->copy_in(m->arg, &j->job);
+    err = c->dir == KVT_COPY_OUT  ? m->copy_out(m->arg, &j->job)
+          : c->dir == KVT_COPY_IN ? m->copy_in(m->arg, &j->job)
+                                  : m->digest(m->arg, &j->job);
     if (err != ERR_OK) /* as if it had been started: over is never called from here */
         job_done(&j->job, err);
 }
@@ -190,8 +193,8 @@ static bool make_jobs(struct kvt_copy *c, uint64_t ready)
 
 struct kvt_copy *kvt_copy_new(struct kvt_stage *st, enum kvt_copy_dir dir)
 {
-    struct buffers *b = &st->buffers[dir];
-    struct kvt_copy *c = b->n_free > 0 ? mem_try_calloc(1, sizeof(*c)) : NULL;
+    struct buffers *b = dir < KVT_COPY_DIRS ? &st->buffers[dir] : NULL;
+    struct kvt_copy *c = b == NULL || b->n_free > 0 ? mem_try_calloc(1, sizeof(*c)) : NULL;
 
     if (c == NULL)
         return NULL;
@@ -199,7 +202,8 @@ struct kvt_copy *kvt_copy_new(struct kvt_stage *st, enum kvt_copy_dir dir)
     item_init(&c->turn);
     c->stage = st;
     c->dir = dir;
-    c->buffer = b->free[--b->n_free];
+    if (b != NULL)
+        c->buffer = b->free[--b->n_free];
     return c;
 }
 
@@ -294,10 +298,13 @@ bool kvt_stage_idle(const struct kvt_stage *st)
 
 static void copy_late(struct kvt_copy *c)
 {
+    static const char *const names[] = {"out", "in", "digest"};
+
     LOG_ERROR("kvt", "a copy of the device does not end", "device=%s direction=%s jobs=%u",
-              c->stage->device->name, c->dir == KVT_COPY_OUT ? "out" : "in", c->running);
+              c->stage->device->name, names[c->dir], c->running);
     c->late = true;
-    c->stage->buffers[c->dir].late++;
+    if (c->buffer != NULL)
+        c->stage->buffers[c->dir].late++;
     copy_stop(c);
     c->err = ERR_DEVICE;
     copy_tell(c, ERR_DEVICE);

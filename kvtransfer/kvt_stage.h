@@ -4,7 +4,7 @@
  *   kvt_stage_open -> (kvt_copy_new -> kvt_copy_add ... -> kvt_copy_start -> over -> kvt_copy_free) ...
  *                  -> kvt_stage_idle -> kvt_stage_close
  *
- * A copy has a buffer of KVT_MESSAGE_MAX bytes from its birth until it is freed.  Those that come out of the
+ * A copy has a buffer of KVT_MESSAGE_MAX bytes from its birth until it is freed (a digest has none).  Those that come out of the
  * pool have buffers of their own and those that go in have others, because the former wait for peers and
  * the latter for the device alone: so neither keeps the other from ending.
  *
@@ -26,7 +26,12 @@ struct uv_loop_s;
 struct kvt_stage;
 struct kvt_copy;
 
-enum kvt_copy_dir { KVT_COPY_OUT = 0, KVT_COPY_IN, KVT_COPY_DIRS };
+enum kvt_copy_dir {
+    KVT_COPY_OUT = 0,
+    KVT_COPY_IN,
+    KVT_COPY_DIRS,
+    KVT_COPY_DIGEST = KVT_COPY_DIRS /* of what is in the pool: no buffer, no bytes */
+};
 
 struct kvt_copy_owner {
     void *arg;

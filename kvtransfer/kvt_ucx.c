@@ -33,6 +33,13 @@ struct kvt_ucx {
     size_t address_len;
     void *rkey;
     size_t rkey_len;
+    struct {
+        ucp_mem_h memory;
+        void *rkey;
+        size_t rkey_len;
+    } part[WIRE_KV_PARTS_MAX]; /* of the device */
+    uint32_t n_parts;
+    ucs_memory_type_t part_type;
     int fd;
     struct kvt_inbox *inbox;
     uint32_t (*room)(void *arg);
@@ -50,6 +57,7 @@ struct kvt_ep {
     struct kvt_ucx *ucx;
     ucp_ep_h ep;
     ucp_rkey_h rkey;
+    ucp_rkey_h part[WIRE_KV_PARTS_MAX];
     bool failed;
     void (*on_failed)(void *arg, const char *why);
     void *failed_arg;
@@ -238,6 +246,60 @@ static enum err open_memory(struct kvt_ucx *u, size_t bytes, struct err_msg *msg
     return ERR_OK;
 }
 
+static void close_parts(struct kvt_ucx *u)
+{
+    for (uint32_t i = 0; i < WIRE_KV_PARTS_MAX; i++) {
+        if (u->part[i].rkey != NULL)
+            ucp_rkey_buffer_release(u->part[i].rkey);
+        if (u->part[i].memory != NULL)
+            ucp_mem_unmap(u->context, u->part[i].memory);
+    }
+    memset(u->part, 0, sizeof(u->part));
+    u->n_parts = 0;
+}
+
+static ucs_status_t open_part(struct kvt_ucx *u, uint32_t i, void *base, size_t bytes)
+{
+    ucp_mem_map_params_t params = {
+        .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH |
+                      UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE,
+        .address = base,
+        .length = bytes,
+        .memory_type = u->part_type,
+    };
+    ucs_status_t status = ucp_mem_map(u->context, &params, &u->part[i].memory);
+
+    if (status == UCS_OK)
+        status =
+            ucp_rkey_pack(u->context, u->part[i].memory, &u->part[i].rkey, &u->part[i].rkey_len);
+    return status;
+}
+
+/* A UCX that cannot reach the device is no error: its pool is staged then. */
+static void open_device(struct kvt_ucx *u, const struct kv_memory *device, size_t bytes)
+{
+    ucp_context_attr_t attr = {.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES};
+    ucs_status_t status = UCS_OK;
+
+    if (device == NULL || device->kind == KV_MEMORY_DEVICE)
+        return;
+    u->part_type = device->kind == KV_MEMORY_CUDA ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
+    if (ucp_context_query(u->context, &attr) != UCS_OK ||
+        (attr.memory_types & UCS_BIT(u->part_type)) == 0) {
+        LOG_INFO("kvt", "UCX does not know the device's memory", "device=%s", device->name);
+        return;
+    }
+    for (uint32_t i = 0; status == UCS_OK && i < device->parts; i++)
+        status = open_part(u, i, device->base[i], bytes);
+    if (status == UCS_OK) {
+        u->n_parts = device->parts;
+        return;
+    }
+    LOG_WARN("kvt", "UCX does not register the device's memory", "device=%s status=%s",
+             device->name, ucs_status_string(status));
+    close_parts(u);
+}
+
 enum err kvt_ucx_open(const struct kvt_ucx_config *config, struct err_msg *msg,
                       struct kvt_ucx **out)
 {
@@ -254,12 +316,14 @@ enum err kvt_ucx_open(const struct kvt_ucx_config *config, struct err_msg *msg,
         kvt_ucx_close(u);
         return err;
     }
+    open_device(u, config->device, config->part_bytes);
     *out = u;
     return ERR_OK;
 }
 
 void kvt_ucx_close(struct kvt_ucx *u)
 {
+    close_parts(u);
     if (u->rkey != NULL)
         ucp_rkey_buffer_release(u->rkey);
     if (u->memory != NULL)
@@ -297,6 +361,17 @@ void kvt_ucx_rkey(const struct kvt_ucx *u, const void **bytes, size_t *len)
 {
     *bytes = u->rkey;
     *len = u->rkey_len;
+}
+
+uint32_t kvt_ucx_parts(const struct kvt_ucx *u)
+{
+    return u->n_parts;
+}
+
+void kvt_ucx_part_rkey(const struct kvt_ucx *u, uint32_t part, const void **bytes, size_t *len)
+{
+    *bytes = u->part[part].rkey;
+    *len = u->part[part].rkey_len;
 }
 
 static uint32_t room(const struct kvt_ucx *u)
@@ -370,6 +445,17 @@ enum err kvt_ep_open(struct kvt_ucx *u, const void *address, const void *rkey, s
     return ERR_OK;
 }
 
+enum err kvt_ep_add_key(struct kvt_ep *ep, uint32_t part, const void *rkey)
+{
+    ucs_status_t status = ucp_ep_rkey_unpack(ep->ep, rkey, &ep->part[part]);
+
+    if (status == UCS_OK)
+        return ERR_OK;
+    LOG_WARN("kvt", "no remote key", "part=%u status=%s", part, ucs_status_string(status));
+    ep->part[part] = NULL;
+    return ERR_IO;
+}
+
 /* "lane[0]:  4:posix/memory.0 md[3] ..." -> "posix/memory" appended to lanes, each once. */
 static void add_lane(const char *line, char *lanes, size_t len)
 {
@@ -441,17 +527,19 @@ static ucp_request_param_t op_params(struct kvt_op *op)
     return params;
 }
 
-enum kvt_op_state kvt_ep_put(struct kvt_ep *ep, const void *local, size_t len, uint64_t remote,
-                             struct kvt_op *op)
+enum kvt_op_state kvt_ep_put(struct kvt_ep *ep, uint32_t from_part, const void *local, size_t len,
+                             uint32_t to_part, uint64_t remote, struct kvt_op *op)
 {
+    const struct kvt_ucx *u = ep->ucx;
     ucp_request_param_t params = op_params(op);
+    ucp_rkey_h key = to_part == 0 ? ep->rkey : ep->part[to_part - 1];
 
-    if (ep->failed || ep->rkey == NULL)
+    if (ep->failed || key == NULL)
         return KVT_OP_FAILED;
     params.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMH | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
-    params.memh = ep->ucx->memory;
-    params.memory_type = UCS_MEMORY_TYPE_HOST;
-    return op_state(ucp_put_nbx(ep->ep, local, len, remote, ep->rkey, &params));
+    params.memh = from_part == 0 ? u->memory : u->part[from_part - 1].memory;
+    params.memory_type = from_part == 0 ? UCS_MEMORY_TYPE_HOST : u->part_type;
+    return op_state(ucp_put_nbx(ep->ep, local, len, remote, key, &params));
 }
 
 enum kvt_op_state kvt_ep_flush(struct kvt_ep *ep, struct kvt_op *op)
@@ -506,6 +594,10 @@ static void ep_free(struct kvt_ep *ep)
 
     if (ep->rkey != NULL)
         ucp_rkey_destroy(ep->rkey);
+    for (uint32_t i = 0; i < WIRE_KV_PARTS_MAX; i++) {
+        if (ep->part[i] != NULL)
+            ucp_rkey_destroy(ep->part[i]);
+    }
     mem_free(ep);
     closed(arg);
 }

@@ -33,7 +33,9 @@ struct kvt_ucx_config {
     const char *net_device;             /* UCX_NET_DEVICES; NULL: all */
     bool (*user_set)(const char *name); /* may be NULL */
     size_t memory_bytes;
-    struct kvt_fence *fence; /* put around UCX's listening sockets; may be NULL */
+    const struct kv_memory *device; /* NULL: none; its parts are registered if UCX can reach them */
+    size_t part_bytes;              /* of each */
+    struct kvt_fence *fence;        /* put around UCX's listening sockets; may be NULL */
     void *arg;
     /* How many data messages can be taken now; 0: UCX makes no progress until there is room.  NULL: any
      * number. */
@@ -53,6 +55,9 @@ int kvt_ucx_fd(const struct kvt_ucx *u); /* readable when kvt_ucx_progress has w
 /* What a peer needs to reach our memory; both live as long as u. */
 void kvt_ucx_address(const struct kvt_ucx *u, const void **bytes, size_t *len);
 void kvt_ucx_rkey(const struct kvt_ucx *u, const void **bytes, size_t *len);
+/* Parts of the device that are registered: all or none; and the key of one. */
+uint32_t kvt_ucx_parts(const struct kvt_ucx *u);
+void kvt_ucx_part_rkey(const struct kvt_ucx *u, uint32_t part, const void **bytes, size_t *len);
 
 /* Work until nothing is left or until_ns has passed.  Returns true if there may be more. */
 bool kvt_ucx_progress(struct kvt_ucx *u, uint64_t until_ns);
@@ -63,10 +68,14 @@ bool kvt_ucx_arm(struct kvt_ucx *u);
 MUST_USE enum err kvt_ep_open(struct kvt_ucx *u, const void *address, const void *rkey,
                               size_t rkey_len, void (*failed)(void *arg, const char *why),
                               void *arg, struct kvt_ep **out);
+/* The key of one more memory of the peer's: its part `part`.  ERR_IO: of no use on this endpoint. */
+MUST_USE enum err kvt_ep_add_key(struct kvt_ep *ep, uint32_t part, const void *rkey);
 /* Transports and path as UCX chose them; lanes has room for len bytes. */
 enum kvt_path kvt_ep_path(const struct kvt_ep *ep, char *lanes, size_t len);
-enum kvt_op_state kvt_ep_put(struct kvt_ep *ep, const void *local, size_t len, uint64_t remote,
-                             struct kvt_op *op);
+/* From our memory, or with from_part from our device's part from_part - 1; to the peer's memory, or with
+ * to_part to its part to_part - 1. */
+enum kvt_op_state kvt_ep_put(struct kvt_ep *ep, uint32_t from_part, const void *local, size_t len,
+                             uint32_t to_part, uint64_t remote, struct kvt_op *op);
 /* Done when every put before it has arrived in the peer's memory. */
 enum kvt_op_state kvt_ep_flush(struct kvt_ep *ep, struct kvt_op *op);
 /* data stays valid until the operation is done.  Up to 64 bytes of header and 1 MiB of data. */

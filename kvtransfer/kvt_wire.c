@@ -226,6 +226,39 @@ enum err kvt_wire_get_hello(const uint8_t *body, size_t len, struct kvt_wire_hel
     return ERR_OK;
 }
 
+static uint32_t part_keys(const struct kvt_wire_welcome *h)
+{
+    return h->memory == KVT_WIRE_CUDA || h->memory == KVT_WIRE_COHERENT ? h->layout.parts : 0;
+}
+
+static void put_part_keys(struct writer *w, const struct kvt_wire_welcome *h)
+{
+    size_t at = 0;
+
+    for (uint32_t i = 0; i < part_keys(h); i++) {
+        put_int(w, h->part_rkey_len[i], 2);
+        put_bytes(w, h->part_rkeys + at, h->part_rkey_len[i]);
+        at += h->part_rkey_len[i];
+    }
+}
+
+static void get_part_keys(struct reader *r, struct kvt_wire_welcome *out)
+{
+    size_t at = 0;
+
+    for (uint32_t i = 0; i < part_keys(out); i++) {
+        uint16_t len = (uint16_t)get_int(r, 2);
+
+        if (len > KVT_WIRE_RKEY_MAX - at) {
+            r->bad = true;
+            return;
+        }
+        out->part_rkey_len[i] = len;
+        get_bytes(r, out->part_rkeys + at, len);
+        at += len;
+    }
+}
+
 size_t kvt_wire_put_welcome(uint8_t *dst, const struct kvt_wire_welcome *h)
 {
     struct writer w = frame_begin(dst);
@@ -235,13 +268,14 @@ size_t kvt_wire_put_welcome(uint8_t *dst, const struct kvt_wire_welcome *h)
     put_int(&w, h->probe, 8);
     put_int(&w, h->probe_len, 4);
     put_int(&w, h->n_blocks, 4);
-    put_int(&w, h->staged, 4);
+    put_int(&w, h->memory, 4);
     put_layout(&w, &h->layout);
     for (uint32_t i = 0; i < h->layout.parts; i++)
         put_int(&w, h->pool[i], 8);
     put_int(&w, h->rkey_len, 2);
     put_int(&w, h->address_len, 2);
     put_bytes(&w, h->rkey, h->rkey_len);
+    put_part_keys(&w, h);
     put_bytes(&w, h->address, h->address_len);
     put_bytes(&w, h->proof, KVT_WIRE_PROOF);
     return frame_end(dst, &w, KVT_WIRE_WELCOME);
@@ -250,24 +284,25 @@ size_t kvt_wire_put_welcome(uint8_t *dst, const struct kvt_wire_welcome *h)
 enum err kvt_wire_get_welcome(const uint8_t *body, size_t len, struct kvt_wire_welcome *out)
 {
     struct reader r = read_from(body, len);
-    uint32_t staged;
+    uint32_t memory;
 
     out->instance = get_int(&r, 8);
     out->cookie = get_int(&r, 8);
     out->probe = get_int(&r, 8);
     out->probe_len = get_u32(&r);
     out->n_blocks = get_u32(&r);
-    staged = get_u32(&r);
-    out->staged = staged == 1;
+    memory = get_u32(&r);
+    out->memory = memory < KVT_WIRE_MEMORIES ? (enum kvt_wire_memory)memory : KVT_WIRE_HOST;
     get_layout(&r, &out->layout);
     for (uint32_t i = 0; !r.bad && i < out->layout.parts; i++)
         out->pool[i] = get_int(&r, 8);
     out->rkey_len = (uint16_t)get_int(&r, 2);
     out->address_len = (uint16_t)get_int(&r, 2);
-    if (r.bad || staged > 1 || out->rkey_len > KVT_WIRE_RKEY_MAX || out->address_len == 0 ||
-        out->address_len > KVT_WIRE_ADDRESS_MAX)
+    if (r.bad || memory >= KVT_WIRE_MEMORIES || out->rkey_len > KVT_WIRE_RKEY_MAX ||
+        out->address_len == 0 || out->address_len > KVT_WIRE_ADDRESS_MAX)
         return ERR_BAD_FRAME;
     get_bytes(&r, out->rkey, out->rkey_len);
+    get_part_keys(&r, out);
     get_bytes(&r, out->address, out->address_len);
     get_bytes(&r, out->proof, KVT_WIRE_PROOF);
     return read_end(&r);

@@ -42,17 +42,17 @@
 
 enum {
     KVT_WIRE_MAGIC = 0x31564b42, /* "BKV1" */
-    KVT_WIRE_VERSION = 3,        /* 3: parts, staging */
+    KVT_WIRE_VERSION = 3,        /* 3: parts, device memory */
     KVT_WIRE_HEADER = 8,
     KVT_WIRE_BODY_MAX = 16 * 1024,
     KVT_WIRE_GREETING_MAX = 256,
     KVT_WIRE_NONCE = 32,
     KVT_WIRE_PROOF = 32,
-    KVT_WIRE_RKEY_MAX = 1024,
+    KVT_WIRE_RKEY_MAX = 2048, /* and of all parts together */
     KVT_WIRE_ADDRESS_MAX = 8192,
     KVT_WIRE_LANES_MAX = 160,
     KVT_WIRE_META_MAX = 256,
-    KVT_WIRE_PATHS = 8,        /* KVT_PATHS */
+    KVT_WIRE_PATHS = 9,        /* KVT_PATHS */
     KVT_WIRE_RECORDS_MAX = 64, /* per NOTIFY */
     KVT_WIRE_NOTIFY_BLOCKS = 512,
     KVT_WIRE_DATA_HEADER = 44
@@ -86,17 +86,28 @@ struct kvt_wire_hello {
     uint8_t proof[KVT_WIRE_PROOF];
 };
 
+/* Where a pool is, and who can reach it. */
+enum kvt_wire_memory {
+    KVT_WIRE_HOST = 0,
+    KVT_WIRE_STAGED,   /* device memory: messages only, and pool[] says nothing */
+    KVT_WIRE_CUDA,     /* device memory, each part with a key of its own; messages too */
+    KVT_WIRE_COHERENT, /* the same, as host memory */
+    KVT_WIRE_MEMORIES
+};
+
 struct kvt_wire_welcome {
     uint64_t instance;
     uint64_t cookie; /* goes into every data message of this connection */
     uint64_t probe;  /* address of the probe area */
     uint32_t probe_len;
     uint32_t n_blocks;
-    bool staged; /* the pool is device memory: messages only, and pool[] says nothing */
+    enum kvt_wire_memory memory;
     struct wire_kv_layout layout;
     uint64_t pool[WIRE_KV_PARTS_MAX]; /* address of block 0 of each part at its owner */
     uint16_t rkey_len, address_len;
     uint8_t rkey[KVT_WIRE_RKEY_MAX];
+    uint16_t part_rkey_len[WIRE_KV_PARTS_MAX]; /* CUDA, COHERENT */
+    uint8_t part_rkeys[KVT_WIRE_RKEY_MAX];     /* one after the other */
     uint8_t address[KVT_WIRE_ADDRESS_MAX];
     uint8_t proof[KVT_WIRE_PROOF];
 };

@@ -41,7 +41,11 @@ enum {
 
 enum kv_memory_kind {
     KV_MEMORY_DEVICE = 1, /* reached through the operations alone */
-    KV_MEMORY_CUDA        /* the bases are CUDA device pointers: UCX may reach them by itself */
+    KV_MEMORY_CUDA,       /* the bases are CUDA device pointers: UCX may reach them by itself */
+    /* The bases are addresses that UCX can reach as it does host memory.  No backend provides it: over shared
+     * memory UCX makes messages of puts into it, which its receiver has to answer (kvtransfer/README.md).  It is
+     * how the tests get at the way that CUDA memory goes over RDMA. */
+    KV_MEMORY_COHERENT
 };
 
 /* `len` contiguous bytes of one part.  at, len and canonical are multiples of 4; nothing more is promised

@@ -9,7 +9,7 @@
 
 #include "proto/wire_kv.h"
 
-enum { KV_TOKEN_BYTES = 16, KV_PATHS = 8 };
+enum { KV_TOKEN_BYTES = 16, KV_PATHS = 9 };
 
 static const uint64_t hour_ns = 3600 * UINT64_C(1000000000);
 static const uint64_t context_max = UINT64_C(1) << 40;

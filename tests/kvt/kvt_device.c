@@ -24,8 +24,9 @@ struct device {
     struct kv_memory memory;
     size_t part_bytes;
     uint8_t *window[WIRE_KV_PARTS_MAX];
-    pthread_mutex_t lock;  /* of the queue and of what a test sets */
-    pthread_mutex_t bytes; /* of what is in the pool */
+    void *closed[WIRE_KV_PARTS_MAX]; /* the same without access */
+    pthread_mutex_t lock;            /* of the queue and of what a test sets */
+    pthread_mutex_t bytes;           /* of what is in the pool */
     pthread_cond_t change;
     pthread_t threads[THREADS];
     struct entry *queue; /* jobs that nobody works at */
@@ -267,9 +268,10 @@ static void map_part(struct device *d, uint32_t part)
     int fd = memfd_create("kvt_device", MFD_CLOEXEC);
 
     need(fd >= 0 && ftruncate(fd, (off_t)d->part_bytes) == 0, "no memory for a part");
-    d->memory.base[part] = mmap(NULL, d->part_bytes, PROT_NONE, MAP_SHARED, fd, 0);
+    d->closed[part] = mmap(NULL, d->part_bytes, PROT_NONE, MAP_SHARED, fd, 0);
     d->window[part] = mmap(NULL, d->part_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    need(d->memory.base[part] != MAP_FAILED && d->window[part] != MAP_FAILED, "cannot map a part");
+    need(d->closed[part] != MAP_FAILED && d->window[part] != MAP_FAILED, "cannot map a part");
+    d->memory.base[part] = d->closed[part];
     close(fd);
 }
 
@@ -306,6 +308,13 @@ struct device *device_open(const struct wire_kv_layout *layout, uint32_t n_block
     return d;
 }
 
+void device_open_up(struct device *d)
+{
+    d->memory.kind = KV_MEMORY_COHERENT;
+    for (uint32_t p = 0; p < d->memory.parts; p++)
+        d->memory.base[p] = d->window[p];
+}
+
 void device_close(struct device *d)
 {
     if (d == NULL)
@@ -319,7 +328,7 @@ void device_close(struct device *d)
     need(d->counts.wrong == NULL, d->counts.wrong);
     need(!d->counts.pinned, "memory is still pinned");
     for (uint32_t p = 0; p < d->memory.parts; p++) {
-        munmap(d->memory.base[p], d->part_bytes);
+        munmap(d->closed[p], d->part_bytes);
         munmap(d->window[p], d->part_bytes);
     }
     pthread_cond_destroy(&d->change);

@@ -18,6 +18,8 @@ struct device;
 /* delay_us: every job takes up to so long.  A test ends if the memory cannot be had. */
 struct device *device_open(const struct wire_kv_layout *layout, uint32_t n_blocks,
                            unsigned delay_us);
+/* Before a node uses it: its pool can be reached as host memory can (KV_MEMORY_COHERENT). */
+void device_open_up(struct device *d);
 void device_close(struct device *d); /* no job is open; NULL is fine */
 const struct kv_memory *device_memory(const struct device *d);
 

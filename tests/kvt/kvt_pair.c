@@ -94,6 +94,8 @@ void pair_open_sides(struct pair *p, const char *transports, const struct wire_k
         config.staging_bytes = sides[i].staging;
         if (sides[i].device) {
             p->device[i] = device_open(&config.layout, PAIR_BLOCKS, sides[i].delay_us);
+            if (sides[i].coherent)
+                device_open_up(p->device[i]);
             config.memory = device_memory(p->device[i]);
         }
         err = kvt_node_create(&config, &msg, &p->node[i]);

@@ -49,6 +49,7 @@ struct pair_side {
     bool device;       /* in the memory of a device that is not there: pair->device */
     size_t staging;    /* bytes, 0: the default */
     unsigned delay_us; /* of the device */
+    bool coherent;     /* UCX can reach the device */
 };
 void pair_open_sides(struct pair *p, const char *transports, const struct wire_kv_layout *layout,
                      const struct pair_side sides[2]);

@@ -177,7 +177,7 @@ void rogue_put(struct rogue *r, uint32_t slot, const uint8_t *block)
     size_t len = pair_block_bytes(r->pair);
 
     memcpy(kvt_ucx_memory(r->ucx), block, len);
-    settle(r, kvt_ep_put(r->ep, kvt_ucx_memory(r->ucx), len, r->welcome.pool[0] + slot * len,
+    settle(r, kvt_ep_put(r->ep, 0, kvt_ucx_memory(r->ucx), len, 0, r->welcome.pool[0] + slot * len,
                          &shared_op.op));
     settle(r, kvt_ep_flush(r->ep, &shared_op.op));
 }

@@ -76,18 +76,23 @@ static void close_pair(void)
     pair_close(&p);
 }
 
+#define DEVICE(n)                                          \
+    {                                                      \
+        .parts = (n), .device = true, .delay_us = DELAY_US \
+    }
+#define HOST(n)      \
+    {                \
+        .parts = (n) \
+    }
+
 static void blocks_move_between_devices_and_host_memory_on_either_path(void **state)
 {
     static const struct {
         struct pair_side from, to;
     } cases[] = {
-        {{1, true, 0, DELAY_US}, {1, true, 0, DELAY_US}},
-        {{1, true, 0, DELAY_US}, {1, false, 0, 0}},
-        {{1, false, 0, 0}, {1, true, 0, DELAY_US}},
-        {{2, true, 0, DELAY_US}, {1, true, 0, DELAY_US}},
-        {{2, true, 0, DELAY_US}, {1, false, 0, 0}},
-        {{2, false, 0, 0}, {4, true, 0, DELAY_US}},
-        {{2, true, 0, 0}, {2, true, 0, 0}},
+        {DEVICE(1), DEVICE(1)}, {DEVICE(1), HOST(1)}, {HOST(1), DEVICE(1)},
+        {DEVICE(2), DEVICE(1)}, {DEVICE(2), HOST(1)}, {HOST(2), DEVICE(4)},
+        {DEVICE(2), DEVICE(2)},
     };
 
     (void)state;
@@ -125,6 +130,7 @@ static void paths_have_names(void **state)
     assert_string_equal("staged-shm", kvt_path_name(KVT_PATH_STAGED_SHM));
     assert_string_equal("staged-tcp", kvt_path_name(KVT_PATH_STAGED_TCP));
     assert_string_equal("staged-rdma", kvt_path_name(KVT_PATH_STAGED_RDMA));
+    assert_string_equal("cuda", kvt_path_name(KVT_PATH_CUDA));
     assert_string_equal("none", kvt_path_name(KVT_PATHS));
 }
 
@@ -467,6 +473,89 @@ static void bytes_that_change_on_the_way_are_noticed_by_the_device(void **state)
     }
 }
 
+/* ---- devices that UCX can reach ---- */
+
+static const struct pair_side near = {
+    .parts = 2, .device = true, .delay_us = DELAY_US, .coherent = true};
+
+static void a_device_that_ucx_reaches_needs_no_buffers(void **state)
+{
+    static const struct pair_side shapes[] = {
+        {.parts = 1}, {.parts = 1, .device = true, .delay_us = DELAY_US, .coherent = true}};
+
+    (void)state;
+    for (int k = 0; k < 5; k++) {
+        struct pair_side to = k == 4 ? near : shapes[k % 2];
+
+        open_pair(0, 8, k < 2 || k == 4 ? near : shapes[(k + 1) % 2], to);
+        whole_transfer();
+        whole_transfer();
+        assert_true(p.link[0].one_sided);
+        assert_int_equal(KVT_PATH_SHM, g.arrival.path);
+        for (int i = 0; i < 2; i++) {
+            if (p.device[i] == NULL)
+                continue;
+            struct device_counts c = device_counts(p.device[i]);
+
+            assert_int_equal(0, c.bytes[DEVICE_OUT] + c.bytes[DEVICE_IN]);
+            assert_int_equal(2 * N * pair_block_bytes(&p), c.bytes[DEVICE_DIGEST]);
+        }
+        close_pair();
+    }
+}
+
+static void a_device_that_ucx_does_not_reach_is_staged_beside_one_that_it_does(void **state)
+{
+    (void)state;
+    open_pair(0, 8, near, device);
+    whole_transfer();
+    assert_int_equal(KVT_PATH_STAGED_SHM, g.arrival.path);
+    close_pair();
+    open_pair(0, 8, device, near);
+    whole_transfer();
+    assert_int_equal(KVT_PATH_STAGED_SHM, g.arrival.path);
+    close_pair();
+}
+
+static void puts_wait_for_tickets_and_end_early_like_copies(void **state)
+{
+    (void)state;
+    for (int how = 0; how < 6; how++) {
+        open_pair(0, 8, near, near);
+        device_pass(p.device[0], how == 0 ? 0 : 1);
+        start(20000);
+        pair_settle(&p);
+        if (how == 3)
+            device_fail(p.device[0], DEVICE_DIGEST, 1);
+        if (how == 4)
+            device_fail(p.device[1], DEVICE_DIGEST, 1);
+        if (how == 5)
+            device_corrupt(p.device[1], DEVICE_DIGEST, 1);
+        for (uint32_t layer = 0; layer < 4; layer++)
+            kvt_send_piece(s.send, 0, N, layer, 1, 1);
+        kvt_send_finish(s.send, NULL, 0);
+        if (how == 0) {
+            pair_run_for(&p, 100);
+            assert_int_equal(0, g.arrivals);
+            device_pass(p.device[0], 1);
+        }
+        if (how == 1)
+            kvt_send_cancel(s.send);
+        if (how == 2)
+            kvt_grant_cancel(g.grant);
+        if (how == 0)
+            both_end(ERR_OK, ERR_OK);
+        else if (how < 3)
+            both_end(ERR_CANCELED, ERR_CANCELED);
+        else if (how < 5)
+            both_end(ERR_DEVICE, ERR_DEVICE);
+        else
+            both_end(ERR_CORRUPT, ERR_CORRUPT);
+        whole_transfer();
+        close_pair();
+    }
+}
+
 /* ---- life ---- */
 
 static void closing_a_node_waits_for_its_copies(void **state)
@@ -538,7 +627,7 @@ static void puts_into_a_staged_pool_are_not_granted(void **state)
     assert_int_equal(ERR_OK, pair_grant(&p, &g, 1, E, remote, N, 5000));
     rogue_connect(&r, &p);
     assert_true(rogue_greet(&r, PAIR_SENDER, PAIR_RECEIVER, p.token));
-    assert_true(r.welcome.staged);
+    assert_int_equal(KVT_WIRE_STAGED, r.welcome.memory);
     assert_int_equal(0, r.welcome.pool[0]);
     rogue_link(&r, NULL);
     assert_int_equal(KVT_WIRE_REFUSE, rogue_claim(&r, 1, E, remote, N, true));
@@ -597,6 +686,9 @@ int main(void)
         cmocka_unit_test(a_dead_device_fails_what_comes_after),
         cmocka_unit_test(a_job_that_fails_or_is_refused_fails_its_transfer_alone),
         cmocka_unit_test(bytes_that_change_on_the_way_are_noticed_by_the_device),
+        cmocka_unit_test(a_device_that_ucx_reaches_needs_no_buffers),
+        cmocka_unit_test(a_device_that_ucx_does_not_reach_is_staged_beside_one_that_it_does),
+        cmocka_unit_test(puts_wait_for_tickets_and_end_early_like_copies),
         cmocka_unit_test(closing_a_node_waits_for_its_copies),
         cmocka_unit_test(memory_that_does_not_fit_is_refused),
         cmocka_unit_test(puts_into_a_staged_pool_are_not_granted),

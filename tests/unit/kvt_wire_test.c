@@ -234,7 +234,7 @@ static void fields_out_of_range_are_refused(void **state)
     frame[8 + 52] = 2; /* parts, of 3 heads */
     assert_int_equal(ERR_BAD_FRAME, decode(KVT_WIRE_HELLO, frame + 8, len - 8));
     len = encode(KVT_WIRE_WELCOME);
-    frame[8 + 32] = 2; /* staged: yes or no */
+    frame[8 + 32] = KVT_WIRE_MEMORIES; /* no such memory */
     assert_int_equal(ERR_BAD_FRAME, decode(KVT_WIRE_WELCOME, frame + 8, len - 8));
     len = encode(KVT_WIRE_ACK);
     frame[len - 4] = 100; /* no error code */

@@ -418,7 +418,7 @@ static void small_messages_bound_their_ids(void **state)
     Baton__Report r = BATON__REPORT__INIT;
     Baton__Frontend fe = BATON__FRONTEND__INIT, *fes[1] = {&fe};
     uint8_t bytes[16] = {0};
-    uint64_t counters[9] = {0};
+    uint64_t counters[10] = {0};
 
     (void)state;
     w.worker = 1;
@@ -449,7 +449,7 @@ static void small_messages_bound_their_ids(void **state)
     gd.blocks = g.blocks;
     REFUSED(WIRE_GRANTED, gd, transfer, 0);
     REFUSED(WIRE_GRANTED, gd, blocks.len, 0);
-    REFUSED(WIRE_LINK, l, path, 8);
+    REFUSED(WIRE_LINK, l, path, 9);
     REFUSED(WIRE_LINK, l, bytes_per_s, (double)NAN);
     REFUSED(WIRE_LINK, l, bytes_per_s, -1.0);
     a.worker = 1;
@@ -457,9 +457,9 @@ static void small_messages_bound_their_ids(void **state)
     c.request = 1;
     REFUSED(WIRE_CANCEL, c, request, 0);
     h.request = 1;
-    REFUSED(WIRE_HANDOVER_DONE, h, path, 8);
+    REFUSED(WIRE_HANDOVER_DONE, h, path, 9);
     r.bytes_sent = counters;
-    REFUSED(WIRE_REPORT, r, n_bytes_sent, 9);
+    REFUSED(WIRE_REPORT, r, n_bytes_sent, 10);
 }
 
 static void meta_of_a_hand_over_has_fixed_bytes(void **state)
