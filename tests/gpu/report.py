@@ -39,15 +39,38 @@ def rows(report):
                f"{r['ratio']:.2f} of {beside['what']} ({beside['value']:.4g})" if beside and "ratio" in r else "")
 
 
+# What the backend is to reach on an H100: (what, figure, the least or the most it may be).  A figure is the share that baton
+# reports beside a ceiling of the same run, a plain value, or the value over that of the peer.
+GOALS = (
+    ("gpu.prefill.2048", "share", ">=", 0.70), ("gpu.prefill.8192", "share", ">=", 0.70),
+    ("gpu.decode.1.2048", "share", ">=", 0.85), ("gpu.decode.64.2048", "share", ">=", 0.75),
+    ("gpu.decode.1.2048.host", "value", "<=", 0.05), ("gpu.decode.64.2048.host", "value", "<=", 0.05),
+    ("gpu.prefill.2048", "over PyTorch", ">=", 1.0), ("gpu.prefill.8192", "over PyTorch", ">=", 1.0),
+    ("gpu.decode.1.2048", "over PyTorch", ">=", 1.3), ("gpu.decode.64.2048", "over PyTorch", ">=", 1.3))
+
+
+def goals(bench, peer):
+    ours = {r["name"]: r for r in (bench or {}).get("results", [])}
+    theirs = {r["name"]: r["value"] for r in (peer or {}).get("results", [])}
+    for name, figure, sense, bound in GOALS:
+        row, rival = ours.get(name, {}), theirs.get(name.replace("gpu.", "torch.", 1))
+        value = row.get("ratio") if figure == "share" else row.get("value")
+        if figure == "over PyTorch":
+            value = value / rival if value and rival else None
+        met = None if value is None else value >= bound if sense == ">=" else value <= bound
+        yield {"name": name, "figure": figure, "goal": f"{sense} {bound}", "value": value, "met": met}
+
+
 def seen(number):
     return sum(s["verdict"] == number for s in steps)
 
 
 bench, peer = measured("bench"), measured("peer")
+reached = list(goals(bench, peer))
 out.write_text(json.dumps({
     "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "seconds": seconds,
     "versions": versions(), "passed": seen("ok"), "failed": seen("FAILED"), "skipped": seen("SKIPPED"),
-    "steps": steps, "bench": bench, "peer": peer}, indent=1) + "\n")
+    "steps": steps, "goals": reached, "bench": bench, "peer": peer}, indent=1) + "\n")
 
 print("\n" + "=" * 100)
 for kind in ("FAILED", "SKIPPED"):
@@ -56,6 +79,10 @@ for kind in ("FAILED", "SKIPPED"):
             print(f"{kind:8} {s['step']:30} {s['detail'][:110]}")
 for title, report in (("baton", bench), ("PyTorch", peer)):
     for name, value, share in rows(report):
-        print(f"{title:8} {name:38} {value:>18}  {share}")
+        if not name.startswith("gpu.profile."):  # in the JSON file
+            print(f"{title:8} {name:38} {value:>18}  {share}")
+for g in reached if bench or peer else ():
+    verdict = {True: "reached", False: "MISSED", None: "unknown"}[g["met"]]
+    print(f"{verdict:8} {g['name']:38} {'-' if g['value'] is None else format(g['value'], '.3f'):>18}  {g['figure']} {g['goal']}")
 print(f"{versions().get('device', 'no device')}: {seen('ok')} ok, {seen('FAILED')} FAILED, {seen('SKIPPED')} SKIPPED in {seconds} s -> {out}")
 sys.exit(seen("FAILED") > 0)
