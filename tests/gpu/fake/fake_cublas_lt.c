@@ -18,8 +18,9 @@ struct layout {
     int64_t ld;
 };
 
-/* Candidates in the order given out: one that says it cannot, one that works, one that fails when it is run. */
-enum { CANNOT = 0x10, WORKS, FAILS };
+/* Candidates in the order given out: one that says it cannot, one that works with all but ODD columns, one that fails when
+ * it is run, one that works. */
+enum { CANNOT = 0x10, WORKS, FAILS, WORKS_TOO, CANDIDATES = 4, ODD = 37 };
 
 size_t cublasLtGetVersion(void)
 {
@@ -185,7 +186,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
 
     (void)h, (void)p;
     *found = 0;
-    for (int i = 0; i < 3 && i < asked && s == CUBLAS_STATUS_SUCCESS; i++) {
+    for (int i = 0; i < CANDIDATES && i < asked && s == CUBLAS_STATUS_SUCCESS; i++) {
         results[i] = (cublasLtMatmulHeuristicResult_t){0};
         results[i].algo.data[0] = (uint64_t)(CANNOT + i);
         results[i].state = i == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
@@ -274,9 +275,11 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const 
     memcpy(&j->beta, beta, 4);
     j->pa = pa, j->pb = pb, j->pc = pc, j->pout = pout;
     s = check(&j->d, &j->a, &j->b, &j->c, &j->out);
-    if (s == CUBLAS_STATUS_SUCCESS && algo->data[0] == FAILS)
+    if (s == CUBLAS_STATUS_SUCCESS &&
+        (algo->data[0] == FAILS || (algo->data[0] == WORKS && j->out.cols == ODD)))
         s = CUBLAS_STATUS_NOT_SUPPORTED;
-    if (s == CUBLAS_STATUS_SUCCESS && (algo->data[0] != WORKS || workspace == NULL || bytes == 0))
+    if (s == CUBLAS_STATUS_SUCCESS &&
+        ((algo->data[0] != WORKS && algo->data[0] != WORKS_TOO) || workspace == NULL || bytes == 0))
         s = CUBLAS_STATUS_INTERNAL_ERROR; /* not to be excused */
     if (s != CUBLAS_STATUS_SUCCESS) {
         mem_free(j);
