@@ -9,6 +9,8 @@ namespace
 {
 
 constexpr int kHeadsAtOnce = 16; /* query heads of a group that go through a tile together */
+constexpr size_t kSharedPerBlock =
+    113 * 1024; /* most, for two blocks on a multiprocessor of an H100 */
 constexpr float kLog2e = 1.44269504088896340736f;
 
 inline bool power_of_two(uint32_t v)

@@ -432,6 +432,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
     decode_kernel(const attention a, const gpu_batch b, const plan p, const partials work)
 {
     using memory = block_memory<D>;
+    static_assert(sizeof(memory) + ATTENTION_DECODE_MAX_ROWS * sizeof(int) <= kSharedPerBlock,
+                  "two blocks fit");
     GPU_SHARED_DYNAMIC(bytes);
     memory &shared = *(memory *)bytes;
     int *ends = (int *)(bytes + sizeof(memory));

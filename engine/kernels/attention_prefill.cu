@@ -289,6 +289,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
 {
     GPU_SHARED_DYNAMIC(bytes);
     block_memory<D> &shared = *(block_memory<D> *)bytes;
+    static_assert(sizeof(shared) <= kSharedPerBlock, "two blocks fit");
     float scale = a.scale * kLog2e;
     int lane = threadIdx.x % 32;
     int keys = rows_of<D>::as_keys(lane) + (int)sizeof(shared.q);

@@ -203,7 +203,7 @@ static void rows_of_one_slot_see_each_their_own_past(void **state)
 /* As the steps of an engine do: its counters stay zero whatever the number of rows. */
 static void a_workspace_serves_any_number_of_rows(void **state)
 {
-    struct attention_shape s = shape_of(GPU_F16, 64, 1, 32, 16, 0, 9, 300);
+    struct attention_shape s = shape_of(GPU_F16, 64, 1, 16, 16, 0, 9, 300);
     static const uint32_t steps[] = {1, 9, 4, 9};
     struct attention_case c;
     struct workspace w;
