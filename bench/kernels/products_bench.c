@@ -1,7 +1,6 @@
 /* bench/kernels/products_bench.c - products with weights: gemv by itself, and what plans make of cuBLASLt and it.
  *
- * Up to 64 rows a figure is of the bytes of the weights, which are what must be read; above it of operations.  What the
- * library reaches at best is ceiling_bench.c's. */
+ * Up to 64 rows a figure is of the bytes of the weights, which are what must be read; above it of operations. */
 #include <stdio.h>
 
 #include "base/mem.h"
