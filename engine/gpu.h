@@ -59,6 +59,11 @@ const char *gpu_trouble(void);
 /* For libraries beside the runtime: `call` failed, with this text.  The first failure of the process is logged
  * and kept for gpu_trouble.  Returns ERR_DEVICE.  Any thread. */
 enum err gpu_fail(const char *call, const char *text);
+/* A device of this process hangs: a wait has reached its deadline.  From here on frees leave everything as it is,
+ * since they would wait for ever; the end of the process frees it.  Any thread. */
+void gpu_abandon(void);
+/* Abandoned, or lost by an error that the process cannot get over.  Any thread. */
+bool gpu_lost(void);
 
 /* ---- memory ---- */
 
@@ -88,7 +93,8 @@ MUST_USE enum err gpu_fill(void *dst, uint8_t byte, size_t bytes, gpu_stream s);
 /* high: its work goes before that of other streams where both are ready. */
 MUST_USE enum err gpu_stream_create(struct gpu *g, bool high, gpu_stream *out);
 void gpu_stream_destroy(gpu_stream s); /* NULL is fine */
-/* Run fn on a thread of the runtime when the stream gets here; fn may not call gpu_*. */
+/* Run fn on a thread of the runtime when the stream gets here; fn may not call gpu_*.  After a failure of the device it
+ * is not called: nobody may rely on it alone. */
 MUST_USE enum err gpu_stream_call(gpu_stream s, void (*fn)(void *arg), void *arg);
 MUST_USE enum err gpu_stream_wait(gpu_stream s, uint64_t deadline_ns);
 

@@ -32,8 +32,18 @@ struct gpu {
 /* ---- errors ---- */
 
 /* Set by the first error that ends the life of the process's context: from then on the runtime answers everything
- * with it, frees included, which therefore need not be tried. */
+ * with it, frees included, which therefore need not be tried.  Set also for a device that hangs. */
 static atomic_bool context_lost;
+
+void gpu_abandon(void)
+{
+    atomic_store(&context_lost, true);
+}
+
+bool gpu_lost(void)
+{
+    return atomic_load(&context_lost);
+}
 
 /* Only these leave the context unusable; after all others the next call may work, though the step has failed. */
 static bool is_sticky(cudaError_t e)

@@ -290,14 +290,16 @@ static void log_open(const struct cuda_engine *e, uint64_t started)
 static void cuda_close(struct engine *base)
 {
     struct cuda_engine *e = (struct cuda_engine *)base;
-
     enum err err = ERR_OK;
 
-    cuda_kv_close(e->kv);
-    if (e->group != NULL)
+    if (e->group !=
+        NULL) /* first: a collective that waits for a rank that is gone keeps its device busy */
         err = cuda_crew_run(e, cuda_close_comm, NULL);
     (void)err; /* it is over either way */
     gpu_comm_group_destroy(e->group);
+    for (uint32_t i = 0; i < e->n_ranks && e->ranks != NULL; i++)
+        cuda_settle(e->ranks[i].gpu, e->ranks[i].stream);
+    cuda_kv_close(e->kv);
     for (uint32_t i = 0; i < e->n_ranks && e->ranks != NULL; i++)
         cuda_open_undo(&e->ranks[i]);
     cuda_crew_stop(e);

@@ -21,6 +21,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "base/clock.h"
 #include "engine/cuda/cuda_arena.h"
 #include "engine/cuda/cuda_batch.h"
 #include "engine/cuda/cuda_weights.h"
@@ -35,6 +36,8 @@
 
 /* The products of a layer and the output head: one shape each. */
 enum cuda_product { CUDA_QKV, CUDA_O, CUDA_GATE_UP, CUDA_DOWN, CUDA_HEAD, CUDA_PRODUCTS };
+
+enum { CUDA_SETTLE_MS = 1000 };
 
 struct cuda_engine;
 
@@ -129,6 +132,19 @@ static inline void cuda_use_anyway(struct gpu *g)
     enum err err = gpu_use(g);
 
     (void)err;
+}
+
+/* Before frees on the way out: whether work of this stream still runs, in which case the device hangs, and they
+ * would too. */
+static inline void cuda_settle(struct gpu *g, gpu_stream s)
+{
+    uint64_t deadline = clock_now_ns() + CUDA_SETTLE_MS * CLOCK_NS_PER_MS;
+
+    if (s == NULL || gpu_lost())
+        return;
+    cuda_use_anyway(g);
+    if (gpu_stream_wait(s, deadline) == ERR_TIMEOUT)
+        gpu_abandon();
 }
 
 /* ---- cuda_ranks.c ---- */

@@ -470,9 +470,10 @@ void cuda_kv_close(struct cuda_kv *k)
     g = k->engine->ranks[0].gpu;
     stop_lanes(k);
     for (uint32_t i = 0; k->parts != NULL && i < k->engine->n_ranks; i++) {
-        cuda_use_anyway(k->engine->ranks[i].gpu);
-        for (int d = 0; d < DIRS; d++)
+        for (int d = 0; d < DIRS; d++) {
+            cuda_settle(k->engine->ranks[i].gpu, k->parts[i].stream[d]);
             gpu_stream_destroy(k->parts[i].stream[d]);
+        }
         for (int p = 0; p < KV_MEMORY_JOBS_MAX && k->places[p].event != NULL; p++)
             gpu_event_destroy(k->places[p].event[i]);
     }

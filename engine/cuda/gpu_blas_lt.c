@@ -85,7 +85,8 @@ void gpu_blas_lib_close(struct gpu_blas_lib *l)
 {
     if (l == NULL)
         return;
-    (void)lt.cublasLtDestroy(l->handle);
+    if (!gpu_lost()) /* it waits for the device */
+        (void)lt.cublasLtDestroy(l->handle);
     mem_free(l);
 }
 
@@ -150,9 +151,11 @@ static cublasStatus_t ask(struct gpu_blas_call *c, int *found)
     static const cublasLtMatmulPreferenceAttributes_t operands[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
-    /* Somewhere in device memory, aligned: never read here. */
-    const struct gpu_blas_operands o = {
-        .x_scale = c->l->workspace, .w_scale = c->l->workspace, .bias = c->l->workspace};
+    /* Somewhere in device memory: never read here, but a kernel may be chosen that relies on how the bias is aligned,
+     * which in a part of a matrix is by no more than 16 bytes. */
+    const struct gpu_blas_operands o = {.x_scale = c->l->workspace,
+                                        .w_scale = c->l->workspace,
+                                        .bias = (const uint16_t *)c->l->workspace + 8};
     cublasLtMatmulPreference_t want = NULL;
     cublasStatus_t s = point_at(c, &o);
     int listed = 0;

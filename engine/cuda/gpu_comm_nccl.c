@@ -2,8 +2,8 @@
  *
  * Communicators are of the non-blocking kind: no call of NCCL waits for another rank; it answers "in progress", and
  * settle() asks again until the deadline or until the group has ended.  A kernel of NCCL that waits on the device
- * for a rank that is gone ends when its own communicator is aborted, which each rank's thread does itself: NCCL allows
- * no two threads in one communicator. */
+ * for a rank that is gone ends when its own communicator is aborted.  NCCL allows no two threads in one communicator:
+ * a rank that has begun to abort leaves its own to the thread that does it. */
 #include "engine/cuda/gpu_comm.h"
 
 #include <nccl.h>
@@ -18,7 +18,7 @@
 #include "base/mem.h"
 #include "engine/cuda/gpu_lib.h"
 
-enum { ASK_NS = 50000, LOOK_NS = 5000000 };
+enum { ASK_NS = 10000, LOOK_NS = 5000000 };
 
 static struct {
     GPU_LIB_NCCL(GPU_LIB_MEMBER)
@@ -34,6 +34,8 @@ struct gpu_comm_group {
 struct gpu_comm {
     struct gpu_comm_group *group;
     ncclComm_t comm; /* NULL: one rank alone, or aborted */
+    pthread_t aborter;
+    bool aborting; /* that thread was started */
 };
 
 /* ---- the group ---- */
@@ -94,14 +96,35 @@ void gpu_comm_abort(struct gpu_comm_group *group)
 
 /* ---- one rank ---- */
 
-/* The group has ended: release this rank's device. */
+static void *abort_comm(void *comm)
+{
+    (void)nccl.ncclCommAbort(comm);
+    return NULL;
+}
+
+/* The group has ended: release this rank's device.  An abort ends the kernels at once, but the last rank's call returns
+ * only when all graphs with collectives in them are destroyed, which comes later, so it has a thread of its own.
+ * Without one the end of the process has to do. */
 static enum err leave(struct gpu_comm *c)
 {
     atomic_store(&c->group->ended, true);
     if (c->comm != NULL)
-        (void)nccl.ncclCommAbort(c->comm);
+        c->aborting = pthread_create(&c->aborter, NULL, abort_comm, c->comm) == 0;
     c->comm = NULL;
     return ERR_DEVICE;
+}
+
+/* A device that hangs keeps the thread for ever: then it is left behind. */
+static void await_abort(struct gpu_comm *c)
+{
+    struct timespec until;
+
+    if (!c->aborting)
+        return;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += (time_t)(c->group->deadline_ns / CLOCK_NS_PER_S) + 1;
+    if (pthread_timedjoin_np(c->aborter, NULL, &until) != 0)
+        pthread_detach(c->aborter);
 }
 
 static enum err fail(struct gpu_comm *c, const char *call, ncclResult_t result)
@@ -164,6 +187,7 @@ enum err gpu_comm_open(struct gpu_comm_group *group, uint32_t rank, struct gpu *
     }
     if (err != ERR_OK) {
         gpu_comm_abort(group);
+        await_abort(c);
         mem_free(c);
         return err_set(msg, err, "collectives: rank %u of %u: %s", rank, group->n_ranks,
                        gpu_trouble()[0] != '\0' ? gpu_trouble() : "another rank failed");
@@ -183,6 +207,7 @@ void gpu_comm_close(struct gpu_comm *c)
     }
     if (c->comm != NULL)
         (void)leave(c);
+    await_abort(c);
     mem_free(c);
 }
 

@@ -35,8 +35,7 @@ extern "C" {
 #define GPU_LIB_NCCL(F)                                                                 \
     F(ncclGetVersion) F(ncclGetErrorString) F(ncclGetLastError) F(ncclGetUniqueId)      \
     F(ncclCommInitRankConfig) F(ncclCommGetAsyncError) F(ncclCommAbort) F(ncclCommFinalize) \
-    F(ncclCommDestroy) F(ncclGroupStart) F(ncclGroupEnd)                                \
-    F(ncclAllReduce) F(ncclAllGather) F(ncclBroadcast)
+    F(ncclCommDestroy) F(ncclAllReduce) F(ncclAllGather)
 /* clang-format on */
 
 #define GPU_LIB_MEMBER(f) __typeof__(&f) f;

@@ -45,6 +45,7 @@ std::condition_variable changed;
 uint32_t n_devices = 2;
 uint64_t device_bytes = 1ull << 30;
 std::atomic<uint32_t> fail_after, hang_after; /* may be set by a signal handler */
+bool abandoned;
 char trouble[256];
 
 bool broken()
@@ -286,6 +287,7 @@ void gpu_emu_reset(void)
     n_devices = 2;
     device_bytes = 1ull << 30;
     fail_after = hang_after = 0;
+    abandoned = false;
     trouble[0] = '\0';
 }
 
@@ -369,6 +371,25 @@ enum err gpu_fail(const char *call, const char *text)
     return ERR_DEVICE;
 }
 
+void gpu_abandon(void)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    abandoned = true;
+}
+
+bool gpu_lost(void)
+{
+    std::lock_guard<std::mutex> hold(lock);
+    return abandoned || broken();
+}
+
+/* The runtime would wait for the work that does not end. */
+static void check_free(const struct gpu *g, const void *p)
+{
+    if (g->hangs && !abandoned && !broken())
+        emu::fault("a free on a device that hangs, which has not been abandoned", p);
+}
+
 enum err gpu_alloc(struct gpu *g, size_t bytes, void **out)
 {
     std::lock_guard<std::mutex> hold(lock);
@@ -400,6 +421,7 @@ void gpu_free(struct gpu *g, void *p)
             busy = busy || s->running || (!s->queue.empty() && !broken() && !g->hangs);
         return !busy;
     });
+    check_free(g, p);
     if (g->device.count(p) == 0)
         emu::fault("a free of memory that was not allocated", p);
     g->used -= g->sizes[p];
@@ -421,8 +443,10 @@ enum err gpu_host_alloc(struct gpu *g, size_t bytes, void **out)
 void gpu_host_free(struct gpu *g, void *p)
 {
     std::lock_guard<std::mutex> hold(lock);
-    if (p != nullptr)
+    if (p != nullptr) {
+        check_free(g, p);
         g->host.erase(p);
+    }
 }
 
 enum err gpu_host_register(struct gpu *g, void *p, size_t bytes)
