@@ -1096,6 +1096,10 @@ int daemon_worker_run(const struct daemon_worker_config *c)
     uv_run(&w->loop, UV_RUN_DEFAULT);
     uv_loop_close(&w->loop);
     status = w->status;
+    if (w->engine != NULL) { /* of a lost device: exit handlers of its runtime would wait for it */
+        fflush(NULL);
+        _exit(status);
+    }
     explicit_bzero(&w->secret, sizeof(w->secret));
     mem_free(w->peers);
     mem_free(w);
