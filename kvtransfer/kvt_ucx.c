@@ -167,6 +167,12 @@ static void transports_in(const ucp_config_t *ucp, bool has[NEEDS_TCP + 1])
         has[NEEDS_SHM] |= strstr(tls, shm[i]) != NULL;
 }
 
+/* UCX knows CUDA memory only where it may use a transport for it. */
+static bool wants_cuda(const struct kvt_ucx_config *config)
+{
+    return config->device != NULL && config->device->kind == KV_MEMORY_CUDA;
+}
+
 static enum err open_context(struct kvt_ucx *u, const struct kvt_ucx_config *config,
                              struct err_msg *msg)
 {
@@ -181,8 +187,12 @@ static enum err open_context(struct kvt_ucx *u, const struct kvt_ucx_config *con
     if (status != UCS_OK)
         return ucx_error(msg, "cannot read its configuration; check the UCX_* variables", status);
     if (tls == NULL)
-        tls = has_rdma() ? "posix,sysv,tcp,rc,dc,ud" : "posix,sysv,tcp";
+        tls = !has_rdma()          ? "posix,sysv,tcp"
+              : wants_cuda(config) ? "posix,sysv,tcp,rc,dc,ud,cuda"
+                                   : "posix,sysv,tcp,rc,dc,ud";
     set_unless_user(config, ucp, "TLS", "TLS", tls);
+    if (wants_cuda(config)) /* one without CUDA would warn of it, and the pool is staged then */
+        set_unless_user(config, ucp, "WARN_INVALID_CONFIG", "WARN_INVALID_CONFIG", "n");
     set_unless_user(config, ucp, "NET_DEVICES", "NET_DEVICES", config->net_device);
     transports_in(ucp, has);
     for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
