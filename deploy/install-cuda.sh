@@ -112,9 +112,10 @@ nccl "$nvidia" >/dev/null || missing=${missing:+$missing|}nvidia-nccl-cu13
 static_runtime "$nvidia" >/dev/null && cublas=$(cublas "$nvidia") && nccl=$(nccl "$nvidia") || { echo "cuda: no libcudart_static.a, cublasLt.h 13 or nccl.h 2 here, and none could be fetched" >&2; exit 1; }
 cp "$here/cuda.txt" "$dir/pins.txt"
 
-# The libraries are looked for beside the headers; where they are not, the loader's own search remains.
+# The libraries are looked for beside the headers and in Python's packages; where they are not, the loader's own search
+# remains.
 libraries=
-for folder in "$nvidia/lib64" "$cublas/../lib64" "$cublas/../lib" "$nccl/../lib"; do
+for folder in "$nvidia/lib64" "$cublas/../lib64" "$cublas/../lib" "$nccl/../lib" "${site[@]/%//nvidia/cu13/lib}" "${site[@]/%//nvidia/nccl/lib}"; do
     compgen -G "$folder/libcublasLt.so.13" >/dev/null || compgen -G "$folder/libnccl.so.2" >/dev/null || continue
     folder=$(cd "$folder" && pwd -P)
     case ";$libraries;" in *";$folder;"*) ;; *) libraries=${libraries:+$libraries;}$folder ;; esac

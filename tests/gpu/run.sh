@@ -4,7 +4,8 @@
 # Needs nvcc 13, cmake, ninja and a C compiler; cuBLAS and NCCL of PyTorch's packages will do.  Where our Debian packages are
 # missing it builds with those of tests/gpu/pack/pack.tar.gz (tests/gpu/pack.sh), and if that fails it runs the programs
 # in there.  What is not there is a FAILED line of the table; what needs a device and finds none is a SKIPPED one.
-# Logs of the steps: build/gpu/logs.  Exit status: 0 nothing failed; 1 something did; 2 wrong options.
+# Logs of the steps: build/gpu/logs, and in one archive beside FILE (FILE-logs.tar.gz without .json).
+# Exit status: 0 nothing failed; 1 something did; 2 wrong options.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
@@ -12,10 +13,11 @@ out=bench/results/gpu-$(date -u +%F).json
 while [ $# -gt 0 ]; do
     case $1 in
         --out) [ $# -ge 2 ] || { echo "run.sh: --out needs a file" >&2; exit 2; }; out=$2; shift 2 ;;
-        *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 
+PATH=$PATH:/usr/local/cuda/bin # nvcc and compute-sanitizer, where the PATH does not say so
 build=build/gpu logs=$root/build/gpu/logs pack=$root/build/gpu-unpacked
 mkdir -p "$logs" "$(dirname "$out")"
 rm -f "$logs"/*
@@ -129,7 +131,7 @@ if ! ours; then
         missing unpack "our Debian packages, and tests/gpu/pack/pack.tar.gz (tests/gpu/pack.sh)"
     fi
 fi
-step toolkit 60 deploy/install-cuda.sh
+step toolkit 60 bash deploy/install-cuda.sh
 if ! step build "$build_budget" bash -c "$(declare -f build_all); $(declare -p configure build); build_all" && [ "$packed" = yes ]; then
     build=build/gpu-unpacked/prebuilt
     record prebuilt ok 0 "NOT BUILT HERE: the programs of the pack are run instead"
@@ -138,7 +140,7 @@ fi
 # cuBLASLt and NCCL: where the toolkit's script found them.
 libraries=$(sed -n 's/^set(BATON_CUDA_LIBRARIES "\([^"]*\)").*/\1/p' build/cuda-toolkit/toolkit.cmake 2>/dev/null | tr ';' ':')
 export BATON_SOURCE_DIR=$root BATON_BUILD_DIR=$root/$build # as ctest sets them
-export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${libraries:+:$libraries}
+[ -z "$libraries" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$libraries
 table=$(ls "$build/cuda/kernels.txt" "$build/kernels.txt" 2>/dev/null | head -1)
 if [ -n "$table" ]; then
     record registers ok 0 "$(awk 'NR > 1 { n++; if ($5 + $6 > 0) spilled = spilled " " $1 } END { print n + 0, "kernels; with spills:", spilled == "" ? "none" : spilled }' "$table")"
@@ -190,7 +192,7 @@ fi
 
 # ---- the sanitizer, a few tests side by side ----
 
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer /opt/nvidia/*/compute-sanitizer 2>/dev/null | head -1)
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer /opt/nvidia/*/compute-sanitizer 2>/dev/null | head -1)
 if [ -z "$sanitizer" ]; then
     [ "$device" = yes ] && missing sanitizer compute-sanitizer || record sanitizer SKIPPED 0 "no CUDA device, no compute-sanitizer"
 elif [ "$device" = no ]; then
@@ -200,10 +202,11 @@ else
         for name in $kernels; do
             [ -x "$build/tests/gpu_$name" ] || continue
             while [ "$(jobs -rp | wc -l)" -ge 6 ]; do wait -n || true; done
-            step "$tool $name" 100 "$sanitizer" --tool $tool --error-exitcode 99 --print-limit 5 "$build/tests/gpu_$name" &
+            step "$tool $name" 100 "$sanitizer" --tool $tool --target-processes all --error-exitcode 99 --print-limit 5 "$build/tests/gpu_$name" &
         done
     done
     wait
 fi
 
+tar -C "$logs" -czf "${out%.json}-logs.tar.gz" . || echo "run.sh: the logs could not be packed" >&2
 python3 tests/gpu/report.py "$results" "$logs" "$out" "$SECONDS"
