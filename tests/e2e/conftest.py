@@ -45,6 +45,7 @@ class Server:
     key = None  # for metrics(), where the configuration has keys
 
     def __init__(self, *args, env=None, stdin=subprocess.DEVNULL, program=BATON):
+        self.program = program
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = tempfile.mktemp(prefix="baton-e2e-", suffix=".log")

@@ -1,0 +1,150 @@
+"""`baton serve --backend cuda`: a prefill and a decode worker on one card, real processes, the official client.
+
+Every test runs twice: `device`, the shipped program on a real card (skips without one, and without the cuda preset), and
+`emulated`, the same daemon, backend and kernels over the host's memory (tests/gpu/emu), which proves the arithmetic, the
+order of work and the hand-over, and says nothing about a device.
+"""
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+
+import pytest
+
+from conftest import BATON, BUILD, DEMO, PATIENCE, Server, client
+
+EMULATED = BUILD / "tests/baton_emu"
+GOLDEN = json.loads((DEMO.parent / "golden.json").read_text())["cases"]
+# 16-bit activations move a logit of the demo model by less than this; a narrower choice may fall either way.
+MARGIN = 0.25
+CLEAR = sorted((c for c in GOLDEN if c["min_logit_gap"] >= MARGIN), key=lambda c: len(c["prompt_ids"]))
+
+
+@pytest.fixture(params=[pytest.param("emulated"), pytest.param("device", marks=pytest.mark.gpu)])
+def gpu(request):
+    """The program to serve with."""
+    if request.param == "emulated":
+        if not EMULATED.exists():
+            pytest.skip("this preset has no emulated device (tests/baton_emu)")
+        return EMULATED
+    if not os.path.exists("/dev/nvidia0"):
+        pytest.skip("no CUDA device")
+    if b"cuda" not in subprocess.run([BATON, "serve", "--help"], capture_output=True).stdout:
+        pytest.skip("this build has no CUDA backend (cmake --preset cuda)")
+    return BATON
+
+
+@contextlib.contextmanager
+def serve_gpu(program, *args):
+    # An emulated device needs seconds for a first token: with the usual tiers the requests would rightly be refused.
+    patient = tempfile.NamedTemporaryFile("w", suffix=".yaml")
+    patient.write("tiers:\n  - {name: patient, ttft_ms: 120000, tbt_ms: 20000, on_miss: wait}\n")
+    patient.flush()
+    server = Server(DEMO, "--backend", "cuda", "--served-name", "demo", "--prefill", 1, "--decode", 1, "--config", patient.name,
+                    *args, program=program)
+    try:
+        yield server.wait_ready(120)
+        server.settle(60)
+    except BaseException:
+        print(server.log()[-8000:])
+        raise
+    finally:
+        server.close()
+
+
+def chat(server, case, on_token=None):
+    """Token ids of a greedy answer, as the client got them one by one; few where a token takes a tenth of a second."""
+    ids = []
+    for chunk in client(server).chat.completions.create(
+            model="demo", messages=case["messages"], max_tokens=10 if server.program == EMULATED else 48, temperature=0,
+            stream=True, extra_body={"return_token_ids": True}):
+        ids += (chunk.choices[0].model_dump().get("token_ids") or []) if chunk.choices else []
+        if on_token:
+            on_token(len(ids))
+    return ids
+
+
+def is_reference(case, ids):
+    want = case["continuation_ids"]
+    return len(ids) >= min(10, len(want)) and ids == want[:len(ids)]
+
+
+def wait_for(what, seconds=60):
+    deadline = time.monotonic() + seconds * PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_the_demo_model_says_what_its_reference_says(gpu):
+    with serve_gpu(gpu) as s:
+        for case in CLEAR[:2] if gpu == EMULATED else CLEAR:
+            ids = chat(s, case)
+            assert is_reference(case, ids), (case["messages"], ids)
+
+
+def test_kv_goes_from_device_to_device_and_the_path_is_named(gpu):
+    with serve_gpu(gpu) as s:
+        prompt = [400 + i % 900 for i in range(200)]
+        client(s).completions.create(model="demo", prompt=prompt, max_tokens=2, temperature=0)
+        moved = [k for k, v in s.metrics().items() if k.startswith("baton_handover_bytes_total") and v > 0]
+        assert moved and all('transport="staged-' in k or 'transport="cuda' in k for k in moved), moved
+        assert "path=staged-" in s.log() or "path=cuda" in s.log(), "the log does not name the path"
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_kill_9_costs_a_pause_and_nothing_else(gpu, role):
+    case = CLEAR[0]
+    with serve_gpu(gpu) as s:
+        killed = threading.Event()
+
+        def kill(n):
+            if n >= 3 and not killed.is_set():
+                killed.set()
+                s.kill_worker(role)
+
+        ids = chat(s, case, kill)
+        assert killed.is_set() and is_reference(case, ids), ids
+        assert is_reference(case, chat(s, case))
+
+
+@pytest.mark.parametrize("role, number", [("prefill", signal.SIGUSR2), ("decode", signal.SIGUSR2), ("decode", signal.SIGUSR1)],
+                         ids=["prefill-fails", "decode-fails", "decode-hangs"])
+def test_a_broken_device_ends_its_worker_and_nothing_else(role, number):
+    """Only the emulated device can be broken on purpose."""
+    if not EMULATED.exists():
+        pytest.skip("this preset has no emulated device (tests/baton_emu)")
+    case = CLEAR[0]
+    with serve_gpu(EMULATED, "--step-timeout-s", 3) as s:
+        broken = []
+
+        def strike(n):
+            if n >= 3 and not broken:
+                broken.append(s.workers(role)[0])
+                os.kill(broken[0], number)
+
+        if role == "prefill":  # it has nothing to do for a stream that decodes: break it before the next prompt
+            chat(s, case)
+            strike(3)
+        ids = chat(s, case, strike if role == "decode" else None)
+        assert broken and is_reference(case, ids), ids
+        wait_for(lambda: s.workers(role) and s.workers(role)[0] != broken[0])
+        assert "engine broken" in s.log()
+        assert is_reference(case, chat(s, case))
+
+
+def test_two_workers_share_the_card(gpu):
+    with serve_gpu(gpu) as s:
+        lines = [line for line in s.log().splitlines() if "arena" in line]
+        assert len(lines) >= 2, "each worker says what it took of the card's memory"
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers(gpu):
+    run = subprocess.run([gpu, "serve", DEMO, "--backend", "cuda", "--gpu-memory", "0.0001", "--port", "0"],
+                         capture_output=True, text=True, timeout=60 * PATIENCE)
+    assert run.returncode == 1
+    assert "MiB" in run.stderr + run.stdout and "--gpu-memory" in run.stderr + run.stdout
