@@ -33,7 +33,7 @@ void fake_engine_reset(uint32_t max_batch, uint32_t max_step_tokens)
     eng.token = -1;
     eng.hold_step = UINT32_MAX;
     the_engine.info = (struct engine_info){
-        .kv = {FAKE_LAYERS, 1, 1, FAKE_BLOCK_TOKENS, WIRE_KV_F32, 7},
+        .kv = {FAKE_LAYERS, 1, 1, FAKE_BLOCK_TOKENS, WIRE_KV_F32, 7, 1},
         .vocab = FAKE_VOCAB,
         .max_context = 100,
         .max_batch = max_batch,
