@@ -153,7 +153,7 @@ static double decode_bytes(const struct perf *p, uint32_t streams, uint32_t cont
 static void add_profile(struct perf *p, const char *what)
 {
     const struct cuda_profile *profile = cuda_engine_profile(p->engine);
-    char name[96];
+    char name[160];
 
     for (uint32_t i = 0; profile != NULL && i < profile->n; i++) {
         snprintf(name, sizeof(name), "gpu.profile.%s.%s", what, profile->op[i].name);
