@@ -419,9 +419,10 @@ __device__ __forceinline__ bool count_split(int *last, uint32_t *finished, int s
     if (threadIdx.x == 0) {
         __threadfence();
         *last = atomicAdd(finished, 1u) + 1 == (uint32_t)splits;
-        if (*last)
+        if (*last) {
             *finished = 0;
-        __threadfence();
+            __threadfence(); /* what the others left is read after they have counted */
+        }
     }
     __syncthreads();
     return *last;
@@ -442,12 +443,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
 
     count_items(ends, a, b, p);
     f.n_items = ends[b.n_rows - 1];
+    f.index = index;
+    if (index < f.n_items) {
+        feed_enter(f, ends, a, b, p);
+        feed_settle(f, ends, a, b, p);
+    }
+    gpu_wait_previous(); /* up to here only the step's metadata was read */
     if (index >= f.n_items)
         return;
 
-    f.index = index;
-    feed_enter(f, ends, a, b, p);
-    feed_settle(f, ends, a, b, p);
     for (int i = 0; i < memory::kStages - 1; i++)
         feed_load<D>(f, shared.ring[warp][i], ends, a, b, p);
 
@@ -533,8 +537,8 @@ enum err launch(const struct attention *a, const struct gpu_batch *b, const plan
     uint64_t at_once = (uint64_t)n_multiprocessors * kBlocksPerProcessor;
     unsigned blocks = (unsigned)(items < at_once ? items : at_once);
 
-    return gpu_launch<decode_kernel<T, D>>({blocks, 1, 1, kThreads, shared}, stream, *a, *b, p,
-                                           work);
+    return gpu_launch_early<decode_kernel<T, D>>({blocks, 1, 1, kThreads, shared}, stream, *a, *b,
+                                                 p, work);
 }
 
 bool valid(const struct attention *a, uint32_t n_rows, uint32_t max_blocks)

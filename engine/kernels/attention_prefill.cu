@@ -307,6 +307,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
         rows_of<D>::as_rows(lane) + (int)threadIdx.x / 32 * kWarpQueries * D * 2;
     place_queries<D>(shared, w);
     __syncthreads();
+    gpu_wait_previous(); /* up to here only the step's metadata was read */
     load_queries<D>(shared, w, a);
     load_keys<D>(shared.kv[0], shared.blocks[0], key, w, a.kv, block_shift);
     cp_async_commit();
@@ -343,7 +344,7 @@ enum err launch(const struct attention *a, const struct gpu_batch *b,
 
     while (1u << shift < a->kv.block_tokens)
         shift++;
-    return gpu_launch<prefill_kernel<T, D>>(
+    return gpu_launch_early<prefill_kernel<T, D>>(
         {n_tiles * parts, 1, 1, kThreads, sizeof(block_memory<D>)}, stream, *a, *b, tiles,
         (int)parts, shift);
 }

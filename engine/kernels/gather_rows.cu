@@ -13,6 +13,7 @@ __global__ void __launch_bounds__(THREADS)
     gather_rows_kernel(vec16 *out, const vec16 *table, const int32_t *index, uint32_t *bad,
                        uint32_t vecs_per_row, uint32_t first, uint32_t count, uint32_t total)
 {
+    gpu_wait_previous();
     int32_t i = index[blockIdx.x];
     vec16 *to = out + (size_t)blockIdx.x * vecs_per_row;
     /* Wraps where i is below first, or negative: then it is above any count. */
@@ -37,7 +38,7 @@ extern "C" enum err gather_rows(const struct gather_rows_args *a, gpu_stream str
         return ERR_INVALID;
     if (a->rows == 0)
         return ERR_OK;
-    return gpu_launch<gather_rows_kernel>({a->rows, 1, 1, threads, 0}, stream, (vec16 *)a->out,
-                                          (const vec16 *)a->table, a->index, a->bad, vecs, a->first,
-                                          a->count, a->total);
+    return gpu_launch_early<gather_rows_kernel>({a->rows, 1, 1, threads, 0}, stream,
+                                                (vec16 *)a->out, (const vec16 *)a->table, a->index,
+                                                a->bad, vecs, a->first, a->count, a->total);
 }

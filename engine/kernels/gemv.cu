@@ -80,7 +80,25 @@ template <class T, class W, unsigned kParts> struct share {
 
     /* No load depends on a condition, so that all are on their way before the first is waited for: rows that
      * are not there are the last one again, whose results nobody stores; behind the end of k x counts as zero. */
-    __device__ __forceinline__ void load(const gemv_args &a, unsigned first_n, unsigned k)
+    __device__ __forceinline__ void load_weights(const gemv_args &a, unsigned first_n, unsigned k)
+    {
+        unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+
+#pragma unroll
+        for (unsigned u = 0; u < kUnroll; u++) {
+            unsigned at = k + u * kNext + t * format::kPerLoad;
+            at = at < a.k ? at : 0;
+#pragma unroll
+            for (unsigned i = 0; i < 2 * kTiles; i++) {
+                unsigned n = first_n + i * 8 + g;
+                n = n < a.n ? n : a.n - 1;
+                w[u][i / 2][i % 2] =
+                    load_streaming((const uint8_t *)a.w + ((size_t)n * a.k + at) * kBytes);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void load_rows(const gemv_args &a, unsigned k)
     {
         unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 
@@ -89,13 +107,6 @@ template <class T, class W, unsigned kParts> struct share {
             unsigned at = k + u * kNext + t * format::kPerLoad;
             bool there = at < a.k;
             at = there ? at : 0;
-#pragma unroll
-            for (unsigned i = 0; i < 2 * kTiles; i++) {
-                unsigned n = first_n + i * 8 + g;
-                n = n < a.n ? n : a.n - 1;
-                w[u][i / 2][i % 2] =
-                    load_streaming((const uint8_t *)a.w + ((size_t)n * a.k + at) * kBytes);
-            }
 #pragma unroll
             for (unsigned p = 0; p < kParts; p++) {
                 unsigned m = p * 8 + g;
@@ -142,10 +153,17 @@ __global__ void __launch_bounds__(kBlock, kParts == 1 ? 2 : 1) gemv_kernel(gemv_
     unsigned first_n = blockIdx.x * kRows;
     float sums[kTiles][kParts][4] = {};
 
-    for (unsigned k = warp * part::kWarpFirst; k < a.k; k += kWarps * part::kUnroll * part::kLoad) {
-        part s;
-        s.load(a, first_n, k);
+    /* The first weights are on their way while the kernel before still makes x. */
+    part s;
+    unsigned k = warp * part::kWarpFirst;
+    s.load_weights(a, first_n, k);
+    gpu_wait_previous();
+    while (k < a.k) {
+        s.load_rows(a, k);
         s.multiply(sums);
+        k += kWarps * part::kUnroll * part::kLoad;
+        if (k < a.k)
+            s.load_weights(a, first_n, k);
     }
 #pragma unroll
     for (unsigned r = 0; r < kTiles; r++)
@@ -153,11 +171,11 @@ __global__ void __launch_bounds__(kBlock, kParts == 1 ? 2 : 1) gemv_kernel(gemv_
         for (unsigned p = 0; p < kParts; p++)
 #pragma unroll
             for (unsigned i = 0; i < 4; i++)
-                shared[(warp * kParts * 8 + p * 8 + 2 * t + i % 2) * kRows + r * kTile + i / 2 * 8 +
-                       g] = sums[r][p][i];
+                shared[(warp * kParts * 8 + p * 8 + 2 * t + i % 2) * kRows +
+                       ((r * kTile + i / 2 * 8 + g) ^ 8 * t)] = sums[r][p][i];
     __syncthreads();
     for (unsigned i = threadIdx.x; i < kParts * 8 * kRows; i += kBlock) {
-        unsigned m = i / kRows, n = first_n + i % kRows;
+        unsigned m = i / kRows, n = first_n + (i % kRows ^ m / 2 % 4 * 8);
         float sum = 0.0f;
         for (unsigned s = 0; s < kWarps; s++)
             sum += shared[s * kParts * 8 * kRows + i];
@@ -170,8 +188,8 @@ template <class T, class W> enum err launch(const struct gemv_args *a, gpu_strea
 {
     struct gpu_dims d = {(a->n + kRows - 1) / kRows, 1, 1, kBlock, 0};
 
-    return a->rows <= 8 ? gpu_launch<gemv_kernel<T, W, 1>>(d, stream, *a)
-                        : gpu_launch<gemv_kernel<T, W, 2>>(d, stream, *a);
+    return a->rows <= 8 ? gpu_launch_early<gemv_kernel<T, W, 1>>(d, stream, *a)
+                        : gpu_launch_early<gemv_kernel<T, W, 2>>(d, stream, *a);
 }
 
 template <class T> enum err choose(const struct gemv_args *a, gpu_stream stream)

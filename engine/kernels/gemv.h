@@ -11,7 +11,8 @@
  *          result does not depend on the other rows.  8-bit weights are exact in dtype, so nothing else is
  *          rounded; everything after the sum is fp32, and the result is rounded to nearest even once
  *
- * y may be x only if they do not overlap.  gemv() only enqueues.
+ * y and x do not overlap.  gemv() only enqueues.  Of w some is read while the kernel before on the stream may still run:
+ * where that one makes w, something that is no kernel (a copy, a wait of the host) stands between the two.
  * Limits: rows 1 .. GEMV_ROWS, n >= 1, k >= 8 (16 with 8 bits) and a multiple of that, x and w 16-byte aligned,
  * x_stride % 8 == 0; else ERR_INVALID.  ERR_DEVICE.
  * Moves n * k * (2 or 1) bytes for the weights and is bound by them; beside them rows * (k + n) * 2. */

@@ -3,7 +3,9 @@
  * Plain structs passed by value; every pointer is device memory and belongs to the caller, who keeps it until
  * the stream has passed.  Counts are of the launch: a step captured in a graph runs with the same counts each
  * time and reads the rest from the arrays, so a row that is there only to fill the graph has slot -1: kernels
- * leave KV alone for it, and what they write to its own outputs is read by nobody. */
+ * leave KV alone for it, and what they write to its own outputs is read by nobody.
+ *
+ * Copies write the arrays, never kernels: a kernel may read them while the one before it on the stream still runs. */
 #ifndef ENGINE_KERNELS_GPU_BATCH_H
 #define ENGINE_KERNELS_GPU_BATCH_H
 

@@ -10,7 +10,14 @@
  *   __popc __popcll __clz __ffs __umulhi __umul64hi __float_as_uint __uint_as_float __fmul_rn __fadd_rn __fmaf_rn
  *   fmaxf fminf sqrtf rsqrtf expf exp2f logf log2f sinf cosf sincosf, double arithmetic
  *
- * __shared__ variables are declared through GPU_SHARED (poisoned between blocks when emulated). */
+ * __shared__ variables are declared through GPU_SHARED (poisoned between blocks when emulated).
+ *
+ * A kernel that gpu_launch_early() starts may run beside the end of the kernel before it on the stream: its blocks come
+ * as soon as all blocks of that one have started and there is room.  So every thread of it calls gpu_wait_previous()
+ * once, before it reads what an earlier kernel may have written, before its first write, and before it returns; ahead of
+ * that stands only what reads weights and a step's metadata (gpu_batch.h), which no kernel writes.  When the wait
+ * returns, all kernels before are complete, since each of them has waited so itself.  What the kernel before wrote is not
+ * read through ld.global.nc. */
 #ifndef ENGINE_KERNELS_GPU_KERNEL_CUH
 #define ENGINE_KERNELS_GPU_KERNEL_CUH
 
@@ -50,31 +57,75 @@ struct alignas(16) vec16 {
 #define GPU_SHARED(type, name, count) __shared__ type name[count]
 #define GPU_SHARED_DYNAMIC(name) extern __shared__ __align__(128) unsigned char name[]
 
+/* false: every kernel waits for the end of the one before it, as if gpu_launch_early() were gpu_launch(). */
+constexpr bool kLaunchEarly = true;
+
+/* Dynamic shared memory beyond 48 KiB has to be asked for, once per kernel and device: all there is beside the
+ * static. */
+template <auto *kernel> static cudaError_t gpu_raise_shared()
+{
+    static unsigned long long raised; /* devices on which it is done */
+    cudaFuncAttributes attributes;
+    int device = 0;
+    cudaError_t e = cudaGetDevice(&device);
+    unsigned long long bit = 1ull << (device & 63);
+
+    if (e != cudaSuccess || (__atomic_load_n(&raised, __ATOMIC_RELAXED) & bit) != 0)
+        return e;
+    e = cudaFuncGetAttributes(&attributes, kernel);
+    if (e == cudaSuccess)
+        e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 227 * 1024 - (int)attributes.sharedSizeBytes);
+    if (e == cudaSuccess)
+        __atomic_fetch_or(&raised, bit, __ATOMIC_RELAXED);
+    return e;
+}
+
+template <auto *kernel, class... Args>
+static enum err gpu_enqueue(bool early, struct gpu_dims d, gpu_stream stream, Args... args)
+{
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute overlap = {};
+    cudaError_t e = cudaSuccess;
+
+    if (d.x == 0 || d.y == 0 || d.z == 0 || d.threads == 0 || d.threads > 1024)
+        return ERR_INVALID;
+    config.gridDim = dim3(d.x, d.y, d.z);
+    config.blockDim = dim3(d.threads);
+    config.dynamicSmemBytes = d.shared;
+    config.stream = stream;
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &overlap;
+    config.numAttrs = early ? 1 : 0;
+    if (d.shared > 0)
+        e = gpu_raise_shared<kernel>();
+    if (e == cudaSuccess)
+        e = cudaLaunchKernelEx(&config, kernel, args...);
+    if (e == cudaSuccess)
+        return ERR_OK;
+    (void)cudaGetLastError();
+    return gpu_fail(__PRETTY_FUNCTION__, cudaGetErrorString(e));
+}
+
 /* Enqueue kernel<<<...>>>(args...).  ERR_INVALID: an empty grid or too many threads.  ERR_DEVICE. */
 template <auto *kernel, class... Args>
 static enum err gpu_launch(struct gpu_dims d, gpu_stream stream, Args... args)
 {
-    static unsigned long long
-        raised; /* devices on which this kernel's shared memory limit is raised */
-
-    if (d.x == 0 || d.y == 0 || d.z == 0 || d.threads == 0 || d.threads > 1024)
-        return ERR_INVALID;
-    if (d.shared > 48 * 1024) {
-        int device = 0;
-        if (cudaGetDevice(&device) != cudaSuccess)
-            return ERR_DEVICE;
-        unsigned long long bit = 1ull << (device & 63);
-        if ((__atomic_load_n(&raised, __ATOMIC_RELAXED) & bit) == 0) {
-            if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                     227 * 1024) != cudaSuccess)
-                return gpu_fail(__PRETTY_FUNCTION__, cudaGetErrorString(cudaGetLastError()));
-            __atomic_fetch_or(&raised, bit, __ATOMIC_RELAXED);
-        }
-    }
-    kernel<<<dim3(d.x, d.y, d.z), d.threads, d.shared, stream>>>(args...);
-    cudaError_t refused = cudaGetLastError();
-    return refused == cudaSuccess ? ERR_OK
-                                  : gpu_fail(__PRETTY_FUNCTION__, cudaGetErrorString(refused));
+    return gpu_enqueue<kernel>(false, d, stream, args...);
+}
+/* The same of a kernel that calls gpu_wait_previous(). */
+template <auto *kernel, class... Args>
+static enum err gpu_launch_early(struct gpu_dims d, gpu_stream stream, Args... args)
+{
+    return gpu_enqueue<kernel>(kLaunchEarly, d, stream, args...);
+}
+/* The kernel after this one may start to come; then wait for the one before (at once if there is nothing to wait
+ * for). */
+static __device__ __forceinline__ void gpu_wait_previous()
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
 static __device__ __forceinline__ float to_float(bf16 v)
@@ -192,13 +243,15 @@ template <int n> static __device__ __forceinline__ void cp_async_wait()
     asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
 }
 
-/* 16 bytes that are read once: they need not stay in the first level of the cache. */
+/* 16 bytes that are read once: they need not stay in the first level of the cache.  Not by ld.global.nc, which
+ * takes them to be constant from the start of the kernel on: one that starts early may be there before they are. */
 static __device__ __forceinline__ vec16 load_streaming(const void *p)
 {
     vec16 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
-                 : "l"(p));
+                 : "l"(p)
+                 : "memory");
     return v;
 }
 

@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(kBlock) quantize_kernel(quantize_args a)
     float largest = 0.0f, wrong = 0.0f, size = 0.0f;
     auto sum = [](float l, float r) { return l + r; };
 
+    gpu_wait_previous();
     for (unsigned i = threadIdx.x; i < vecs; i += kBlock) {
         vec16 in = ((const vec16 *)x)[i];
         for (unsigned k = 0; k < 4; k++)
@@ -77,8 +78,8 @@ template <class T> enum err launch(const struct quantize_args *a, gpu_stream str
 {
     struct gpu_dims d = {a->rows, 1, 1, kBlock, 0};
 
-    return a->format == GPU_WEIGHT_E4M3 ? gpu_launch<quantize_kernel<T, e4m3>>(d, stream, *a)
-                                        : gpu_launch<quantize_kernel<T, int8>>(d, stream, *a);
+    return a->format == GPU_WEIGHT_E4M3 ? gpu_launch_early<quantize_kernel<T, e4m3>>(d, stream, *a)
+                                        : gpu_launch_early<quantize_kernel<T, int8>>(d, stream, *a);
 }
 
 } // namespace

@@ -67,9 +67,16 @@ __global__ void __launch_bounds__(1024)
 {
     size_t row = (size_t)blockIdx.x * vecs_per_row;
     vec16 v[VECS] = {}, before[VECS] = {}, weight[VECS] = {};
+    constexpr bool AHEAD = VECS <= 2; /* registers have room for the weights from the start */
     float sum = 0.0f;
 
-    /* All loads first: they are on their way together. */
+    /* All loads first: they are on their way together, and the weights before the row is there. */
+    for (int i = 0; i < VECS && AHEAD; i++) {
+        uint32_t c = threadIdx.x + i * blockDim.x;
+        if (c < vecs_per_row)
+            weight[i] = w[c];
+    }
+    gpu_wait_previous();
     for (int i = 0; i < VECS; i++) {
         uint32_t c = threadIdx.x + i * blockDim.x;
         if (c >= vecs_per_row)
@@ -77,7 +84,6 @@ __global__ void __launch_bounds__(1024)
         v[i] = x[row + c];
         if (ADD)
             before[i] = residual[row + c];
-        weight[i] = w[c];
     }
     for (int i = 0; i < VECS; i++) {
         uint32_t c = threadIdx.x + i * blockDim.x;
@@ -92,7 +98,7 @@ __global__ void __launch_bounds__(1024)
     for (int i = 0; i < VECS; i++) {
         uint32_t c = threadIdx.x + i * blockDim.x;
         if (c < vecs_per_row)
-            y[row + c] = scaled<T>(v[i], weight[i], scale);
+            y[row + c] = scaled<T>(v[i], AHEAD ? weight[i] : w[c], scale);
     }
 }
 
@@ -106,10 +112,10 @@ template <class T, int VECS> enum err launch(const struct rmsnorm_args *a, gpu_s
     float inv_cols = 1.0f / (float)a->cols;
 
     if (residual != nullptr)
-        return gpu_launch<rmsnorm_kernel<T, VECS, true>>(d, stream, y, residual, x, w, vecs,
-                                                         inv_cols, a->eps);
-    return gpu_launch<rmsnorm_kernel<T, VECS, false>>(d, stream, y, residual, x, w, vecs, inv_cols,
-                                                      a->eps);
+        return gpu_launch_early<rmsnorm_kernel<T, VECS, true>>(d, stream, y, residual, x, w, vecs,
+                                                               inv_cols, a->eps);
+    return gpu_launch_early<rmsnorm_kernel<T, VECS, false>>(d, stream, y, residual, x, w, vecs,
+                                                            inv_cols, a->eps);
 }
 
 template <class T> enum err launch(const struct rmsnorm_args *a, gpu_stream stream)

@@ -1,7 +1,7 @@
 /* engine/kernels/rmsnorm.h - y[r,c] = x[r,c] * w[c] / sqrt(mean_c(x[r,c]^2) + eps), or of a sum that is kept.
  *
  *   x, y      16-bit [rows][cols], row-major, 16-byte aligned; y may be x
- *   w         16-bit [cols], 16-byte aligned
+ *   w         16-bit [cols], 16-byte aligned; not written by the kernel before on the stream, which may still run
  *   residual  NULL, or 16-bit [rows][cols], overlapping neither x nor y: then residual += x, rounded once to the type,
  *             and y is the norm of the rounded sum, which is what the next layers see of it
  *

@@ -86,6 +86,7 @@ __global__ void __launch_bounds__(THREADS)
     uint32_t position = (uint32_t)batch.position[blockIdx.x];
     vec16 lo[HEADS], hi[HEADS];
 
+    gpu_wait_previous();
     if (group >= s.groups)
         return;
     load(lo, hi, row, group, total, s);
@@ -124,9 +125,9 @@ template <class T> enum err launch(const struct rope_kv_args *a, gpu_stream stre
 
     threads = threads > THREADS ? THREADS : threads;
     s.groups = threads / s.chunks;
-    return gpu_launch<rope_kv_kernel<T>>({a->batch.n_rows, 1, 1, threads, 0}, stream,
-                                         (vec16 *)a->qkv, a->angles, a->n_positions, a->batch,
-                                         a->kv, s);
+    return gpu_launch_early<rope_kv_kernel<T>>({a->batch.n_rows, 1, 1, threads, 0}, stream,
+                                               (vec16 *)a->qkv, a->angles, a->n_positions, a->batch,
+                                               a->kv, s);
 }
 
 } // namespace

@@ -199,6 +199,7 @@ __global__ void __launch_bounds__(PART_THREADS) scan(sample_args a)
     unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     part p = part_of(run_count(a.vocab));
 
+    gpu_wait_previous();
     if (row.mode == SAMPLE_SKIP)
         return;
     if (row.n_history + row.n_bias + row.n_bans > 0)
@@ -254,6 +255,7 @@ __global__ void __launch_bounds__(PART_THREADS) weigh(sample_args a)
     part p = part_of(n_runs);
     GPU_SHARED(float, space, PART_THREADS / 32);
 
+    gpu_wait_previous();
     if (row.mode != SAMPLE_DRAW || row.top_k > 0)
         return;
     float max = -INFINITY;
@@ -550,6 +552,7 @@ __global__ void __launch_bounds__(PICK_THREADS) pick(sample_args a)
     unsigned n_runs = run_count(a.vocab);
     pick_state p;
 
+    gpu_wait_previous();
     if (row.mode == SAMPLE_SKIP)
         return;
     p.logits = a.logits + (size_t)blockIdx.x * a.row_stride;
@@ -601,8 +604,8 @@ extern "C" enum err sample(const struct sample_args *a, gpu_stream stream)
              most = (n_runs + PART_THREADS / 32 - 1) / (PART_THREADS / 32);
     unsigned parts = (BLOCKS + a->n_rows - 1) / a->n_rows;
     gpu_dims part_dims = {parts < most ? parts : most, a->n_rows, 1, PART_THREADS, 0};
-    if ((err = gpu_launch<scan>(part_dims, stream, *a)) != ERR_OK ||
-        (err = gpu_launch<weigh>(part_dims, stream, *a)) != ERR_OK)
+    if ((err = gpu_launch_early<scan>(part_dims, stream, *a)) != ERR_OK ||
+        (err = gpu_launch_early<weigh>(part_dims, stream, *a)) != ERR_OK)
         return err;
-    return gpu_launch<pick>({a->n_rows, 1, 1, PICK_THREADS, pick_shared(n_runs)}, stream, *a);
+    return gpu_launch_early<pick>({a->n_rows, 1, 1, PICK_THREADS, pick_shared(n_runs)}, stream, *a);
 }

@@ -29,6 +29,7 @@ __global__ void __launch_bounds__(THREADS)
     const vec16 *gate = gate_up + row * 2 * vecs_per_row, *up = gate + vecs_per_row;
     vec16 g[VECS], u[VECS];
 
+    gpu_wait_previous();
     for (uint32_t i = 0; i < VECS; i++) {
         uint32_t c = first + i * blockDim.x;
         if (c < vecs_per_row) {
@@ -56,8 +57,9 @@ template <class T> enum err launch(const struct swiglu_args *a, gpu_stream strea
 
     if ((uint64_t)a->rows * pieces > INT32_MAX)
         return ERR_INVALID;
-    return gpu_launch<swiglu_kernel<T>>({a->rows * pieces, 1, 1, threads, 0}, stream,
-                                        (vec16 *)a->out, (const vec16 *)a->gate_up, vecs, pieces);
+    return gpu_launch_early<swiglu_kernel<T>>({a->rows * pieces, 1, 1, threads, 0}, stream,
+                                              (vec16 *)a->out, (const vec16 *)a->gate_up, vecs,
+                                              pieces);
 }
 
 } // namespace

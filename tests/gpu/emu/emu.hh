@@ -29,7 +29,8 @@ struct guarded {
     void access(bool allowed);
 };
 
-void run_grid(const struct gpu_dims &d, const char *name, const std::function<void()> &fn);
+void run_grid(const struct gpu_dims &d, const char *name, bool early,
+              const std::function<void()> &fn);
 /* Run fn on the device's thread when the stream gets here (or make it part of the graph that is captured). */
 enum err enqueue(gpu_stream s, std::function<void()> fn);
 /* From inside enqueued work: the device is broken from here on, `why` is gpu_trouble's text. */

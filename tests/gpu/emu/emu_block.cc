@@ -42,6 +42,7 @@ struct fiber {
     thread_state self; /* first: `now` points here */
     ctx::fcontext_t at;
     state st;
+    bool waited; /* for the kernel before */
     int vote;
     unsigned group; /* number of committed cp.async groups */
     std::vector<copy16> copies;
@@ -65,6 +66,7 @@ struct block {
     ctx::fcontext_t scheduler;
     const std::function<void()> *fn = nullptr;
     const char *name = "";
+    bool early = false; /* every thread has to wait for the kernel before */
     unsigned char *dynamic = nullptr;
     uint64_t random = 0x9e3779b97f4a7c15ull;
     fiber *running = nullptr;
@@ -144,6 +146,8 @@ void fiber_main(ctx::transfer_t from)
     here.scheduler = from.fctx;
     arrive(nullptr, true);
     (*here.fn)();
+    if (here.early && !here.running->waited)
+        fault("a thread of an early kernel ends without gpu_wait_previous", nullptr);
     here.live--;
     stop(state::done);
     abort(); /* a finished fiber is not resumed */
@@ -208,6 +212,7 @@ void run_block(const struct gpu_dims &d, dim3u index)
         fiber &f = here.fibers[i];
         f.self = {{i, 0, 0}, index, {d.threads, 1, 1}, {d.x, d.y, d.z}};
         f.st = state::ready;
+        f.waited = false;
         f.group = 0;
         f.copies.clear();
         forget_frames(f.stack, STACK_BYTES);
@@ -254,6 +259,11 @@ void fault(const char *what, const void *p)
 unsigned lane()
 {
     return now->thread.x % WARP;
+}
+
+void waited()
+{
+    here.running->waited = true;
 }
 
 void barrier()
@@ -338,7 +348,8 @@ void cp_wait(unsigned newer)
     c.erase(c.begin(), keep);
 }
 
-void run_grid(const struct gpu_dims &d, const char *name, const std::function<void()> &fn)
+void run_grid(const struct gpu_dims &d, const char *name, bool early,
+              const std::function<void()> &fn)
 {
     std::vector<dim3u> blocks;
 
@@ -348,6 +359,7 @@ void run_grid(const struct gpu_dims &d, const char *name, const std::function<vo
                 blocks.push_back({x, y, z});
     make_fibers(d.threads);
     here.name = name;
+    here.early = early;
     here.fn = &fn;
     guarded dynamic(d.shared);
     here.dynamic = dynamic.bytes;

@@ -158,13 +158,14 @@ enum err enqueue(gpu_stream s, std::function<void()> fn)
     return push(s, std::move(p));
 }
 
-enum err launch(struct gpu_dims d, gpu_stream s, const char *name, std::function<void()> fn)
+enum err launch(struct gpu_dims d, gpu_stream s, const char *name, bool early,
+                std::function<void()> fn)
 {
     if (d.x == 0 || d.y == 0 || d.z == 0 || d.threads == 0 || d.threads > 1024)
         return ERR_INVALID;
     if (d.threads % 32 != 0 || d.y > 65535 || d.z > 65535 || d.shared > 227 * 1024)
         fault("a launch outside the limits of the device", name);
-    return enqueue(s, [=] { run_grid(d, name, fn); });
+    return enqueue(s, [=] { run_grid(d, name, early, fn); });
 }
 
 } // namespace emu

@@ -70,6 +70,14 @@ __global__ void out_of_bounds(float *out)
     out[threadIdx.x + 64] = 1;
 }
 
+__global__ void impatient(float *out)
+{
+    if (threadIdx.x == 0)
+        return; /* the kernel after this one could not tell when the one before has ended */
+    gpu_wait_previous();
+    *out = 1;
+}
+
 /* d[16][8] = a[16][16] b, b as [8][16] (column-major), by ldmatrix and mma. */
 __global__ void product(float *d, const bf16 *a, const bf16 *b)
 {
@@ -234,6 +242,16 @@ template <auto *kernel> void run_fault()
     close_rig(&r);
 }
 
+void run_impatient()
+{
+    static rig r;
+    open_rig(&r);
+    if (gpu_launch_early<impatient>({1, 1, 1, 32, 0}, NULL, (float *)r.out) != ERR_OK)
+        exit(3);
+    read_rig(&r, 4);
+    close_rig(&r);
+}
+
 void touch_device_memory()
 {
     static rig r;
@@ -318,6 +336,7 @@ int main()
     CHECK("a barrier that not all reach ends the run", dies(run_fault<lonely_barrier>));
     CHECK("a shuffle that not all lanes reach ends the run", dies(run_fault<half_warp_shuffle>));
     CHECK("a write past the end of device memory ends the run", dies(run_fault<out_of_bounds>));
+    CHECK("a thread that does not wait for the kernel before ends the run", dies(run_impatient));
     CHECK("the host may not touch device memory", dies(touch_device_memory));
     CHECK("streams run late and know only events", late_and_in_order());
     CHECK("an injected failure is ERR_DEVICE", breaks(gpu_emu_fail_after, ERR_DEVICE));

@@ -7,8 +7,10 @@
  * launch run one after the other, in a shuffled order.  Arithmetic is the host's: rounding as IEEE says, exp2
  * exact instead of fast, sums of mma in double.
  *
- * Not found here: races between two threads that no order of whole sections shows, misaligned 16-byte accesses
- * through plain pointers (loads by vec16 are checked), memory-order faults between blocks, speed. */
+ * Not found here: races between two threads that no order of whole sections shows (a warp operation orders here what
+ * its lanes wrote to shared memory, on a device only __syncwarp does), misaligned 16-byte accesses through plain
+ * pointers (loads by vec16 are checked), memory-order faults between blocks, reads that stand too early, before
+ * gpu_wait_previous (that it is called at all is checked), speed. */
 #ifndef TESTS_GPU_EMU_GPU_EMULATED_CUH
 #define TESTS_GPU_EMU_GPU_EMULATED_CUH
 
@@ -39,6 +41,7 @@ struct thread_state { /* of the running fiber */
 };
 extern thread_local thread_state *now;
 
+void waited();
 void barrier();
 int barrier_or(int value);
 /* Every lane of mask gives n words and gets those of all 32 lanes: all[lane * n + i]. */
@@ -59,8 +62,9 @@ void cp_async(void *dst, const void *src, bool valid);
 void cp_commit();
 void cp_wait(unsigned newer);
 
-/* Runs fn as every thread of every block, when the stream gets there. */
-enum err launch(struct gpu_dims d, gpu_stream s, const char *name, std::function<void()> fn);
+/* Runs fn as every thread of every block, when the stream gets there.  early: each has to call waited(). */
+enum err launch(struct gpu_dims d, gpu_stream s, const char *name, bool early,
+                std::function<void()> fn);
 [[noreturn]] void fault(const char *what, const void *p);
 
 } // namespace emu
@@ -80,7 +84,16 @@ enum err launch(struct gpu_dims d, gpu_stream s, const char *name, std::function
 template <auto *kernel, class... Args>
 static enum err gpu_launch(struct gpu_dims d, gpu_stream stream, Args... args)
 {
-    return emu::launch(d, stream, __PRETTY_FUNCTION__, [=] { kernel(args...); });
+    return emu::launch(d, stream, __PRETTY_FUNCTION__, false, [=] { kernel(args...); });
+}
+template <auto *kernel, class... Args>
+static enum err gpu_launch_early(struct gpu_dims d, gpu_stream stream, Args... args)
+{
+    return emu::launch(d, stream, __PRETTY_FUNCTION__, true, [=] { kernel(args...); });
+}
+static inline void gpu_wait_previous()
+{
+    emu::waited();
 }
 
 /* ---- barriers and exchanges ---- */
