@@ -318,6 +318,8 @@ bool breaks(void (*inject)(uint32_t), enum err want)
     good = good && gpu_fill(r.out, 1, 4, NULL) == ERR_OK &&
            gpu_fill(r.out, 1, 4, NULL) != ERR_INVALID &&
            gpu_stream_wait(NULL, clock_now_ns() + 100000000ull) == want;
+    if (want == ERR_TIMEOUT)
+        gpu_abandon(); /* else a free would wait for the device */
     close_rig(&r);
     gpu_emu_reset();
     return good;
