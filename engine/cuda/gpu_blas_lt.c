@@ -146,6 +146,8 @@ static cublasStatus_t point_at(const struct gpu_blas_call *c, const struct gpu_b
 static cublasStatus_t ask(struct gpu_blas_call *c, int *found)
 {
     static const uint64_t workspace = GPU_BLAS_WORKSPACE;
+    /* Parts of a sum that is split along k are not rounded to 16 bits before they are added up. */
+    static const uint32_t in_fp32 = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     static const uint32_t aligned16 =
         16; /* what every row starts at, at least; the header's default is 256 */
     static const cublasLtMatmulPreferenceAttributes_t operands[] = {
@@ -166,6 +168,9 @@ static cublasStatus_t ask(struct gpu_blas_call *c, int *found)
     if (s == CUBLAS_STATUS_SUCCESS)
         s = lt.cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                     &workspace, sizeof(workspace));
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = lt.cublasLtMatmulPreferenceSetAttribute(
+            want, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &in_fp32, sizeof(in_fp32));
     for (int i = 0; i < 4 && s == CUBLAS_STATUS_SUCCESS; i++)
         s = lt.cublasLtMatmulPreferenceSetAttribute(want, operands[i], &aligned16,
                                                     sizeof(aligned16));

@@ -122,7 +122,10 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t opaque,
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *out)
 {
-    *out = mem_try_calloc(1, 8);
+    uint64_t *schemes = mem_try_calloc(1, 8);
+
+    *schemes = CUBLASLT_REDUCTION_SCHEME_MASK;
+    *out = (cublasLtMatmulPreference_t)(void *)schemes;
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -136,7 +139,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
                                                     cublasLtMatmulPreferenceAttributes_t what,
                                                     const void *value, size_t bytes)
 {
-    (void)p, (void)value;
+    if (what == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK)
+        memcpy(p, value, 4);
     return bytes == (what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES ? 8 : 4)
                ? CUBLAS_STATUS_SUCCESS
                : CUBLAS_STATUS_INVALID_VALUE;
@@ -184,11 +188,12 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
         check((struct desc *)(void *)d, (struct layout *)(void *)a, (struct layout *)(void *)b,
               (struct layout *)(void *)c, (struct layout *)(void *)out);
 
-    (void)h, (void)p;
+    (void)h;
     *found = 0;
     for (int i = 0; i < CANDIDATES && i < asked && s == CUBLAS_STATUS_SUCCESS; i++) {
         results[i] = (cublasLtMatmulHeuristicResult_t){0};
         results[i].algo.data[0] = (uint64_t)(CANNOT + i);
+        memcpy(&results[i].algo.data[1], p, 8);
         results[i].state = i == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
         *found = i + 1;
     }
@@ -201,6 +206,8 @@ struct job { /* on the device's thread; a graph may run it again, so it stays */
     struct desc d;
     struct layout a, b, c, out;
     float alpha, beta;
+    bool
+        rough; /* the sum is made of two parts, rounded as the result is: split along k by a scheme that was allowed */
     const void *pa, *pb, *pc;
     void *pout;
 };
@@ -238,8 +245,13 @@ static void compute(void *arg)
             size_t at = col * (size_t)j->out.ld + row;
             double v = 0;
 
-            for (size_t i = 0; i < k; i++)
+            for (size_t i = 0; i < k; i++) {
                 v += (double)(a[row * k + i] * b[i]);
+                if (j->rough && i == k / 2) {
+                    store(j->out.type, j->pout, at, v);
+                    v = value(j->out.type, j->pout, at);
+                }
+            }
             if (j->d.mode_a == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F)
                 v *= (double)((const float *)j->d.scale_a)[row];
             if (j->d.mode_b == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F)
@@ -273,6 +285,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const 
     memcpy(&j->out, out, sizeof(j->out));
     memcpy(&j->alpha, alpha, 4);
     memcpy(&j->beta, beta, 4);
+    j->rough = algo != NULL && j->beta == 0 &&
+               (algo->data[1] &
+                (CUBLASLT_REDUCTION_SCHEME_INPLACE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE)) != 0;
     j->pa = pa, j->pb = pb, j->pc = pc, j->pout = pout;
     s = check(&j->d, &j->a, &j->b, &j->c, &j->out);
     if (s == CUBLAS_STATUS_SUCCESS &&
