@@ -45,12 +45,13 @@ GOALS = (
     ("gpu.prefill.2048", "share", ">=", 0.70), ("gpu.prefill.8192", "share", ">=", 0.70),
     ("gpu.decode.1.2048", "share", ">=", 0.85), ("gpu.decode.64.2048", "share", ">=", 0.75),
     ("gpu.decode.1.2048.host", "value", "<=", 0.05), ("gpu.decode.64.2048.host", "value", "<=", 0.05),
+    ("gpu.handover.exposed", "value", "<=", 0.03),
     ("gpu.prefill.2048", "over PyTorch", ">=", 1.0), ("gpu.prefill.8192", "over PyTorch", ">=", 1.0),
     ("gpu.decode.1.2048", "over PyTorch", ">=", 1.3), ("gpu.decode.64.2048", "over PyTorch", ">=", 1.3))
 
 
-def goals(bench, peer):
-    ours = {r["name"]: r for r in (bench or {}).get("results", [])}
+def goals(bench, handover, peer):
+    ours = {r["name"]: r for report in (bench, handover) for r in (report or {}).get("results", [])}
     theirs = {r["name"]: r["value"] for r in (peer or {}).get("results", [])}
     for name, figure, sense, bound in GOALS:
         row, rival = ours.get(name, {}), theirs.get(name.replace("gpu.", "torch.", 1))
@@ -65,23 +66,23 @@ def seen(number):
     return sum(s["verdict"] == number for s in steps)
 
 
-bench, peer = measured("bench"), measured("peer")
-reached = list(goals(bench, peer))
+bench, handover, peer = measured("bench"), measured("handover"), measured("peer")
+reached = list(goals(bench, handover, peer))
 out.write_text(json.dumps({
     "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "seconds": seconds,
     "versions": versions(), "passed": seen("ok"), "failed": seen("FAILED"), "skipped": seen("SKIPPED"),
-    "steps": steps, "goals": reached, "bench": bench, "peer": peer}, indent=1) + "\n")
+    "steps": steps, "goals": reached, "bench": bench, "handover": handover, "peer": peer}, indent=1) + "\n")
 
 print("\n" + "=" * 100)
 for kind in ("FAILED", "SKIPPED"):
     for s in steps:
         if s["verdict"] == kind:
             print(f"{kind:8} {s['step']:30} {s['detail'][:110]}")
-for title, report in (("baton", bench), ("PyTorch", peer)):
+for title, report in (("baton", bench), ("baton", handover), ("PyTorch", peer)):
     for name, value, share in rows(report):
         if not name.startswith("gpu.profile."):  # in the JSON file
             print(f"{title:8} {name:38} {value:>18}  {share}")
-for g in reached if bench or peer else ():
+for g in reached if bench or handover or peer else ():
     verdict = {True: "reached", False: "MISSED", None: "unknown"}[g["met"]]
     print(f"{verdict:8} {g['name']:38} {'-' if g['value'] is None else format(g['value'], '.3f'):>18}  {g['figure']} {g['goal']}")
 print(f"{versions().get('device', 'no device')}: {seen('ok')} ok, {seen('FAILED')} FAILED, {seen('SKIPPED')} SKIPPED in {seconds} s -> {out}")

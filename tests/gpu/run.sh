@@ -182,6 +182,7 @@ fi
 # ---- time ----
 
 if [ -x "$build/baton" ]; then step bench 200 "$build/baton" perf gpu --json; else missing bench "$build/baton"; fi
+if [ -x "$build/baton" ]; then step handover 60 python3 tests/gpu/handover.py "$build/baton" --seconds 45; else missing handover "$build/baton"; fi
 if [ ! -e bench/peer/torch_llama.py ]; then
     missing peer bench/peer/torch_llama.py
 elif [ "$device" = no ] && ! python3 -c 'import torch' 2>/dev/null; then
