@@ -92,6 +92,7 @@ __device__ __forceinline__ void count_items(int *ends, const attention &a, const
 {
     int n = (int)b.n_rows, lane = threadIdx.x % 32, sum = 0;
 
+#pragma unroll 1
     for (int r = threadIdx.x; r < n; r += kThreads)
         ends[r] = b.slot[r] < 0 || b.position[r] < 0
                       ? 0
@@ -381,16 +382,20 @@ __device__ __forceinline__ void add_splits(block_memory<D> &shared, const item &
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int r = (int)threadIdx.x / (D / 4), column = threadIdx.x % (D / 4) * 4;
 
+#pragma unroll 1
     for (int head = 0; head < h.count; head += kMergeRows) {
         if (head + warp < h.count) {
             const weight *w = &from.weights[partial_at(a, p, it.row, h.first + head + warp, 0)];
             weight all = {-INFINITY, 0.0f};
+#pragma unroll 1
             for (int s = lane; s < it.splits; s += 32)
                 all.max = fmaxf(all.max, w[s].max);
             all.max = warp_max(all.max);
+#pragma unroll 1
             for (int s = lane; s < it.splits; s += 32)
                 all.sum += exp2_fast(w[s].max - all.max) * w[s].sum;
             all.sum = warp_sum(all.sum);
+#pragma unroll 1
             for (int s = lane; s < it.splits; s += 32)
                 shared.shares[warp][s] = exp2_fast(w[s].max - all.max) / all.sum;
         }
