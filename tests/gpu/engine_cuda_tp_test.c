@@ -16,7 +16,8 @@ static const struct fixture_shape shape = {.hidden = 128,
                                            .ffn = 256,
                                            .vocab = 309,
                                            .positions = 256,
-                                           .dtype = ENGINE_BF16};
+                                           .dtype = ENGINE_BF16,
+                                           .biases = true};
 
 static struct engine_config split(uint32_t tp)
 {

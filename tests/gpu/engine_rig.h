@@ -32,7 +32,7 @@ struct rig {
     uint8_t *pool;                      /* of host */
     float *host_logits, *device_logits; /* [RIG_BATCH][vocab] */
     struct engine_sampling greedy;
-    uint32_t next_block;
+    uint32_t next_block, bt; /* bt: tokens of a block */
 };
 
 /* A sequence with blocks of its own, the same in both pools. */
@@ -70,6 +70,9 @@ static inline void rig_open(struct rig *r, const struct fixture_shape *shape,
     *r = (struct rig){.next_block = 0};
     fixture_model(shape, r->dir);
     c = rig_config(r->dir);
+    if (options != NULL)
+        c.block_tokens = options->block_tokens;
+    r->bt = c.block_tokens;
     if (cpu_engine_open_isa(&c, CPU_ISA_PORTABLE, &msg, &r->host) != ERR_OK)
         fail_msg("%s", msg.text);
     if (options != NULL)
@@ -109,7 +112,7 @@ static inline struct seq seq_random_room(struct rig *r, uint32_t n, uint32_t mor
 
     for (uint32_t i = 0; i < n; i++)
         s.tokens[i] = (int32_t)rig_random(engine_info(r->host)->vocab);
-    for (uint32_t i = 0; i * 16 < n + more; i++) {
+    for (uint32_t i = 0; i * r->bt < n + more; i++) {
         assert_true(r->next_block < RIG_BLOCKS);
         s.blocks[i] = RIG_BLOCKS - 1 - r->next_block++;
     }
@@ -127,7 +130,7 @@ static inline struct engine_slot slot_of(const struct rig *r, const struct seq *
                                 .n_tokens = take,
                                 .position = s->at,
                                 .blocks = s->blocks,
-                                .n_blocks = (s->at + take + 15) / 16,
+                                .n_blocks = (s->at + take + r->bt - 1) / r->bt,
                                 .sample = s->at + take == s->n,
                                 .sampling = &r->greedy,
                                 .sample_index = s->n};

@@ -71,10 +71,11 @@ void fixture_config(const struct fixture_shape *s, char *out, size_t cap)
              "\"num_hidden_layers\": %u, \"num_attention_heads\": %u, \"num_key_value_heads\": %u, "
              "\"head_dim\": %u, \"intermediate_size\": %u, \"vocab_size\": %u, "
              "\"max_position_embeddings\": %u, \"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0, "
-             "\"hidden_act\": \"silu\", \"tie_word_embeddings\": %s, \"bos_token_id\": 1, "
-             "\"eos_token_id\": 2}",
+             "\"hidden_act\": \"silu\", \"tie_word_embeddings\": %s, \"attention_bias\": %s, "
+             "\"mlp_bias\": %s, \"bos_token_id\": 1, \"eos_token_id\": 2}",
              s->hidden, s->layers, s->heads, s->kv_heads, s->head_dim, s->ffn, s->vocab,
-             s->positions, s->tied ? "true" : "false");
+             s->positions, s->tied ? "true" : "false", s->biases ? "true" : "false",
+             s->biases ? "true" : "false");
 }
 
 struct header_text {
@@ -108,6 +109,20 @@ __attribute__((format(printf, 4, 5))) static void add_tensor(struct header_text 
         die("fixture header too long");
 }
 
+static void add_biases(struct header_text *h, const struct fixture_shape *s, uint32_t layer)
+{
+    add_tensor(h, (uint64_t)s->heads * s->head_dim, 0, "model.layers.%u.self_attn.q_proj.bias",
+               layer);
+    add_tensor(h, (uint64_t)s->kv_heads * s->head_dim, 0, "model.layers.%u.self_attn.k_proj.bias",
+               layer);
+    add_tensor(h, (uint64_t)s->kv_heads * s->head_dim, 0, "model.layers.%u.self_attn.v_proj.bias",
+               layer);
+    add_tensor(h, s->hidden, 0, "model.layers.%u.self_attn.o_proj.bias", layer);
+    add_tensor(h, s->ffn, 0, "model.layers.%u.mlp.gate_proj.bias", layer);
+    add_tensor(h, s->ffn, 0, "model.layers.%u.mlp.up_proj.bias", layer);
+    add_tensor(h, s->hidden, 0, "model.layers.%u.mlp.down_proj.bias", layer);
+}
+
 size_t fixture_header(const struct fixture_shape *s, char *out, size_t cap)
 {
     struct header_text h = {out, cap, 1, 0, s->dtype};
@@ -125,6 +140,8 @@ size_t fixture_header(const struct fixture_shape *s, char *out, size_t cap)
         add_tensor(&h, s->ffn, s->hidden, "model.layers.%u.mlp.gate_proj.weight", i);
         add_tensor(&h, s->ffn, s->hidden, "model.layers.%u.mlp.up_proj.weight", i);
         add_tensor(&h, s->hidden, s->ffn, "model.layers.%u.mlp.down_proj.weight", i);
+        if (s->biases)
+            add_biases(&h, s, i);
     }
     add_tensor(&h, s->hidden, 0, "model.norm.weight");
     if (!s->tied)

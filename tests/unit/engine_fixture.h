@@ -12,6 +12,7 @@ struct fixture_shape {
     uint32_t hidden, layers, heads, kv_heads, head_dim, ffn, vocab, positions;
     enum engine_dtype dtype;
     bool tied;
+    bool biases; /* on every matrix of the layers */
 };
 
 enum { FIXTURE_PATH = 96, FIXTURE_HEADER_MAX = 1 << 16 };
