@@ -264,7 +264,7 @@ static void drawn_tokens_and_logprobs_are_those_of_the_host_for_the_same_logits(
     probs.want_logprobs = true;
     probs.n_top = 5;
     for (uint32_t i = 0; i < 12; i++) {
-        struct engine_sampled want;
+        struct engine_sampled want = {.token = 0};
 
         draw.seed = probs.seed = rig_random(1000);
         for (int k = 0; k < 3; k++)

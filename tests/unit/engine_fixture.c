@@ -71,11 +71,11 @@ void fixture_config(const struct fixture_shape *s, char *out, size_t cap)
              "\"num_hidden_layers\": %u, \"num_attention_heads\": %u, \"num_key_value_heads\": %u, "
              "\"head_dim\": %u, \"intermediate_size\": %u, \"vocab_size\": %u, "
              "\"max_position_embeddings\": %u, \"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0, "
-             "\"hidden_act\": \"silu\", \"tie_word_embeddings\": %s, \"attention_bias\": %s, "
-             "\"mlp_bias\": %s, \"bos_token_id\": 1, \"eos_token_id\": 2}",
+             "\"hidden_act\": \"silu\", \"tie_word_embeddings\": %s, %s\"bos_token_id\": 1, "
+             "\"eos_token_id\": 2}",
              s->hidden, s->layers, s->heads, s->kv_heads, s->head_dim, s->ffn, s->vocab,
-             s->positions, s->tied ? "true" : "false", s->biases ? "true" : "false",
-             s->biases ? "true" : "false");
+             s->positions, s->tied ? "true" : "false",
+             s->biases ? "\"attention_bias\": true, \"mlp_bias\": true, " : "");
 }
 
 struct header_text {

@@ -57,6 +57,8 @@ struct meeting {
     uint32_t words[2][WARP * EXCHANGE_WORDS];
 };
 
+void forget_frames(const void *stack, size_t bytes);
+
 struct block {
     std::vector<fiber> fibers;
     std::vector<std::vector<meeting *>> warps;
@@ -74,8 +76,10 @@ struct block {
 
     ~block()
     {
-        for (auto &f : fibers)
+        for (auto &f : fibers) {
+            forget_frames(f.stack, STACK_BYTES); /* others will be given this memory */
             munmap(f.stack - PAGE, STACK_BYTES + PAGE);
+        }
         for (auto &w : warps)
             for (meeting *m : w)
                 delete m;
