@@ -57,8 +57,10 @@ struct alignas(16) vec16 {
 #define GPU_SHARED(type, name, count) __shared__ type name[count]
 #define GPU_SHARED_DYNAMIC(name) extern __shared__ __align__(128) unsigned char name[]
 
+/* Starting early is an ability of 9.0; a build that is for older devices too does without it. */
+constexpr int kBuiltFor[] = {__CUDA_ARCH_LIST__}; /* rising */
 /* false: every kernel waits for the end of the one before it, as if gpu_launch_early() were gpu_launch(). */
-constexpr bool kLaunchEarly = true;
+constexpr bool kLaunchEarly = kBuiltFor[0] >= 900;
 
 /* Dynamic shared memory beyond 48 KiB has to be asked for, once per kernel and device: all there is beside the
  * static. */
@@ -124,8 +126,10 @@ static enum err gpu_launch_early(struct gpu_dims d, gpu_stream stream, Args... a
  * for). */
 static __device__ __forceinline__ void gpu_wait_previous()
 {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 static __device__ __forceinline__ float to_float(bf16 v)
