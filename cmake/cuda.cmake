@@ -3,6 +3,7 @@
 set(BATON_CUDA_TOOLKIT ${CMAKE_SOURCE_DIR}/build/cuda-toolkit CACHE PATH
   "The folder deploy/install-cuda.sh was run for")
 set(BATON_CUDA_ARCH 90 CACHE STRING "Compute capabilities to build for, a list")
+option(BATON_CUDA_EARLY "Let a kernel start while the one before it ends (engine/kernels/README.md)" ON)
 include(${BATON_CUDA_TOOLKIT}/toolkit.cmake OPTIONAL)
 foreach(needed BATON_CUDA_NVCC BATON_CUDA_RUNTIME)
   if(NOT EXISTS "${${needed}}")
@@ -12,6 +13,9 @@ endforeach()
 
 set(BATON_CUDA_FLAGS -O3 -std=c++17 -lineinfo -ccbin ${CMAKE_C_COMPILER} -I${CMAKE_SOURCE_DIR} -Xptxas=-v
   -Xcompiler=-fPIC,-Wall,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics) # no C++ library is linked
+if(NOT BATON_CUDA_EARLY)
+  list(APPEND BATON_CUDA_FLAGS -DBATON_CUDA_NO_EARLY)
+endif()
 list(LENGTH BATON_CUDA_ARCH count)
 if(count GREATER 1)
   list(APPEND BATON_CUDA_FLAGS --threads ${count})

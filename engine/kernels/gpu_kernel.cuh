@@ -60,7 +60,11 @@ struct alignas(16) vec16 {
 /* Starting early is an ability of 9.0; a build that is for older devices too does without it. */
 constexpr int kBuiltFor[] = {__CUDA_ARCH_LIST__}; /* rising */
 /* false: every kernel waits for the end of the one before it, as if gpu_launch_early() were gpu_launch(). */
+#ifdef BATON_CUDA_NO_EARLY
+constexpr bool kLaunchEarly = false;
+#else
 constexpr bool kLaunchEarly = kBuiltFor[0] >= 900;
+#endif
 
 /* Dynamic shared memory beyond 48 KiB has to be asked for, once per kernel and device: all there is beside the
  * static. */

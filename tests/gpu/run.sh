@@ -169,6 +169,15 @@ for program in "$build"/tests/gpu_*; do
     [ -f "$program" ] && [ -x "$program" ] && ! grep -qx "${name#gpu_}" <<<"$kernels" && test_program "$name" 60
 done
 
+# Early starts of kernels are the part that nothing but a device can judge: if the whole model is wrong with them, the visit
+# goes on without, and the table says so.
+if [ "$device" = yes ] && grep -q '^gpu_engine_cuda.FAILED' "$results" && [ "$build" = build/gpu ]; then
+    configure+=(-DBATON_CUDA_EARLY=OFF)
+    if step "build, no early starts" 120 bash -c "$(declare -f build_all); $(declare -p configure build); build_all"; then
+        step "gpu_engine_cuda, no early starts" 60 "$build/tests/gpu_engine_cuda"
+    fi
+fi
+
 # ---- one prefill and one decode worker on the card ----
 
 if [ -e tests/e2e/test_gpu.py ]; then
