@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One visit to a GPU machine: build, check and time everything in under eight minutes.  A short table comes last.
-#   tests/gpu/run.sh [--out FILE]      FILE: bench/results/gpu-DATE.json
+#   tests/gpu/run.sh [--out FILE] [--only REGEX]      FILE: bench/results/gpu-DATE.json; REGEX: names of steps, besides the build
 # Needs nvcc 13, cmake, ninja and a C compiler; cuBLAS and NCCL of PyTorch's packages will do.  Where our Debian packages are
 # missing it builds with those of tests/gpu/pack/pack.tar.gz (tests/gpu/pack.sh), and if that fails it runs the programs
 # in there.  What is not there is a FAILED line of the table; what needs a device and finds none is a SKIPPED one.
@@ -10,8 +10,10 @@ set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
 out=bench/results/gpu-$(date -u +%F).json
+only=
 while [ $# -gt 0 ]; do
     case $1 in
+        --only) [ $# -ge 2 ] || { echo "run.sh: --only needs a regular expression" >&2; exit 2; }; only=$2; shift 2 ;;
         --out) [ $# -ge 2 ] || { echo "run.sh: --out needs a file" >&2; exit 2; }; out=$2; shift 2 ;;
         *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
@@ -40,6 +42,7 @@ missing() { record "$1" FAILED 0 "$2 is missing"; } # step, file
 step() {
     local name=$1 budget=$2 log rc=0 from left=$((deadline - SECONDS)) last verdict
     shift 2
+    [[ $name =~ ^(unpack|toolkit|build)$ || $name =~ $only ]] || return 1
     log=$logs/${name//[^a-zA-Z0-9_.-]/-}
     [ "$left" -gt 3 ] || { record "$name" FAILED 0 "no time of the visit was left"; return 1; }
     [ "$budget" -le "$left" ] || budget=$left
