@@ -119,7 +119,7 @@ def test_a_broken_device_ends_its_worker_and_nothing_else(role, number):
     if not EMULATED.exists():
         pytest.skip("this preset has no emulated device (tests/baton_emu)")
     case = CLEAR[0]
-    with serve_gpu(EMULATED, "--step-timeout-s", 3) as s:
+    with serve_gpu(EMULATED, "--step-timeout-s", 10) as s:
         broken = []
 
         def strike(n):
