@@ -87,6 +87,15 @@ def test_the_demo_model_says_what_its_reference_says(gpu):
             assert is_reference(case, ids), (case["messages"], ids)
 
 
+@pytest.mark.parametrize("option, value", [("--prefill-tp", 2), ("--decode-tp", 2), ("--weights", "int8")])
+def test_pools_that_are_split_or_rounded_say_the_same(option, value):
+    """A worker of two ranks needs two cards, which only the emulation is sure to have."""
+    if not EMULATED.exists():
+        pytest.skip("this preset has no emulated device (tests/baton_emu)")
+    with serve_gpu(EMULATED, option, value) as s:
+        assert is_reference(CLEAR[0], chat(s, CLEAR[0]))
+
+
 def test_kv_goes_from_device_to_device_and_the_path_is_named(gpu):
     with serve_gpu(gpu) as s:
         prompt = [400 + i % 900 for i in range(200)]
