@@ -92,6 +92,11 @@ static enum err check_word(const struct config_option *o, const char *text, cons
                            "%s: policy %s has to know the future: `baton simulate` runs it; a "
                            "server needs one of %s",
                            where, text, lists[i].words);
+        if (strcmp(o->name, "backend") == 0 && strcmp(text, "cuda") == 0)
+            return err_set(msg, ERR_INVALID,
+                           "%s: this build has no CUDA backend, only %s; configure with "
+                           "-DBATON_CUDA=ON (preset cuda)",
+                           where, lists[i].words);
         return err_set(msg, ERR_INVALID, "%s: %s is '%.60s'; allowed are %s", where, o->name, text,
                        lists[i].words);
     }

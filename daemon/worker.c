@@ -414,7 +414,11 @@ static enum err size_pool(struct worker *w, struct err_msg *msg)
              info->max_context);
     if (w->n_blocks < per_request)
         LOG_WARN("worker", "KV pool below one request of max context",
-                 "raise --kv-mib or lower --max-context");
+                 memory != NULL ? "raise --kv-blocks or lower --max-context"
+                                : "raise --kv-mib or lower --max-context");
+    if (memory != NULL && w->c.kv_bytes != 0)
+        LOG_WARN("worker", "--kv-mib is of no use here",
+                 "the pool is in device memory: --kv-blocks or --gpu-memory set its size");
     w->park_bytes = w->c.park_bytes;
     if (w->park_bytes == 0) {
         w->park_bytes = w->n_blocks * block;

@@ -318,8 +318,8 @@ static enum err open_parts(struct cuda_engine *e, const struct engine_config *c,
     enum err err;
 
     if ((err = check_options(c, msg)) != ERR_OK || (err = open_model(e, c, msg)) != ERR_OK ||
-        (err = check_model(&e->config, msg)) != ERR_OK || (err = fill_info(e, c, msg)) != ERR_OK ||
-        (err = make_ranks(e, c, msg)) != ERR_OK)
+        (err = check_model(&e->config, msg)) != ERR_OK || (err = make_ranks(e, c, msg)) != ERR_OK ||
+        (err = fill_info(e, c, msg)) != ERR_OK)
         return err;
     fill_limits(e, c);
     if ((err = open_ranks(e, msg)) != ERR_OK || (err = cuda_kv_open(e, &e->kv, msg)) != ERR_OK)

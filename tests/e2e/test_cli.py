@@ -64,6 +64,13 @@ def test_mistakes_get_an_answer_that_helps(args, words):
         assert word in out.stderr + out.stdout, out.stderr
 
 
+def test_a_build_without_cuda_says_how_to_get_it():
+    if "cuda" in run("--version").stdout:
+        pytest.skip("this build has the CUDA backend")
+    out = run("serve", "--backend", "cuda")
+    assert out.returncode == 2 and "preset cuda" in out.stderr and "cpu" in out.stderr
+
+
 @pytest.mark.parametrize("args, words", [
     (["perf", "speed"], ["speed", "--help"]),
     (["perf", "kv", "--threads", "2"], ["--threads", "--help"]),

@@ -152,6 +152,14 @@ def test_two_workers_share_the_card(gpu):
         assert len(lines) >= 2, "each worker says what it took of the card's memory"
 
 
+def test_options_of_a_pool_in_host_memory_are_not_lost_without_a_word():
+    if not EMULATED.exists():
+        pytest.skip("this preset has no emulated device (tests/baton_emu)")
+    with serve_gpu(EMULATED, "--kv-blocks", 4, "--kv-mib", 64) as s:
+        assert "--kv-mib is of no use here" in s.log()
+        assert "raise --kv-blocks" in s.log() and "raise --kv-mib" not in s.log()
+
+
 def test_what_does_not_fit_is_refused_with_the_numbers(gpu):
     run = subprocess.run([gpu, "serve", DEMO, "--backend", "cuda", "--gpu-memory", "0.0001", "--port", "0"],
                          capture_output=True, text=True, timeout=60 * PATIENCE)

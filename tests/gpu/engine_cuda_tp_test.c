@@ -202,6 +202,7 @@ static void a_missing_device_ends_the_opening_of_all(void **state)
     assert_non_null(strstr(msg.text, "no device 1"));
     c.tp = 3;
     assert_int_equal(engine_open_backend(&engine_backend_cuda, &c, &msg, &e), ERR_INVALID);
+    assert_non_null(strstr(msg.text, "tp 3 does not divide"));
     fixture_remove(dir);
     gpu_emu_reset();
 }

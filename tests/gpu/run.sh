@@ -186,7 +186,7 @@ fi
 if [ -e tests/e2e/test_gpu.py ]; then
     [ "$packed" = yes ] && python_path=$pack/site || python_path=
     step e2e 100 env PYTHONPATH="$python_path" BATON_BUILD_DIR="$root/$build" \
-        python3 -m pytest -q -rs --timeout=90 -m gpu --junitxml="$logs/e2e.xml" tests/e2e/test_gpu.py
+        python3 -m pytest -q -rs -o timeout=90 -m gpu --junitxml="$logs/e2e.xml" tests/e2e/test_gpu.py
 else
     missing e2e tests/e2e/test_gpu.py
 fi
