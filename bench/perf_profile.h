@@ -14,8 +14,9 @@
  *   profile.decode.step, .sequence, .context_token, .above_knee   us
  *   profile.decode.knee        sequences
  *   profile.kv.bytes_per_token B
- *   profile.kv.copy            GB/s      block by block within this machine's memory: what a hand-over over
- *                                        shared memory can reach; links learn their own rate in service
+ *   profile.kv.copy            GB/s      block by block within this machine's memory (of device memory: out of it and
+ *                                        in again, the slower): what a hand-over over shared memory can reach; links
+ *                                        learn their own rate in service
  *   profile.park               GB/s      the slower of a pool's blocks out to host memory and back
  *   profile.seconds            s         what it took
  *

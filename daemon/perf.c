@@ -73,7 +73,7 @@ static const char usage_profile[] =
     "  --max-batch N          of a decode step, 1 to 4096 (64)\n"
     "  --threads N            of the cpu backend, 1 to 1024 (all cores)\n"
     "  --tp N                 ranks that share the model, 1 to 64 (1)\n"
-    "  --backend cpu|sim      default cpu\n"
+    "  --backend cpu|cuda|sim  default cpu; cuda where it is built in\n"
     "  --sim-profile FILE     step times of the sim backend\n"
     "  --json                 one object instead of a table\n"
     "\n"
