@@ -171,8 +171,8 @@ static bool fits_others(struct worker *w, const Baton__Join *m)
             continue;
         LOG_ERROR(
             "hub", "worker has another model",
-            "worker=%u name=%s peer=%s: its weights, vocabulary or --block-tokens differ from "
-            "those of worker=%u name=%s; %s gets no work",
+            "worker=%u name=%s peer=%s: its weights, vocabulary, number type of the KV "
+            "(--backend) or --block-tokens differ from those of worker=%u name=%s; %s gets no work",
             w->id, m->name, daemon_link_peer(w->control), o->id, o->name,
             theirs ? o->name : m->name);
         if (!theirs)

@@ -164,7 +164,6 @@ struct loader {
     struct cuda_copies copies;
     float *row_errors; /* pinned */
     uint32_t layer;
-    uint64_t n_filled; /* a seed for each */
     struct err_msg *msg;
 };
 
@@ -188,12 +187,22 @@ static enum err run_copies(struct loader *g)
     return err;
 }
 
-/* Uniform in mean +- spread. */
-static enum err fill(struct loader *g, void *to, uint64_t n, float mean, float spread)
+/* Where the numbers of a tensor begin, by its name (FNV-1a), so that every split of a model has the same. */
+static uint64_t random_start(const char *name)
 {
-    enum err err =
-        fill_random(to, n, mean, spread, g->l->seed + ++g->n_filled * 0x9e3779b97f4a7c15ull,
-                    g->l->dtype, g->l->stream);
+    uint64_t h = 0xcbf29ce484222325ull;
+
+    for (; *name != '\0'; name++)
+        h = (h ^ (uint8_t)*name) * 0x100000001b3ull;
+    return h;
+}
+
+/* Uniform in mean +- spread: n elements of a tensor from `first` on.  fill_random counts in steps of this constant. */
+static enum err fill(struct loader *g, const char *name, uint64_t first, uint64_t n, float mean,
+                     float spread, void *to)
+{
+    uint64_t seed = g->l->seed + (random_start(name) + first) * 0x9e3779b97f4a7c15ull;
+    enum err err = fill_random(to, n, mean, spread, seed, g->l->dtype, g->l->stream);
 
     (void)__atomic_fetch_add(g->l->loaded, n * ELEM, __ATOMIC_RELAXED);
     return device_failed(g, err);
@@ -222,7 +231,7 @@ static enum err load_vector(struct loader *g, const char *name, struct tp_range 
                             float mean)
 {
     if (g->l->model == NULL)
-        return fill(g, to, part.n, mean, 0.1f);
+        return fill(g, name, part.first, part.n, mean, 0.1f, to);
     return copy_slice(g, engine_model_tensor(g->l->model, name), (struct tp_slice){{0, 1}, part},
                       part.n, to);
 }
@@ -236,13 +245,26 @@ static enum err load_layer_vector(struct loader *g, const char *name, const char
     return load_vector(g, full, part, to, mean);
 }
 
+/* A slice of the columns is filled row by row: its width is a multiple of 8 elements, as fill_random wants it. */
+static enum err fill_rows(struct loader *g, const char *name, struct tp_slice s, uint64_t width,
+                          uint16_t *to)
+{
+    bool whole = s.columns.n == width;
+    uint64_t n = whole ? s.rows.n * width : s.columns.n;
+    float spread = sqrtf(3.0f / (float)width);
+    enum err err = ERR_OK;
+
+    for (uint32_t i = 0; i < (whole ? 1 : s.rows.n) && err == ERR_OK; i++)
+        err = fill(g, name, (s.rows.first + i) * width + s.columns.first, n, 0.0f, spread,
+                   to + i * n);
+    return err;
+}
+
 static enum err load_rows(struct loader *g, const char *name, struct tp_slice s, uint64_t width,
                           void *to)
 {
-    float spread = sqrtf(3.0f / (float)s.columns.n);
-
     if (g->l->model == NULL)
-        return fill(g, to, (uint64_t)s.rows.n * s.columns.n, 0.0f, spread);
+        return fill_rows(g, name, s, width, to);
     return copy_slice(g, engine_model_tensor(g->l->model, name), s, width, to);
 }
 

@@ -187,6 +187,58 @@ static void trouble_of_one_rank_ends_the_step_of_all(void **state)
     }
 }
 
+/* Logits of a prompt with random weights. */
+static void random_logits(uint32_t tp, float logits[])
+{
+    char dir[FIXTURE_PATH], text[4096];
+    struct engine_config c = split(tp);
+    struct engine_sampling greedy;
+    struct err_msg msg = {""};
+    struct engine *e;
+    int32_t tokens[20];
+    uint32_t blocks[2] = {3, 1};
+    struct engine_slot slot = {.tokens = tokens,
+                               .n_tokens = 20,
+                               .blocks = blocks,
+                               .n_blocks = 2,
+                               .sample = true,
+                               .sampling = &greedy};
+
+    for (int i = 0; i < 20; i++)
+        tokens[i] = 7 * i + 1;
+    engine_sampling_defaults(&greedy);
+    gpu_emu_devices(tp);
+    fixture_dir(dir);
+    fixture_config(&shape, text, sizeof(text));
+    fixture_write(dir, "config.json", text, strlen(text));
+    c.model_dir = dir;
+    c.random_seed = 5;
+    c.kv_blocks = 40;
+    if (engine_open_backend(&engine_backend_cuda, &c, &msg, &e) != ERR_OK)
+        fail_msg("%s", msg.text);
+    cuda_engine_watch_logits(e, logits);
+    assert_int_equal(engine_step(e, &slot, 1, 0, NULL, NULL), ERR_OK);
+    engine_close(e);
+    fixture_remove(dir);
+    gpu_emu_reset();
+}
+
+static void random_weights_are_the_same_in_every_split(void **state)
+{
+    float whole[309], parted[309];
+    double off = 0, most = 0;
+
+    (void)state;
+    random_logits(1, whole);
+    random_logits(2, parted);
+    for (uint32_t i = 0; i < shape.vocab; i++) {
+        off = fmax(off, fabs((double)whole[i] - (double)parted[i]));
+        most = fmax(most, fabs((double)whole[i]));
+    }
+    printf("random weights of 1 and of 2 ranks: logits up to %.2f, off by %.2e\n", most, off);
+    assert_true(off < OFF * most); /* these are larger than the fixture's */
+}
+
 static void a_missing_device_ends_the_opening_of_all(void **state)
 {
     struct engine_config c = split(2);
@@ -214,6 +266,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(parts_of_blocks_are_parked_together),
         cmocka_unit_test(a_job_waits_for_the_layers_of_every_part),
         cmocka_unit_test(trouble_of_one_rank_ends_the_step_of_all),
+        cmocka_unit_test(random_weights_are_the_same_in_every_split),
         cmocka_unit_test(a_missing_device_ends_the_opening_of_all),
     };
 
