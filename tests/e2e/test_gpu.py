@@ -5,6 +5,7 @@ Every test runs twice: `device`, the shipped program on a real card (skips witho
 order of work and the hand-over, and says nothing about a device.
 """
 import contextlib
+import glob
 import json
 import os
 import signal
@@ -31,7 +32,7 @@ def gpu(request):
         if not EMULATED.exists():
             pytest.skip("this preset has no emulated device (tests/baton_emu)")
         return EMULATED
-    if not os.path.exists("/dev/nvidia0"):
+    if not glob.glob("/dev/nvidia[0-9]*"):  # a container may have been given another card than the first
         pytest.skip("no CUDA device")
     if b"cuda" not in subprocess.run([BATON, "serve", "--help"], capture_output=True).stdout:
         pytest.skip("this build has no CUDA backend (cmake --preset cuda)")

@@ -56,6 +56,7 @@ step() {
         124 | 137) verdict=FAILED last="longer than $budget s: $last" ;;
         *) verdict=FAILED last="exit status $rc: $(grep -iE 'error|fail' "$log.log" | grep -v '^ *$' | tail -1 | grep . || echo "$last")" ;;
     esac
+    [[ $verdict != ok || ! $last =~ ^[0-9]+\ skipped ]] || verdict=SKIPPED # pytest, where nothing ran
     local none
     if none=$(grep -E '[Nn]o (usable )?CUDA device|CUDA driver' "$log.log" | tail -1) && [ -n "$none" ]; then
         case $device-$verdict in
