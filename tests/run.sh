@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what is missing, build, and run every test.  The last line counts them all.
-#   tests/run.sh          everything (about 20 minutes on 2 cores)
+#   tests/run.sh          everything (about 25 minutes on 2 cores)
 #   tests/run.sh quick    release build, unit and tree tests only
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
