@@ -158,6 +158,20 @@ static void prompt_that_only_just_came_waits_for_its_turn(void **state)
     assert_true(chunk > 0);
 }
 
+/* The prompt's blocks are what the stream waits for: if both waited, the stream would be given up. */
+static void prompt_goes_on_at_once_where_no_stream_can_step(void **state)
+{
+    struct sched_step nobody = {.b = 0};
+    uint32_t chunk = 0;
+
+    (void)state;
+    now = clock_now_ns() - CLOCK_NS_PER_MS;
+    stream(0, 0, 1);
+    prompt(1, 64);
+    assert_ptr_equal(decode_plan_prompt(&plan, &nobody, now, &chunk), &runs[1]);
+    assert_true(chunk > 0);
+}
+
 #define PLAN_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -168,6 +182,7 @@ int main(void)
         PLAN_TEST(full_batch_leaves_a_slot_to_a_prompt),
         PLAN_TEST(prompt_goes_on_beside_a_stream_that_is_late),
         PLAN_TEST(prompt_that_only_just_came_waits_for_its_turn),
+        PLAN_TEST(prompt_goes_on_at_once_where_no_stream_can_step),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
