@@ -394,6 +394,7 @@ enum err bench_perf_gpu(const struct bench_perf_gpu_options *options, bool json,
                         struct err_msg *msg)
 {
     struct perf p = {.o = options};
+    bool kernels_alone = options->model_dir != NULL && strcmp(options->model_dir, "-") == 0;
     struct err_msg later;
     enum err err, printed;
 
@@ -403,8 +404,9 @@ enum err bench_perf_gpu(const struct bench_perf_gpu_options *options, bool json,
     bench_report_init(&p.report, "perf gpu");
     choose_sizes(&p);
     err = measure_kernels(&p, msg);
-    if (err == ERR_OK ||
-        err == ERR_CORRUPT) { /* a wrong kernel is told, and the model is timed all the same */
+    if (!kernels_alone &&
+        (err == ERR_OK ||
+         err == ERR_CORRUPT)) { /* a wrong kernel is told, and the model is timed all the same */
         bool wrong = err != ERR_OK;
 
         err = options->model_dir != NULL

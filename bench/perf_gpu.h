@@ -26,7 +26,7 @@
 #include "engine/engine.h"
 
 struct bench_perf_gpu_options {
-    const char *model_dir; /* NULL: the shape of Llama 3.1 8B */
+    const char *model_dir; /* NULL: the shape of Llama 3.1 8B; "-": none, the kernels alone */
     const char
         *only; /* comma-separated beginnings of names of kernel benchmarks; NULL: all, "-": none */
     uint32_t device;

@@ -100,7 +100,8 @@ static const char usage_gpu[] =
     "the cuda "
     "build only.\n"
     "\n"
-    "  MODEL_DIR              its config.json gives the shape; default: the shape of Llama 3.1 8B\n"
+    "  MODEL_DIR              its config.json gives the shape; - for kernels alone (Llama 3.1 "
+    "8B)\n"
     "  --device N             card, 0 to 255 (0)\n"
     "  --only NAMES           kernels whose names begin so, comma-separated; - for none (all)\n"
     "  --weights KIND         stored, fp8 or int8 (stored)\n"
@@ -268,6 +269,12 @@ static bool parse_value(const char *option, const char *value, struct perf_args 
     return parse_profile(option, value, &a->profile, msg);
 }
 
+/* The kernels of a card alone. */
+static bool is_no_model(const struct measure *what, const char *arg)
+{
+    return strcmp(what->name, "gpu") == 0 && strcmp(arg, "-") == 0;
+}
+
 static bool parse(const struct measure *what, int argc, char **argv, struct perf_args *a,
                   struct err_msg *msg)
 {
@@ -284,7 +291,8 @@ static bool parse(const struct measure *what, int argc, char **argv, struct perf
             if (!parse_value(argv[i], argv[i + 1], a, msg))
                 return false;
             i++;
-        } else if (argv[i][0] != '-' && what->model && a->model == NULL) {
+        } else if ((argv[i][0] != '-' || is_no_model(what, argv[i])) && what->model &&
+                   a->model == NULL) {
             a->model = argv[i];
         } else {
             (void)err_set(msg, ERR_INVALID, "%s has no use for %.80s; see baton perf %s--help",

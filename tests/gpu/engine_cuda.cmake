@@ -34,6 +34,9 @@ if(TARGET gpu_emu AND NOT BATON_CUDA)
   add_test(NAME emu_perf_gpu COMMAND baton_emu perf gpu ${CMAKE_CURRENT_SOURCE_DIR}/gpu/emu/model --only rmsnorm --json)
   set_tests_properties(emu_perf_gpu PROPERTIES LABELS emu TIMEOUT ${BATON_TEST_TIMEOUT} ENVIRONMENT "${BATON_TEST_ENV}"
     PASS_REGULAR_EXPRESSION "gpu.profile.decode")
+  add_test(NAME emu_perf_kernels COMMAND baton_emu perf gpu - --only rmsnorm --json)
+  set_tests_properties(emu_perf_kernels PROPERTIES LABELS emu TIMEOUT ${BATON_TEST_TIMEOUT} ENVIRONMENT "${BATON_TEST_ENV}"
+    PASS_REGULAR_EXPRESSION "rmsnorm" FAIL_REGULAR_EXPRESSION "gpu.kv.tokens")
   add_test(NAME emu_perf_profile COMMAND baton_emu perf profile ${CMAKE_SOURCE_DIR}/deploy/demo-model/model --backend cuda
     --seconds 8 --max-step-tokens 32 --max-batch 2 --json)
   set_tests_properties(emu_perf_profile PROPERTIES LABELS emu TIMEOUT ${BATON_TEST_TIMEOUT} ENVIRONMENT "${BATON_TEST_ENV}"

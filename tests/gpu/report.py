@@ -9,7 +9,7 @@ import sys
 
 steps_file, logs, out, seconds = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]), int(sys.argv[4])
 steps = []
-for line in steps_file.read_text().splitlines():
+for line in steps_file.read_text(errors="replace").splitlines():
     name, verdict, took, detail = line.split("\t")
     steps.append({"step": name, "verdict": verdict, "seconds": round(float(took), 1), "detail": detail.strip()})
 
@@ -17,7 +17,7 @@ for line in steps_file.read_text().splitlines():
 def measured(name):
     """The one JSON object that a step printed, or None."""
     file = logs / f"{name}.out"
-    text = file.read_text() if file.is_file() else ""
+    text = file.read_text(errors="replace") if file.is_file() else ""
     try:
         return json.loads(text[text.index("{"):])
     except ValueError:
@@ -26,7 +26,7 @@ def measured(name):
 
 def versions():
     found = {}
-    for line in (logs / "versions.txt").read_text().splitlines():
+    for line in (logs / "versions.txt").read_text(errors="replace").splitlines():
         key, _, value = line.replace("commit ", "commit: ", 1).partition(": ")
         found[key if value else "machine"] = value or line
     return found
@@ -66,22 +66,23 @@ def seen(number):
     return sum(s["verdict"] == number for s in steps)
 
 
-bench, handover, peer = measured("bench"), measured("handover"), measured("peer")
+bench, handover, peer, kernels = measured("bench"), measured("handover"), measured("peer"), measured("kernels")
 reached = list(goals(bench, handover, peer))
 out.write_text(json.dumps({
     "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "seconds": seconds,
     "versions": versions(), "passed": seen("ok"), "failed": seen("FAILED"), "skipped": seen("SKIPPED"),
-    "steps": steps, "goals": reached, "bench": bench, "handover": handover, "peer": peer}, indent=1) + "\n")
+    "steps": steps, "goals": reached, "bench": bench, "handover": handover, "peer": peer, "kernels": kernels}, indent=1) + "\n")
 
+# What matters most comes last: whoever sees only the end of the output sees it.
 print("\n" + "=" * 100)
-for kind in ("FAILED", "SKIPPED"):
-    for s in steps:
-        if s["verdict"] == kind:
-            print(f"{kind:8} {s['step']:30} {s['detail'][:110]}")
-for title, report in (("baton", bench), ("baton", handover), ("PyTorch", peer)):
+for title, report in (("kernel", kernels), ("baton", bench), ("baton", handover), ("PyTorch", peer)):
     for name, value, share in rows(report):
         if not name.startswith("gpu.profile."):  # in the JSON file
             print(f"{title:8} {name:38} {value:>18}  {share}")
+for kind in ("SKIPPED", "FAILED"):
+    for s in steps:
+        if s["verdict"] == kind:
+            print(f"{kind:8} {s['step']:30} {s['detail'][:110]}")
 for g in reached if bench or handover or peer else ():
     verdict = {True: "reached", False: "MISSED", None: "unknown"}[g["met"]]
     print(f"{verdict:8} {g['name']:38} {'-' if g['value'] is None else format(g['value'], '.3f'):>18}  {g['figure']} {g['goal']}")

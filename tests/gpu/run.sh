@@ -19,46 +19,60 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-PATH=$PATH:/usr/local/cuda/bin # nvcc and compute-sanitizer, where the PATH does not say so
+PATH=$PATH:/usr/local/cuda/bin:/usr/local/nvidia/bin # nvcc, compute-sanitizer, nvidia-smi, where the PATH does not say so
 build=build/gpu logs=$root/build/gpu/logs pack=$root/build/gpu-unpacked
-mkdir -p "$logs" "$(dirname "$out")"
-rm -f "$logs"/*
+rm -rf "$logs"
+mkdir -p "$logs/servers" "$(dirname "$out")"
 results=$logs/results.tsv
 : >"$results"
+export PYTHONUNBUFFERED=1 # what a step that is killed has printed is not lost
+unset http_proxy HTTP_PROXY all_proxy ALL_PROXY # servers are on 127.0.0.1
 
-nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && device=yes || device=no
+timeout 20 nvidia-smi -L 2>/dev/null | grep '^GPU ' >/dev/null || compgen -G '/dev/nvidia[0-9]*' >/dev/null && device=yes || device=no
+# A card that nobody has open is set up anew for every program, which takes seconds: it is kept open.
+for card in /dev/nvidia[0-9]*; do [ ! -r "$card" ] || { exec 8<"$card"; } 2>/dev/null || true; done
 # Seconds of the whole visit, with some left to write the result, and of the build.  Without a device this is a trial of
 # the script, on whatever machine.
 if [ "$device" = yes ]; then deadline=470 build_budget=170; else deadline=1800 build_budget=900; fi
 
 record() { # step, ok|FAILED|SKIPPED, seconds, detail
-    printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$(tr '\t\n' '  ' <<<"$4" | tail -c 300)" >>"$results"
+    printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$(tr '\t\n' '  ' <<<"$4" | head -c 300)" >>"$results"
     printf '%-36s %-8s %6.1f s  %s\n' "$1" "$2" "$3" "$(head -c 150 <<<"$4")"
 }
 missing() { record "$1" FAILED 0 "$2 is missing"; } # step, file
 
+# why LOG: the line that says why, where a program says it, and the next; lines that only count failures come last.
+why() {
+    grep -am1 -A1 -E 'device call failed|the device does not open|cannot load the model' "$1" ||
+        grep -am1 -A1 -E '\[ +ERROR +\] --- |^=+ +(Invalid|Error: |Race|Uninit|Misaligned|Program hit)|^E  |[: ]error: |^CMake Error|^ptxas (error|fatal)|undefined reference' "$1" ||
+        grep -aiE 'error|fail' "$1" | tail -1 | grep . || grep -av '^ *$' "$1" | tail -1
+}
+
 # step NAME BUDGET COMMAND...: run it for BUDGET seconds at most; what it prints to stdout goes to NAME.out, the rest and that too
 # to NAME.log.  77 is a skip, but not where there is a device and the skip is for want of one.
 step() {
-    local name=$1 budget=$2 log rc=0 from left=$((deadline - SECONDS)) last verdict
+    local name=$1 budget=$2 log rc=0 from left=$((deadline - SECONDS)) last verdict group
     shift 2
     [[ $name =~ ^(unpack|toolkit|build)$ || $name =~ $only ]] || return 1
     log=$logs/${name//[^a-zA-Z0-9_.-]/-}
     [ "$left" -gt 3 ] || { record "$name" FAILED 0 "no time of the visit was left"; return 1; }
     [ "$budget" -le "$left" ] || budget=$left
     from=$EPOCHREALTIME
-    timeout -k 5 "$budget" "$@" >"$log.out" 2>"$log.log" </dev/null || rc=$?
+    timeout -k 5 "$budget" "$@" >"$log.out" 2>"$log.log" </dev/null &
+    group=$! # timeout makes itself the leader of one
+    wait $group || rc=$?
+    kill -KILL -- -$group 2>/dev/null # what it left behind would keep the card
     cat "$log.out" >>"$log.log"
-    last=$(grep -v '^ *$' "$log.log" | tail -1)
+    last=$(grep -av '^ *$' "$log.log" | tail -1)
     case $rc in
-        0) verdict=ok last=$(grep 'PASSED' "$log.log" | tail -1 | grep . || echo "$last") ;;
+        0) verdict=ok last=$(grep -a 'PASSED' "$log.log" | tail -1 | grep . || echo "$last") ;;
         77) verdict=SKIPPED ;;
         124 | 137) verdict=FAILED last="longer than $budget s: $last" ;;
-        *) verdict=FAILED last="exit status $rc: $(grep -iE 'error|fail' "$log.log" | grep -v '^ *$' | tail -1 | grep . || echo "$last")" ;;
+        *) verdict=FAILED last="exit status $rc: $(why "$log.log")" ;;
     esac
     [[ $verdict != ok || ! $last =~ ^[0-9]+\ skipped ]] || verdict=SKIPPED # pytest, where nothing ran
     local none
-    if none=$(grep -E '[Nn]o (usable )?CUDA device|CUDA driver' "$log.log" | tail -1) && [ -n "$none" ]; then
+    if none=$(grep -aE '[Nn]o (usable )?CUDA device|CUDA driver' "$log.log" | tail -1) && [ -n "$none" ]; then
         case $device-$verdict in
             yes-SKIPPED) verdict=FAILED last="there is a device, but: $none" ;;
             no-FAILED) verdict=SKIPPED last=$none ;;
@@ -68,6 +82,15 @@ step() {
     [ "$verdict" = ok ]
 }
 
+# The same of steps that time nothing: a few side by side.  `wait` waits for all of them.
+beside=$(($(nproc) / 2))
+[ "$beside" -le 8 ] || beside=8
+[ "$beside" -ge 1 ] || beside=1
+step_beside() {
+    while [ "$(jobs -rp | wc -l)" -ge "$beside" ]; do wait -n || true; done
+    step "$@" &
+}
+
 # ---- what is here ----
 
 versions() {
@@ -75,8 +98,8 @@ versions() {
     echo "commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
     for tool in gcc cmake ninja python3; do echo "$tool: $($tool --version 2>&1 | head -1)"; done
     echo "nvcc: $(nvcc --version 2>/dev/null | sed -n 's/.*release \([^,]*\).*/\1/p')"
-    echo "torch: $(python3 -c 'import torch; print(torch.__version__)' 2>/dev/null || echo none)"
-    echo "device: $(nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader 2>/dev/null | head -1 | grep . || echo none)"
+    echo "torch: $(python3 -c 'import importlib.metadata as m; print(m.version("torch"))' 2>/dev/null || echo none)"
+    echo "device: $(timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader 2>/dev/null | head -1 | grep . || echo none)"
 }
 versions >"$logs/versions.txt" 2>&1
 record versions ok 0 "$(grep ^device "$logs/versions.txt")"
@@ -127,6 +150,9 @@ with_pack() {
         -DCMAKE_EXE_LINKER_FLAGS="-L$libs -Wl,-rpath-link,$libs -Wl,--disable-new-dtags,-rpath,$libs")
 }
 
+# The first one to import PyTorch reads gigabytes: beside the build, which needs the processors.
+[ "$device" = no ] || (timeout 150 python3 -c 'import torch' >/dev/null 2>&1 &)
+
 packed=no
 if ! ours; then
     if [ -e tests/gpu/pack/pack.tar.gz ]; then
@@ -143,6 +169,9 @@ fi
 
 # cuBLASLt and NCCL: where the toolkit's script found them.
 libraries=$(sed -n 's/^set(BATON_CUDA_LIBRARIES "\([^"]*\)").*/\1/p' build/cuda-toolkit/toolkit.cmake 2>/dev/null | tr ';' ':')
+[ -n "$libraries" ] || libraries=$(python3 -c 'import glob, sys
+print(":".join({f.rpartition("/")[0] for p in sys.path for n in ("cublasLt.so.13", "nccl.so.2") for f in glob.glob(p + "/nvidia/*/lib/lib" + n)}))')
+outer_libraries=${LD_LIBRARY_PATH:-} # PyTorch brings its own
 export BATON_SOURCE_DIR=$root BATON_BUILD_DIR=$root/$build # as ctest sets them
 [ -z "$libraries" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$libraries
 table=$(ls "$build/cuda/kernels.txt" "$build/kernels.txt" 2>/dev/null | head -1)
@@ -160,18 +189,21 @@ for name in $kernels; do # a test or a benchmark may serve several
     grep -qs "engine/kernels/$name.h" bench/kernels/*_bench.c || missing "$name" "a benchmark that includes engine/kernels/$name.h"
 done
 test_program() { # name, budget
-    if [ -x "$build/tests/$1" ]; then step "$1" "$2" "$build/tests/$1"; else missing "$1" "$build/tests/$1"; fi
+    if [ -x "$build/tests/$1" ]; then step_beside "$1" "$2" "$build/tests/$1"; else missing "$1" "$build/tests/$1"; fi
 }
-test_program engine_gpu_lib_test 20
+test_program engine_gpu_lib_test 60
 for name in $kernels; do
-    [ ! -e "tests/gpu/${name}_test.c" ] || test_program "gpu_$name" 20
+    [ ! -e "tests/gpu/${name}_test.c" ] || test_program "gpu_$name" 40
 done
 # The rest of the tests: the seam, whole-model logits against the CPU backend, benchmarks in small.
 [ -e tests/gpu/engine_cuda_test.c ] || missing logits tests/gpu/engine_cuda_test.c
 for program in "$build"/tests/gpu_*; do
     name=${program##*/}
-    [ -f "$program" ] && [ -x "$program" ] && ! grep -qx "${name#gpu_}" <<<"$kernels" && test_program "$name" 60
+    [ "$name" != gpu_broken ] && [ -f "$program" ] && [ -x "$program" ] && ! grep -qx "${name#gpu_}" <<<"$kernels" && test_program "$name" 60
 done
+wait
+test_program gpu_broken 60 # which breaks its device on purpose: beside nobody
+wait
 
 # Early starts of kernels are the part that nothing but a device can judge: if the whole model is wrong with them, the visit
 # goes on without, and the table says so.
@@ -182,27 +214,41 @@ if [ "$device" = yes ] && grep -q '^gpu_engine_cuda.FAILED' "$results" && [ "$bu
     fi
 fi
 
-# ---- one prefill and one decode worker on the card ----
+# ---- one prefill and one decode worker on the card, each test by itself ----
 
-if [ -e tests/e2e/test_gpu.py ]; then
-    [ "$packed" = yes ] && python_path=$pack/site || python_path=
-    step e2e 100 env PYTHONPATH="$python_path" BATON_BUILD_DIR="$root/$build" \
-        python3 -m pytest -q -rs -o timeout=90 -m gpu --junitxml="$logs/e2e.xml" tests/e2e/test_gpu.py
-else
-    missing e2e tests/e2e/test_gpu.py
-fi
+e2e() { # the beginning of a test's name
+    [ "$packed" = yes ] && export PYTHONPATH=$pack/site
+    # No plugins but one of what this Python happens to have: they may not go with the pytest of the pack.
+    local plugins=(-o faulthandler_timeout=80)
+    python3 -c 'import pytest_timeout' 2>/dev/null && plugins+=(-p pytest_timeout -o timeout=90)
+    # A test that is killed leaves the log of its server behind.
+    PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 TMPDIR=$logs/servers BATON_BUILD_DIR=$root/$build python3 -m pytest -q -rs "${plugins[@]}" -m gpu -k "$1" tests/e2e/test_gpu.py
+}
+e2e_tests=$(sed -n 's/^def \(test_[a-z0-9_]*\)(gpu.*/\1/p' tests/e2e/test_gpu.py 2>/dev/null)
+[ -n "$e2e_tests" ] || missing e2e tests/e2e/test_gpu.py
+many=$beside
+[ "$beside" -le 3 ] || beside=3 # each has two workers on the card
+for name in $e2e_tests; do
+    step_beside "e2e ${name#test_}" 100 bash -c "$(declare -f e2e); $(declare -p packed pack root build logs); e2e $name"
+done
+wait
+beside=$many
 
-# ---- time ----
+# ---- time: the goals first, each kernel by itself last ----
 
-if [ -x "$build/baton" ]; then step bench 200 "$build/baton" perf gpu --json; else missing bench "$build/baton"; fi
-if [ -x "$build/baton" ]; then step handover 60 python3 tests/gpu/handover.py "$build/baton" --seconds 45; else missing handover "$build/baton"; fi
+perf_gpu() { # step, budget, arguments
+    if [ -x "$build/baton" ]; then step "$1" "$2" "$build/baton" perf gpu "${@:3}" --json; else missing "$1" "$build/baton"; fi
+}
+perf_gpu bench 120 --only -
+if [ -x "$build/baton" ]; then step handover 60 env TMPDIR="$logs/servers" python3 tests/gpu/handover.py "$build/baton" --seconds 45; else missing handover "$build/baton"; fi
 if [ ! -e bench/peer/torch_llama.py ]; then
     missing peer bench/peer/torch_llama.py
 elif [ "$device" = no ] && ! python3 -c 'import torch' 2>/dev/null; then
     record peer SKIPPED 0 "no CUDA device, no PyTorch"
 else
-    step peer 90 python3 bench/peer/torch_llama.py
+    step peer 90 env LD_LIBRARY_PATH="$outer_libraries" python3 bench/peer/torch_llama.py
 fi
+perf_gpu kernels 150 -
 
 # ---- the sanitizer, a few tests side by side ----
 
@@ -215,12 +261,15 @@ else
     for tool in memcheck racecheck; do
         for name in $kernels; do
             [ -x "$build/tests/gpu_$name" ] || continue
-            while [ "$(jobs -rp | wc -l)" -ge 6 ]; do wait -n || true; done
-            step "$tool $name" 100 "$sanitizer" --tool $tool --target-processes all --error-exitcode 99 --print-limit 5 "$build/tests/gpu_$name" &
+            step_beside "$tool $name" 100 "$sanitizer" --tool $tool --target-processes all --error-exitcode 99 --print-limit 5 "$build/tests/gpu_$name"
         done
     done
     wait
 fi
 
-tar -C "$logs" -czf "${out%.json}-logs.tar.gz" . || echo "run.sh: the logs could not be packed" >&2
+# What a program in a loop has printed is not worth the archive: of each log its first and its last MiB.
+find "$logs" -type f -size +2048k | while read -r log; do
+    { head -c 1M "$log" && echo && echo "[...]" && tail -c 1M "$log"; } >"$log.cut" && mv "$log.cut" "$log"
+done
+tar -C "$logs" --exclude='*.out' -czf "${out%.json}-logs.tar.gz" . || echo "run.sh: the logs could not be packed" >&2
 python3 tests/gpu/report.py "$results" "$logs" "$out" "$SECONDS"

@@ -15,7 +15,7 @@ enum { REPEAT = 1 };
 enum { REPEAT = 3 };
 #endif
 #else
-enum { REPEAT = 60 };
+enum { REPEAT = 10 }; /* the reference sorts each row: 0.2 s for the largest vocabulary */
 #endif
 
 /* ---- a launch and its reference ---- */
@@ -264,8 +264,8 @@ static void a_large_vocabulary_gives_the_token_of_the_cpu(void **state)
     for (uint32_t round = 0; round < REPEAT; round++)
         check_random(32000, 6, round % 2);
 #ifndef GPU_EMULATED
-    for (uint32_t round = 0; round < REPEAT; round++)
-        check_random(test_below(2) ? 128256 : SAMPLE_VOCAB_MAX, 32, round % 2);
+    for (uint32_t round = 0; round < 4; round++)
+        check_random(round < 2 ? 128256 : SAMPLE_VOCAB_MAX, 6, round % 2);
 #endif
 }
 

@@ -1,0 +1,118 @@
+"""A visit to a GPU machine (tests/gpu/run.sh), rehearsed on one that is all fakes: whatever goes wrong there, the table
+and the results say what, and one thing that fails costs none of the others."""
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+REPORT = '{"command": "x", "results": [{"name": "%s", "value": 2, "unit": "1", "better": "higher"}]}'
+PROGRAMS = {  # of the build
+    "tests/engine_gpu_lib_test": "echo '[  PASSED  ] 1 test(s).'",
+    "tests/gpu_good": "echo '[  PASSED  ] 2 test(s).'",
+    "tests/gpu_wrong": "echo '[  ERROR   ] --- good: element 3 of 9 is nan' >&2; echo ' 1 FAILED TEST(S)'; exit 1",
+    "tests/gpu_odd": "printf 'level=error device call failed text=\\377\\300\\n' >&2; exit 1",
+    "tests/gpu_leaves": "sleep 600 & echo $! >\"$LEFT\"; exit 1",
+    "tests/gpu_talks": "yes 'element 1 is wrong' | head -c 9000000; exit 1",
+    "tests/gpu_engine_cuda": "exit 0",
+    "tests/gpu_broken": "exit 0",
+    "baton": "case $* in *--only*) echo '%s' ;; *' - '*) echo '%s' ;; *) echo baton 1 ;; esac"
+             % (REPORT % "gpu.prefill.2048", REPORT % "rmsnorm.x"),
+}
+KERNELS = ("good", "wrong", "odd", "leaves", "talks")
+TOOLS = {
+    "nvidia-smi": "echo 'GPU 0: Fake'",
+    "pkg-config": "exit 0",
+    "protoc-c": "exit 0",
+    "nproc": "echo 8",
+    "cmake": 'case $* in --build*) cp -r "$FAKES/build/." "$2/" ;; esac',
+    "compute-sanitizer": 'for last; do :; done; exec "$last"',
+    "python3": 'case "$*" in *pytest*) echo "1 passed in 0.1s" ;; *torch_llama*) echo \'%s\' ;; *handover*) echo \'%s\' ;; '
+               '*) exec %s "$@" ;; esac' % (REPORT % "torch.prefill.2048", REPORT % "gpu.handover.exposed", sys.executable),
+}
+
+
+def write(path, text, mode=0o755):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+@unittest.skipUnless(pathlib.Path("/usr/share/llhttp/llhttp.c").exists(), "llhttp's sources are not installed")
+class Visit(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        top = pathlib.Path(cls.folder.name)
+        cls.root, fakes = top / "root", top / "fakes"
+        for name in ("run.sh", "report.py"):
+            (cls.root / "tests/gpu").mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / "tests/gpu" / name, cls.root / "tests/gpu")
+        for name, text in PROGRAMS.items():
+            write(fakes / "build" / name, "#!/bin/bash\n" + text + "\n")
+        for name, text in TOOLS.items():
+            write(fakes / "bin" / name, "#!/bin/bash\n" + text + "\n")
+        write(cls.root / "deploy/install-cuda.sh", "exit 0\n")
+        write(cls.root / "engine/kernels/kernels.cmake", "set(KERNEL_SOURCES\n" + "\n".join(KERNELS) + "\n)\n")
+        for name in KERNELS:
+            for file in (f"{name}.h", f"{name}.cu", f"{name}_ref.c"):
+                write(cls.root / "engine/kernels" / file, "")
+            write(cls.root / f"tests/gpu/{name}_test.c", f'#include "engine/kernels/{name}.h"\n')
+            write(cls.root / f"bench/kernels/{name}_bench.c", f'#include "engine/kernels/{name}.h"\n')
+        write(cls.root / "tests/gpu/engine_cuda_test.c", "")
+        write(cls.root / "tests/e2e/test_gpu.py", "def test_one(gpu):\ndef test_two_things(gpu, role):\ndef test_emulated():\n")
+        write(cls.root / "bench/peer/torch_llama.py", "")
+        cls.left = top / "left"
+        cls.run_visit = subprocess.run(
+            [cls.root / "tests/gpu/run.sh", "--out", top / "out/r.json"], capture_output=True, timeout=120,
+            env={**os.environ, "PATH": f"{fakes}/bin:{os.environ['PATH']}", "FAKES": str(fakes), "LEFT": str(cls.left)})
+        cls.out = cls.run_visit.stdout.decode(errors="replace")
+        cls.json = json.loads((top / "out/r.json").read_text())
+        cls.archive = top / "out/r-logs.tar.gz"
+        cls.steps = {s["step"]: s for s in cls.json["steps"]}
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def test_a_failure_comes_with_its_reason_and_the_status(self):
+        self.assertEqual(self.run_visit.returncode, 1, self.out)
+        self.assertEqual(self.steps["gpu_good"]["verdict"], "ok", self.out)
+        self.assertIn("element 3 of 9 is nan", self.steps["gpu_wrong"]["detail"])
+        self.assertIn("device call failed", self.steps["gpu_odd"]["detail"])  # and bytes that are no text hurt nobody
+        self.assertIn("FAILED   gpu_wrong", self.out)
+
+    def test_what_a_step_leaves_behind_is_ended(self):
+        pid = self.left.read_text().strip()
+        try:
+            state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return
+        self.assertEqual(state, "Z")
+
+    def test_each_end_to_end_test_is_a_step_and_skips_nothing_of_others(self):
+        self.assertEqual(sorted(n for n in self.steps if n.startswith("e2e")), ["e2e one", "e2e two_things"])
+        self.assertEqual(self.steps["e2e two_things"]["verdict"], "ok", self.out)
+
+    def test_the_goals_are_measured_before_the_kernels_and_both_are_in_the_results(self):
+        order = [n for n in self.steps if n in ("bench", "handover", "peer", "kernels", "memcheck good")]
+        self.assertEqual(order, ["bench", "handover", "peer", "kernels", "memcheck good"], self.out)
+        self.assertEqual(self.json["bench"]["results"][0]["name"], "gpu.prefill.2048")
+        self.assertEqual(self.json["kernels"]["results"][0]["name"], "rmsnorm.x")
+        over = [g for g in self.json["goals"] if g["name"] == "gpu.prefill.2048" and g["figure"] == "over PyTorch"]
+        self.assertEqual(over[0]["value"], 1)
+
+    def test_a_program_that_talks_too_much_does_not_fill_the_archive(self):
+        with tarfile.open(self.archive) as t:
+            sizes = {m.name: m.size for m in t.getmembers()}
+        self.assertLess(max(sizes.values()), 3 << 20, sizes)
+        self.assertIn("./gpu_talks.log", sizes)
+
+
+if __name__ == "__main__":
+    unittest.main()
