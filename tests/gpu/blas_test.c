@@ -149,10 +149,11 @@ static void check_run(struct gpu_blas_plan *p, struct operands *o, uint32_t rows
         got[i] = value_at(o, after, m, n);
         mem_free(x);
     }
-    /* Terms of about 0.05: roundings of their sum, one of the result, and in e4m3 where a tie may go the other way. */
+    /* Roundings of the sum and one of the result; and in e4m3, where a tie may go the other way, a step of the largest
+     * values, a fourteenth of 4, times a weight of 0.2. */
     double off =
         test_close(text, got, want, SAMPLES, s->y_f32 ? 1e-5 : test_rounding(s->dtype) * 1.01,
-                   1e-6 * sqrt(s->k) + (also == ROWS_TO_E4M3 ? 0.02 : 1e-4));
+                   1e-6 * sqrt(s->k) + (also == ROWS_TO_E4M3 ? 0.06 : 1e-4));
     assert_true(off < 5e-3);
     for (size_t i = (rows - 1) * s->y_stride + s->n; i < o->y_bytes / (s->y_f32 ? 4 : 2); i++)
         assert_memory_equal((char *)after + i * (s->y_f32 ? 4 : 2),

@@ -210,7 +210,7 @@ static inline int rig_main(int argc, char **argv, const struct CMUnitTest *tests
         printf("SKIP: no CUDA device: %s\n", msg.text);
         return 77;
     }
-    rig_state = argc > 1 ? strtoull(argv[1], NULL, 10) : clock_now_ns() & 0xffffff;
+    rig_state = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
     cuda_engine_time_products(false);
     log_setup(LOG_LEVEL_WARN, LOG_FORMAT_TEXT, "test");
     printf("seed %llu\n", (unsigned long long)rig_state);

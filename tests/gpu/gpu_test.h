@@ -3,8 +3,8 @@
  *
  *   int main(int argc, char **argv) { return gpu_test_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0])); }
  *
- * The same test runs on a device and on the emulation.  Every run draws fresh data; its seed as argument repeats it.
- * One file per program, one thread. */
+ * The same test runs on a device and on the emulation.  The data come from a seed: 1, or the
+ * program's argument.  One file per program, one thread. */
 #ifndef TESTS_GPU_GPU_TEST_H
 #define TESTS_GPU_GPU_TEST_H
 
@@ -243,8 +243,7 @@ static inline double test_close16(const char *what, enum gpu_dtype dtype, const 
 
 /* ---- running ---- */
 
-/* Opens device 0 and runs the tests; 77, the exit status of a skip, without a device.  The seed is printed, and may be
- * given as the program's argument. */
+/* Opens device 0 and runs the tests; 77, the exit status of a skip, without a device.  The seed is printed. */
 static inline int gpu_test_main(int argc, char **argv, const struct CMUnitTest *tests, size_t n)
 {
     struct err_msg msg = {0};
@@ -254,7 +253,7 @@ static inline int gpu_test_main(int argc, char **argv, const struct CMUnitTest *
         printf("SKIP: no CUDA device: %s\n", msg.text);
         return 77;
     }
-    test_random_state = argc > 1 ? strtoull(argv[1], NULL, 10) : clock_now_ns() & 0xffffff;
+    test_random_state = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
     printf("seed %" PRIu64 "\n", test_random_state);
     if (gpu_open(0, &msg, &test_gpu) != ERR_OK ||
         gpu_stream_create(test_gpu, false, &test_stream) != ERR_OK) {
