@@ -17,6 +17,7 @@ PROGRAMS = {  # of the build
     "tests/gpu_good": "echo '[  PASSED  ] 2 test(s).'",
     "tests/gpu_wrong": "echo '[  ERROR   ] --- good: element 3 of 9 is nan' >&2; echo ' 1 FAILED TEST(S)'; exit 1",
     "tests/gpu_odd": "printf 'level=error device call failed text=\\377\\300\\n' >&2; exit 1",
+    "tests/gpu_short": "echo 'device 0: 9 MiB needed, 3 free' >&2; echo '{\"errors\": 0}'; exit 1",
     "tests/gpu_leaves": "sleep 600 & echo $! >\"$LEFT\"; exit 1",
     "tests/gpu_talks": "yes 'element 1 is wrong' | head -c 9000000; exit 1",
     "tests/gpu_engine_cuda": "exit 0",
@@ -24,14 +25,15 @@ PROGRAMS = {  # of the build
     "baton": "case $* in *--only*) echo '%s' ;; *' - '*) echo '%s' ;; *) echo baton 1 ;; esac"
              % (REPORT % "gpu.prefill.2048", REPORT % "rmsnorm.x"),
 }
-KERNELS = ("good", "wrong", "odd", "leaves", "talks")
+KERNELS = ("good", "wrong", "odd", "short", "leaves", "talks")
 TOOLS = {
     "nvidia-smi": "echo 'GPU 0: Fake'",
     "pkg-config": "exit 0",
     "protoc-c": "exit 0",
     "nproc": "echo 8",
     "cmake": 'case $* in --build*) cp -r "$FAKES/build/." "$2/" ;; esac',
-    "compute-sanitizer": 'for last; do :; done; exec "$last"',
+    "compute-sanitizer": "case $* in *'report-api-errors no'*) ;; *) echo '========= Program hit cudaErrorNotReady'; exit 99 ;; esac\n"
+                         'for last; do :; done; exec "$last"',
     "python3": 'case "$*" in *pytest*) echo "1 passed in 0.1s" ;; *torch_llama*) echo \'%s\' ;; *handover*) echo \'%s\' ;; '
                '*) exec %s "$@" ;; esac' % (REPORT % "torch.prefill.2048", REPORT % "gpu.handover.exposed", sys.executable),
 }
@@ -85,6 +87,7 @@ class Visit(unittest.TestCase):
         self.assertEqual(self.steps["gpu_good"]["verdict"], "ok", self.out)
         self.assertIn("element 3 of 9 is nan", self.steps["gpu_wrong"]["detail"])
         self.assertIn("device call failed", self.steps["gpu_odd"]["detail"])  # and bytes that are no text hurt nobody
+        self.assertIn("9 MiB needed", self.steps["gpu_short"]["detail"])
         self.assertIn("FAILED   gpu_wrong", self.out)
 
     def test_what_a_step_leaves_behind_is_ended(self):
@@ -102,6 +105,7 @@ class Visit(unittest.TestCase):
     def test_the_goals_are_measured_before_the_kernels_and_both_are_in_the_results(self):
         order = [n for n in self.steps if n in ("bench", "handover", "peer", "kernels", "memcheck good")]
         self.assertEqual(order, ["bench", "handover", "peer", "kernels", "memcheck good"], self.out)
+        self.assertEqual(self.steps["memcheck good"]["verdict"], "ok", self.out)  # which asks whether its work is over
         self.assertEqual(self.json["bench"]["results"][0]["name"], "gpu.prefill.2048")
         self.assertEqual(self.json["kernels"]["results"][0]["name"], "rmsnorm.x")
         over = [g for g in self.json["goals"] if g["name"] == "gpu.prefill.2048" and g["figure"] == "over PyTorch"]
