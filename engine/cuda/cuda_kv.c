@@ -170,6 +170,12 @@ static void append(struct cuda_kv *k, struct lane *l, struct place *p)
     pthread_mutex_unlock(&k->lock);
 }
 
+static enum err not_started(const char *why)
+{
+    LOG_ERROR("engine", "a KV job was not started", "why=%s", why);
+    return ERR_DEVICE;
+}
+
 /* A job that was enqueued in part counts as started: the device may touch its buffer, so it ends when the
  * device has, or has failed. */
 static enum err start(void *arg, struct kv_memory_job *job, enum job_kind kind)
@@ -179,16 +185,16 @@ static enum err start(void *arg, struct kv_memory_job *job, enum job_kind kind)
     enum err err;
 
     if (job->n_runs == 0 || job->n_runs > KV_MEMORY_RUNS_MAX)
-        return ERR_DEVICE;
+        return not_started("no runs, or more than a job may have");
     p = take_place(k);
     if (p == NULL)
-        return ERR_DEVICE;
+        return not_started("more jobs at a time than there is room for");
     p->job = job;
     sort_runs(p, job, k->memory.parts);
     err = start_parts(k, p, kind);
-    if (err != ERR_OK)
-        LOG_ERROR("engine", "a KV job was not started", "%s: %s", err_text(err), gpu_trouble());
     p->failed = err != ERR_OK;
+    if (p->failed)
+        (void)not_started(err == ERR_DEVICE ? gpu_trouble() : err_text(err));
     append(k, &k->lanes[direction_of(kind)], p);
     return ERR_OK;
 }

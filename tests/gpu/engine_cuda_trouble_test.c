@@ -100,6 +100,42 @@ static void jobs_on_a_failed_or_hung_device_end_at_the_latest_with_it(void **sta
     }
 }
 
+static void a_job_that_does_not_start_says_why(void **state)
+{
+    struct kv_memory_run run = {.len = 256};
+    struct kv_memory_job job = {.runs = &run, .n_runs = 1, .done = on_job}, empty = {.runs = &run};
+    const struct kv_memory *m;
+    FILE *log = tmpfile();
+    char text[4096] = "";
+    struct rig r;
+    int real;
+
+    (void)state;
+    assert_non_null(log);
+    job.host = mem_try_aligned(64, 256);
+    rig_open(&r, &shape, NULL);
+    m = engine_kv_memory(r.device);
+    gpu_emu_fail_after(1);
+    atomic_store(&job_ended, 0);
+    assert_int_equal(m->copy_out(m->arg, &job), ERR_OK);
+    while (atomic_load(&job_ended) == 0)
+        usleep(1000);
+    real = dup(STDERR_FILENO);
+    dup2(fileno(log), STDERR_FILENO);
+    assert_int_equal(m->copy_out(m->arg, &job), ERR_OK);
+    assert_int_equal(m->copy_out(m->arg, &empty), ERR_DEVICE);
+    dup2(real, STDERR_FILENO);
+    close(real);
+    assert_true(pread(fileno(log), text, sizeof(text) - 1, 0) > 0);
+    fclose(log);
+    assert_non_null(strstr(text, "why="));
+    assert_non_null(strstr(text, "illegal memory access"));
+    assert_non_null(strstr(text, "why=no runs"));
+    rig_close(&r);
+    mem_free(job.host);
+    gpu_emu_reset();
+}
+
 /* ---- opening ---- */
 
 static enum err open_with(const struct fixture_shape *s, struct engine_config c,
@@ -242,6 +278,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_failure_anywhere_in_a_step_breaks_the_engine),
         cmocka_unit_test(a_device_that_hangs_is_given_up_at_the_deadline),
         cmocka_unit_test(jobs_on_a_failed_or_hung_device_end_at_the_latest_with_it),
+        cmocka_unit_test(a_job_that_does_not_start_says_why),
         cmocka_unit_test(too_little_memory_says_what_is_needed_and_what_to_lower),
         cmocka_unit_test(the_pool_gets_what_is_left),
         cmocka_unit_test(a_device_that_fails_while_opening_is_reported),
