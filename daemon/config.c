@@ -113,6 +113,9 @@ enum err config_set(struct daemon_config *c, const struct config_option *o, cons
         return set_u32(c, o, text, where, msg);
     if (o->type == CONFIG_BOOL)
         return set_bool(c, o, text, where, msg);
+    if (text[0] == '\0' && o->min > 0 && text != o->fallback)
+        return err_set(msg, ERR_INVALID, "%s: %s is empty; a %s is wanted, or none at all", where,
+                       o->name, o->unit);
     if (text[0] == '\0')
         text = o->fallback; /* an empty value is no value: what has a default always has one */
     err = check_word(o, text, where, msg);
@@ -422,6 +425,8 @@ void daemon_config_print(const struct daemon_config *c, FILE *to)
             fprintf(to, "%s: %u\n", o->name, *(const uint32_t *)at);
         else if (o->type == CONFIG_BOOL)
             fprintf(to, "%s: %s\n", o->name, *(const bool *)at ? "true" : "false");
+        else if (*(char *const *)at == NULL && o->min > 0)
+            fprintf(to, "# %s: not given\n", o->name);
         else
             fprintf(to, "%s: \"%s\"\n", o->name,
                     *(char *const *)at != NULL ? *(char *const *)at : "");

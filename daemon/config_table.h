@@ -1,7 +1,7 @@
 /* daemon/config_table.h - the table of options.  Private to config*.c.
  *
- * Columns: field and name, type, default, smallest, largest, unit, commands, group, help.  For a text option
- * the smallest and largest are not used; `choices` in the help is checked where the option is used. */
+ * Columns: field and name, type, default, smallest, largest, unit, commands, group, help.  A text option may be
+ * empty, which is as if it were not given, unless its smallest is 1; the largest is not used. */
 #ifndef DAEMON_CONFIG_TABLE_H
 #define DAEMON_CONFIG_TABLE_H
 
@@ -33,10 +33,10 @@
     X(max_batch,       U32,  "64", 1, 4096, "requests", A, "Model", "most requests decoded together") \
     X(max_step_tokens, U32,  "512", 16, 65536, "tokens", A, "Model", "most prompt tokens computed in one step (chunked prefill)") \
     X(load_timeout_s,  U32,  "300", 0, 86400, "s", A, "Model", "a worker whose model load makes no progress for so long ends, and is started anew; 0: no limit") \
-    X(device,          TEXT, "", 0, 0, "list", A, "Devices", "devices for --backend cuda, dealt out to workers in their order, as many to each as it has ranks, over again at the end; default: 0,1,... for every worker") \
-    X(gpu_memory,      TEXT, "", 0, 0, "share", A, "Devices", "share of a device's memory to take, of which serve gives equal parts to the workers on it; default: 0.9") \
+    X(device,          TEXT, "", 1, 0, "list", A, "Devices", "devices for --backend cuda, dealt out to workers in their order, as many to each as it has ranks, over again at the end; default: 0,1,... for every worker") \
+    X(gpu_memory,      TEXT, "", 1, 0, "share", A, "Devices", "share of a device's memory to take, of which serve gives equal parts to the workers on it; default: 0.9") \
     X(kv_blocks,       U32,  "0", 0, 268435455, "blocks", A, "Devices", "KV pool of one worker in device memory; 0: what its share has left") \
-    X(weights,         TEXT, "stored", 0, 0, "name", A, "Devices", "stored (as in the files), fp8 or int8: weights on the device, rounded while they load") \
+    X(weights,         TEXT, "stored", 1, 0, "name", A, "Devices", "stored (as in the files), fp8 or int8: weights on the device, rounded while they load") \
     X(random_weights,  U32,  "0", 0, 4294967295, "seed", A, "Devices", "for measurements: random weights of config.json's shape from this seed; 0: those of MODEL_DIR") \
     X(step_timeout_s,  U32,  "60", 1, 3600, "s", A, "Devices", "a device that takes longer for one step is broken: its worker ends and is started anew") \
     X(block_tokens,    U32,  "16", 1, 1024, "tokens", A, "KV cache", "tokens per KV block; must be equal on all workers") \

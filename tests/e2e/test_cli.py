@@ -45,6 +45,7 @@ def test_serve_help_names_every_option_with_default_and_range():
     (["serve", "--policy", "baton-clairvoyant"], ["command line", "know the future", "baton simulate"]),
     (["serve", "--listen-workers", "127.0.0.1:0"], ["--secret-file"]),
     (["serve", "--listen-workers", "nowhere", "--secret-file", "/x"], ["nowhere", "HOST:PORT"]),
+    (["serve", "--gpu-memory", ""], ["command line", "gpu_memory is empty"]),
     (["config", "print", "--port", "x"], ["port", "0 to 65535"]),
     (["config", "frobnicate"], ["config check FILE"]),
     (["decode"], ["--scheduler", "--secret-file"]),

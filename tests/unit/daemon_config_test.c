@@ -118,6 +118,10 @@ static void a_bad_file_is_refused_with_line_and_range(void **state)
     refused("log_level: all\n", "line 1", "all", "warn");
     refused("backend: tpu\n", "line 1", "tpu", "sim");
     refused("default_tier: platinum\n", "platinum", "tier", "");
+    refused("port: 1\ngpu_memory: \"\"\n", "line 2", "gpu_memory is empty", "a share is wanted");
+    refused("device: \"\"\n", "line 1", "device is empty", "a list is wanted");
+    refused("weights: \"\"\n", "line 1", "weights is empty", "a name is wanted");
+    refused("kv_blocks: \"\"\n", "line 1", "kv_blocks is ''", "whole numbers");
     refused("port: 1\n  bad: indent\n", "config", "", "");
     refused("\x01\x02\xff", "config", "", "");
 }
