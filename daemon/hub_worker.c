@@ -160,6 +160,21 @@ static bool same_model(const Baton__Join *a, const Baton__Join *b)
            x->dtype == y->dtype && x->model_id == y->model_id;
 }
 
+/* It ends, and says why where it runs: it would wait for work in vain, and if only its connection were closed it would
+ * try again. */
+static void refuse(struct worker *w, const struct worker *unlike)
+{
+    Baton__Drain m = BATON__DRAIN__INIT;
+    char why[WIRE_NAME_MAX];
+
+    snprintf(why, sizeof(why),
+             "weights, vocabulary, number type of the KV (--backend) or --block-tokens differ from "
+             "those of %.64s, which serves there",
+             unlike->name);
+    m.why = why;
+    daemon_link_send(w->control, WIRE_DRAIN, &m.base);
+}
+
 /* Tokens of another model would be wrong answers.  A worker of this machine has the front end's model; who
  * joined before it from elsewhere with another one has to go. */
 static bool fits_others(struct worker *w, const Baton__Join *m)
@@ -172,12 +187,14 @@ static bool fits_others(struct worker *w, const Baton__Join *m)
         LOG_ERROR(
             "hub", "worker has another model",
             "worker=%u name=%s peer=%s: its weights, vocabulary, number type of the KV "
-            "(--backend) or --block-tokens differ from those of worker=%u name=%s; %s gets no work",
+            "(--backend) or --block-tokens differ from those of worker=%u name=%s; %s has to go",
             w->id, m->name, daemon_link_peer(w->control), o->id, o->name,
             theirs ? o->name : m->name);
-        if (!theirs)
+        if (!theirs) {
+            refuse(w, o);
             return false;
-        daemon_link_close(o->control);
+        }
+        daemon_link_close(o->control); /* refused when it comes back */
     }
     return true;
 }
@@ -223,7 +240,7 @@ static bool take_join(struct worker *w, Baton__Join *m)
         daemon_link_close(w->control);
         return false;
     }
-    if (!fits_others(w, m)) /* the connection stays: it would only try again */
+    if (!fits_others(w, m))
         return false;
     name_worker(w, m->name);
     w->join = m;

@@ -694,6 +694,16 @@ static void on_flip(struct worker *w, const Baton__Flip *m)
     daemon_link_close(w->link);
 }
 
+static void on_drain(struct worker *w, const Baton__Drain *m)
+{
+    if (m->why[0] == '\0') {
+        start_drain(w, "the scheduler asked for it");
+        return;
+    }
+    LOG_ERROR("worker", "the scheduler has no use for this worker", "%s", m->why);
+    leave(w, 1);
+}
+
 static void on_frame(struct daemon_link *l, void *arg, enum wire_type t, const ProtobufCMessage *m)
 {
     struct worker *w = arg;
@@ -704,7 +714,7 @@ static void on_frame(struct daemon_link *l, void *arg, enum wire_type t, const P
     if (t == WIRE_WELCOME && w->state == WORKER_GREETING)
         on_welcome(w, (const Baton__Welcome *)m);
     else if (t == WIRE_DRAIN)
-        start_drain(w, "the scheduler asked for it");
+        on_drain(w, (const Baton__Drain *)m);
     else if (w->state != WORKER_JOINED)
         w->odd_messages++; /* nothing was promised yet */
     else if (t == WIRE_INTRODUCE)

@@ -44,7 +44,7 @@ struct daemon_worker_config {
 };
 
 /* Runs until told to leave.  Returns the exit status of the process: 0 drained or parent gone, 1 config or
- * model error (already printed to standard error), 4 the load of the model stood still for load_timeout_s. */
+ * model error or refused by the scheduler (already printed to standard error), 3 the engine broke, 4 the load of the model stood still for load_timeout_s. */
 int daemon_worker_run(const struct daemon_worker_config *c);
 
 #endif

@@ -274,6 +274,8 @@ enum err wire_check(enum wire_type type, const ProtobufCMessage *m, struct err_m
         NEED(((const Baton__Flip *)m)->role == 1 || ((const Baton__Flip *)m)->role == 2, "role");
         return ERR_OK;
     case WIRE_DRAIN:
+        NEED(text_ok(((const Baton__Drain *)m)->why), "why");
+        return ERR_OK;
     case WIRE_PING:
         return ERR_OK;
     case WIRE_ATTACH:

@@ -26,6 +26,8 @@ struct fake {
     uint64_t reserve_deadline_ns;
     bool has_terms;
     Baton__Terms terms;
+    int refused;
+    char why[WIRE_NAME_MAX + 1];
 };
 
 static struct {
@@ -148,6 +150,9 @@ static void fake_frame(struct daemon_link *l, void *arg, enum wire_type t,
     } else if (t == WIRE_FORGET) {
         f->forgotten++;
         f->gone += ((const Baton__Forget *)m)->process_gone;
+    } else if (t == WIRE_DRAIN) {
+        f->refused++;
+        snprintf(f->why, sizeof(f->why), "%s", ((const Baton__Drain *)m)->why);
     } else if (t == WIRE_RESERVE) {
         f->reserved++;
         f->reserve_deadline_ns = ((const Baton__Reserve *)m)->deadline_ns;
@@ -325,7 +330,7 @@ static void a_worker_here_is_known_by_its_socket_not_by_what_it_says(void **stat
     finish();
 }
 
-static void a_worker_with_another_model_gets_no_work(void **state)
+static void a_worker_with_another_model_gets_no_work_and_is_told_why(void **state)
 {
     struct sched_stats s;
 
@@ -339,6 +344,9 @@ static void a_worker_with_another_model_gets_no_work(void **state)
     assert_false(daemon_hub_ready(w.hub));
     daemon_hub_stats(w.hub, &s);
     assert_int_equal(s.workers[SCHED_ROLE_DECODE], 0);
+    assert_int_equal(w.b.refused, 1);
+    assert_non_null(strstr(w.b.why, "differ from those of right"));
+    assert_int_equal(w.a.refused, 0);
     finish();
 }
 
@@ -486,7 +494,7 @@ int main(void)
         cmocka_unit_test(steps_that_workers_report_reach_the_predictor),
         cmocka_unit_test(a_worker_elsewhere_with_the_pid_of_a_dead_child_is_not_meant),
         cmocka_unit_test(a_worker_here_is_known_by_its_socket_not_by_what_it_says),
-        cmocka_unit_test(a_worker_with_another_model_gets_no_work),
+        cmocka_unit_test(a_worker_with_another_model_gets_no_work_and_is_told_why),
         cmocka_unit_test(a_worker_from_elsewhere_gives_way_to_the_model_served_here),
         cmocka_unit_test(two_workers_of_one_name_are_told_apart),
         cmocka_unit_test(links_to_workers_that_left_are_forgotten),

@@ -580,6 +580,7 @@ static void every_type_has_a_name_and_survives_a_round_trip_when_valid(void **st
 {
     Baton__Ping ping = BATON__PING__INIT;
     Baton__Drain drain = BATON__DRAIN__INIT;
+    char why[WIRE_NAME_MAX + 2] = "";
     Baton__Loading loading = BATON__LOADING__INIT;
     Baton__Released released = BATON__RELEASED__INIT;
     Baton__DecodeProgress progress = BATON__DECODE_PROGRESS__INIT;
@@ -587,6 +588,11 @@ static void every_type_has_a_name_and_survives_a_round_trip_when_valid(void **st
     (void)state;
     assert_string_equal(wire_type_name(WIRE_RESERVE), "RESERVE");
     assert_int_equal(trip(WIRE_PING, &ping), ERR_OK);
+    assert_int_equal(trip(WIRE_DRAIN, &drain), ERR_OK);
+    memset(why, 'x', sizeof(why) - 1);
+    drain.why = why;
+    assert_int_equal(trip(WIRE_DRAIN, &drain), ERR_BAD_FRAME);
+    drain.why++;
     assert_int_equal(trip(WIRE_DRAIN, &drain), ERR_OK);
     assert_int_equal(trip(WIRE_LOADING, &loading), ERR_OK);
     released.request = 1;

@@ -722,6 +722,20 @@ static void worker_that_cannot_work_says_so_by_its_status(void **state)
     assert_int_equal(sides[DECODE].status, 1);
 }
 
+static void worker_that_the_scheduler_refuses_ends_with_an_error(void **state)
+{
+    Baton__Drain m = BATON__DRAIN__INIT;
+
+    (void)state;
+    m.why = (char *)(uintptr_t) "(test) another model";
+    start(DECODE, true, "sim");
+    assert_true(run_until(decode_joined));
+    daemon_link_send(sides[DECODE].control, WIRE_DRAIN, &m.base);
+    assert_true(run_until(decode_gone));
+    assert_int_equal(sides[DECODE].status, 1);
+    assert_int_equal(sides[DECODE].welcomes, 1); /* it does not come back to hear it again */
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -738,6 +752,7 @@ int main(void)
         TEST(busy_worker_keeps_its_role),
         TEST(decode_worker_serves_a_stream_alone),
         TEST(worker_that_cannot_work_says_so_by_its_status),
+        TEST(worker_that_the_scheduler_refuses_ends_with_an_error),
     };
 
     log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, "test");
