@@ -507,7 +507,7 @@ bool call_can_encode(struct call *call)
     return false;
 }
 
-/* Refuse before any work: loading, draining. */
+/* Refuse before any work: loading, without workers, draining. */
 static bool is_open(struct daemon_frontend *f, struct http_exchange *x)
 {
     if (f->draining) {
@@ -519,8 +519,12 @@ static bool is_open(struct daemon_frontend *f, struct http_exchange *x)
         return false;
     }
     if (!f->was_ready) {
+        const char *missing = frontend_missing(f);
+
         if (http_add_header(x, "Retry-After", "1") == ERR_OK)
-            http_respond_error(x, 503, "unavailable_error", NULL, "loading_model", "Loading model");
+            http_respond_error(x, 503, "unavailable_error", NULL,
+                               missing != NULL ? "no_workers" : "loading_model",
+                               missing != NULL ? missing : "Loading model");
         else
             http_stream_abort(x);
         return false;

@@ -76,6 +76,31 @@ static bool is_ready(const struct daemon_frontend *f)
     return !f->draining && f->hub != NULL && daemon_hub_ready(f->hub);
 }
 
+/* Has that role a worker, or will it have one?  Ours are started until they are there. */
+static bool is_manned(const struct daemon_frontend *f, enum sched_role role)
+{
+    struct daemon_worker_view w;
+    size_t at = 0;
+
+    if ((role == SCHED_ROLE_PREFILL ? f->c.config->prefill : f->c.config->decode) > 0)
+        return true;
+    while (f->hub != NULL && daemon_hub_next_worker(f->hub, &at, &w)) {
+        if (w.role == role)
+            return true;
+    }
+    return false;
+}
+
+const char *frontend_missing(const struct daemon_frontend *f)
+{
+    bool prefill = is_manned(f, SCHED_ROLE_PREFILL), decode = is_manned(f, SCHED_ROLE_DECODE);
+
+    return prefill && decode ? NULL
+           : prefill         ? "No decode worker is connected."
+           : decode          ? "No prefill worker is connected."
+                             : "No worker is connected.";
+}
+
 static enum err put_worker(struct buf *out, const struct daemon_worker_view *w, bool first)
 {
     enum err err = buf_printf(out, "%s{\"name\":", first ? "" : ",");
@@ -95,10 +120,10 @@ static void on_health(struct http_exchange *x, void *arg)
 {
     struct daemon_frontend *f = arg;
     bool ready = is_ready(f);
-    const char *status = ready          ? "ok"
-                         : f->draining  ? "shutting_down"
-                         : f->was_ready ? "no_workers"
-                                        : "loading";
+    const char *status = ready                                         ? "ok"
+                         : f->draining                                 ? "shutting_down"
+                         : f->was_ready || frontend_missing(f) != NULL ? "no_workers"
+                                                                       : "loading";
     struct daemon_worker_view w;
     struct buf out = BUF_INIT;
     size_t at = 0;

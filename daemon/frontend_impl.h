@@ -116,6 +116,8 @@ void frontend_limits(const struct daemon_frontend *f, struct api_limits *out);
 void frontend_answer(struct http_exchange *x, int status, const struct buf *body, enum err err);
 /* The longest prompt + completion that is taken: of the configuration and the workers the least. */
 uint32_t frontend_max_context(const struct daemon_frontend *f);
+/* Before it is first ready: what nobody is starting, as a sentence; NULL: nothing, workers are on their way. */
+const char *frontend_missing(const struct daemon_frontend *f);
 void frontend_model_card(const struct daemon_frontend *f, struct api_model_card *m);
 
 /* frontend_tokenize.c */

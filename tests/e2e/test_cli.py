@@ -225,8 +225,12 @@ def test_keys_are_needed_where_configured_and_bound_the_tier(tmp_path):
         assert "gold-key" not in text and digest["gold-key"] not in text
 
 
-def test_health_says_loading_before_it_is_ready():
-    s = conftest.Server(DEMO, "--backend", "sim", "--prefill", 1, "--decode", 0)
+@pytest.mark.parametrize("decode, state, message", [(1, "loading", "Loading model"),
+                                                   (0, "no_workers", "No decode worker is connected.")])
+def test_what_cannot_serve_yet_says_whether_a_model_loads(tmp_path, decode, state, message):
+    profile = tmp_path / "slow.yaml"
+    profile.write_text("load_ms: 120000\n")
+    s = conftest.Server(DEMO, "--backend", "sim", "--sim-profile", profile, "--decode", decode)
     try:
         deadline = time.monotonic() + 20
         while True:
@@ -236,10 +240,30 @@ def test_health_says_loading_before_it_is_ready():
             except OSError:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-        assert status == 503 and json.loads(body)["status"] == "loading"
+        assert status == 503 and json.loads(body)["status"] == state
         status, body = s.post("/v1/completions", {"model": "baton-demo", "prompt": [300], "max_tokens": 1})
-        assert status == 503 and json.loads(body)["error"]["message"] == "Loading model"
+        assert status == 503 and json.loads(body)["error"]["message"] == message
         assert s.get("/live")[0] == 200
+    finally:
+        s.close()
+
+
+def test_a_worker_with_another_model_ends_and_says_why(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("a secret that both hosts share\n")
+    secret.chmod(0o600)
+    workers = f"127.0.0.1:{conftest.free_port()}"
+    s = conftest.Server(DEMO, "--backend", "sim", "--decode", 0, "--listen-workers", workers, "--secret-file", secret)
+    try:
+        deadline = time.monotonic() + 20 * conftest.PATIENCE
+        while "worker joined" not in s.log():
+            assert s.process.poll() is None and time.monotonic() < deadline, s.log()
+            time.sleep(0.05)
+        out = run("decode", DEMO, "--backend", "sim", "--block-tokens", 32, "--scheduler", workers,
+                  "--secret-file", secret)
+        assert out.returncode == 1
+        assert "no use for this worker" in out.stderr and "differ from those of prefill-0" in out.stderr
+        assert json.loads(s.get("/health")[1])["status"] == "no_workers"
     finally:
         s.close()
 
