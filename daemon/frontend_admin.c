@@ -246,6 +246,26 @@ static enum err put_report(const Baton__Report *r, struct buf *out)
                       r->free_blocks, r->running, r->waiting, r->parked, (double)r->step_ns / 1e6);
 }
 
+/* How KV reaches it and leaves it, over all its links. */
+static enum err put_kv_paths(const struct daemon_frontend *f, const char *worker, struct buf *out)
+{
+    enum err err = buf_puts(out, ",\"kv_paths\":\"");
+    const char *from, *to;
+    const Baton__Link *link;
+    unsigned paths = 0;
+
+    for (size_t at = 0; daemon_hub_next_link(f->hub, &at, &from, &to, &link);) {
+        if (strcmp(from, worker) == 0 || strcmp(to, worker) == 0)
+            paths |= 1u << link->path;
+    }
+    for (unsigned path = 0; path < KVT_PATHS && err == ERR_OK; path++) {
+        if (paths & 1u << path)
+            err = buf_printf(out, "%s%s", paths & ((1u << path) - 1) ? "," : "",
+                             kvt_path_name((enum kvt_path)path));
+    }
+    return err == ERR_OK ? buf_puts(out, "\"") : err;
+}
+
 static enum err put_worker(const struct daemon_frontend *f, const struct daemon_worker_view *w,
                            struct buf *out)
 {
@@ -269,6 +289,8 @@ static enum err put_worker(const struct daemon_frontend *f, const struct daemon_
                          w->n_blocks);
     if (err == ERR_OK && w->tp > 0)
         err = buf_printf(out, ",\"tp\":%u", w->tp);
+    if (err == ERR_OK)
+        err = put_kv_paths(f, w->name, out);
     if (err == ERR_OK && known)
         err = buf_printf(out,
                          ",\"claimed_blocks\":%u,\"requests\":%u,\"queued\":%u,"

@@ -139,6 +139,7 @@ static void scrape_workers(struct daemon_frontend *f)
                                          .role =
                                              view.role == SCHED_ROLE_PREFILL ? "prefill" : "decode",
                                          .up = view.joined,
+                                         .tp = view.tp,
                                          .decodes = view.role == SCHED_ROLE_DECODE,
                                          .n_blocks = view.n_blocks,
                                          .block_tokens = view.block_tokens};

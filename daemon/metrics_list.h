@@ -53,6 +53,7 @@ enum series_id {
     S_QUEUED_TOKENS,
     S_RUNNING,
     S_UP,
+    S_W_TP,
     S_BLOCKS,
     S_W_WAITING,
     S_W_RUNNING,

@@ -330,10 +330,10 @@ void daemon_series_http_done(struct daemon_series *s, const char *route, int sta
 
 void daemon_series_workers_begin(struct daemon_series *s)
 {
-    static const enum series_id ids[] = {S_UP,       S_BLOCKS,     S_W_WAITING,  S_W_RUNNING,
-                                         S_W_PARKED, S_W_PARKS,    S_W_LOCAL,    S_W_BACKLOG,
-                                         S_W_BIAS,   S_W_STEP,     S_W_STEPS,    S_W_TOKENS,
-                                         S_W_BYTES,  S_W_MESSAGES, S_LINK_SPEED, S_LINK_TRIP};
+    static const enum series_id ids[] = {
+        S_UP,      S_BLOCKS,     S_W_WAITING,  S_W_RUNNING, S_W_PARKED, S_W_PARKS,
+        S_W_LOCAL, S_W_BACKLOG,  S_W_BIAS,     S_W_STEP,    S_W_STEPS,  S_W_TOKENS,
+        S_W_BYTES, S_W_MESSAGES, S_LINK_SPEED, S_LINK_TRIP, S_W_TP};
 
     for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++)
         daemon_metrics_forget(s->families[ids[i]]);
@@ -360,6 +360,7 @@ void daemon_series_worker(struct daemon_series *s, const struct daemon_series_wo
     daemon_metrics_set(cell2(s, S_UP, r, n), w->up);
     if (!w->up)
         return;
+    daemon_metrics_set(cell2(s, S_W_TP, r, n), w->tp);
     daemon_metrics_set(cell3(s, S_BLOCKS, r, n, "free"), w->free_blocks);
     daemon_metrics_set(cell3(s, S_BLOCKS, r, n, "owned"), w->owned_blocks);
     daemon_metrics_set(cell3(s, S_BLOCKS, r, n, "granted"), w->granted_blocks);

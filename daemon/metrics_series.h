@@ -93,6 +93,7 @@ struct daemon_series_worker {
     const char *name; /* "prefill-0": stable over restarts */
     const char *role; /* "prefill", "decode" */
     bool up, decodes;
+    uint32_t tp;
     uint32_t n_blocks, block_tokens, free_blocks, owned_blocks, granted_blocks, quarantined_blocks;
     uint32_t waiting, running, parked, live_requests, live_grants, live_sends;
     uint64_t backlog_ns, parks, local_prefills;

@@ -170,6 +170,7 @@ static void take_worker(const struct api_json *d, uint32_t at, struct status *s)
     NAME_AT(d, at, "role", w->role);
     NAME_AT(d, at, "class", w->klass);
     NAME_AT(d, at, "state", w->state);
+    NAME_AT(d, at, "kv_paths", w->kv_paths);
     w->tp = small_at(d, at, "tp");
     w->blocks = small_at(d, at, "blocks");
     w->free_blocks = small_at(d, at, "free_blocks");
@@ -306,14 +307,21 @@ static struct status_stage *stage_named(struct status *s, const char *tier, cons
     return p;
 }
 
-static struct status_worker *worker_named(struct status *s, const char *name)
+static struct status_worker *find_worker(struct status *s, const char *name)
 {
-    struct status_worker *w;
-
     for (uint32_t i = 0; i < s->n_workers; i++) {
         if (strcmp(s->workers[i].name, name) == 0)
             return &s->workers[i];
     }
+    return NULL;
+}
+
+static struct status_worker *worker_named(struct status *s, const char *name)
+{
+    struct status_worker *w = find_worker(s, name);
+
+    if (w != NULL)
+        return w;
     w = add_worker(s);
     if (w != NULL)
         snprintf(w->name, STATUS_NAME_MAX, "%s", name);
@@ -409,9 +417,36 @@ static void take_worker_sample(const struct sample *m, const char *name, const c
         w->backlog_ms = m->value * 1e3;
     } else if (is(m, "baton_worker_step_seconds")) {
         w->step_ms = m->value * 1e3;
+    } else if (is(m, "baton_worker_tp")) {
+        w->tp = small(m->value);
     } else if (is(m, "baton_worker_bias")) {
         w->bias = m->value;
     }
+}
+
+/* One end of a link; the other may have left. */
+static void add_path(struct status *s, const char *worker, const char *path)
+{
+    struct status_worker *w = find_worker(s, worker);
+    size_t len = w != NULL ? strlen(w->kv_paths) : 0, n = strlen(path);
+
+    if (w == NULL || n == 0)
+        return;
+    for (const char *at = w->kv_paths; (at = strstr(at, path)) != NULL; at += n) {
+        if ((at == w->kv_paths || at[-1] == ',') && (at[n] == '\0' || at[n] == ','))
+            return;
+    }
+    snprintf(w->kv_paths + len, sizeof(w->kv_paths) - len, "%s%s", len > 0 ? "," : "", path);
+}
+
+static void take_link_sample(const struct sample *m, struct status *s)
+{
+    char from[STATUS_NAME_MAX], to[STATUS_NAME_MAX], path[STATUS_NAME_MAX];
+
+    if (!label_of(m, "from", from) || !label_of(m, "to", to) || !label_of(m, "transport", path))
+        return;
+    add_path(s, from, path);
+    add_path(s, to, path);
 }
 
 static void take_pool_sample(const struct sample *m, const char *role, struct status *s)
@@ -445,6 +480,8 @@ static void take_sample(const struct sample *m, struct status *s)
     } else if (m->name_len > 16 && memcmp(m->name, "baton_prediction", 16) == 0) {
         if (label_of(m, "tier", a) && label_of(m, "stage", b))
             take_stage_sample(m, a, b, s);
+    } else if (is(m, "baton_kv_link_bytes_per_second")) {
+        take_link_sample(m, s);
     } else if (label_of(m, "worker", a) && label_of(m, "role", b)) {
         take_worker_sample(m, a, b, s);
     } else if (label_of(m, "role", a)) {

@@ -32,7 +32,8 @@ struct status_stage {
 struct status_worker {
     char name[STATUS_NAME_MAX], role[STATUS_NAME_MAX], klass[STATUS_NAME_MAX],
         state[STATUS_NAME_MAX];
-    uint32_t tp; /* 0: not known */
+    char kv_paths[STATUS_NAME_MAX]; /* of its links: shm,staged-tcp */
+    uint32_t tp;                    /* 0: not known */
     uint32_t blocks, free_blocks, running, waiting, parked;
     double backlog_ms, step_ms, bias;
 };

@@ -139,9 +139,9 @@ static enum err put_stages(const struct status *s, struct buf *out)
 
 static enum err put_workers(const struct status *s, struct buf *out)
 {
-    enum err err = buf_printf(out, "\n%-16s %-8s %-9s %3s %7s %7s %7s %7s %9s %9s %6s  %s\n",
+    enum err err = buf_printf(out, "\n%-16s %-8s %-9s %3s %7s %7s %7s %7s %9s %9s %6s  %-10s  %s\n",
                               "WORKER", "ROLE", "STATE", "TP", "RUNNING", "WAITING", "PARKED",
-                              "KV USED", "BACKLOG", "STEP", "BIAS", "CLASS");
+                              "KV USED", "BACKLOG", "STEP", "BIAS", "KV PATH", "CLASS");
 
     for (uint32_t i = 0; i < s->n_workers && err == ERR_OK; i++) {
         const struct status_worker *w = &s->workers[i];
@@ -152,11 +152,11 @@ static enum err put_workers(const struct status *s, struct buf *out)
             snprintf(bias, sizeof(bias), "%.2f", w->bias);
         if (w->tp > 0)
             snprintf(tp, sizeof(tp), "%u", w->tp);
-        err = buf_printf(out, "%-16.16s %-8.8s %-9.9s %3s %7u %7u %7u %7s %9s %9s %6s  %s\n",
+        err = buf_printf(out, "%-16.16s %-8.8s %-9.9s %3s %7u %7u %7u %7s %9s %9s %6s  %-10s  %s\n",
                          w->name, w->role, w->state, tp, w->running, w->waiting, w->parked,
                          share_text(w->blocks > 0 ? (double)used / w->blocks : -1, share),
                          time_text(w->backlog_ms, backlog), time_text(w->step_ms, step), bias,
-                         w->klass);
+                         w->kv_paths[0] != '\0' ? w->kv_paths : "-", w->klass);
     }
     return err;
 }
@@ -247,6 +247,8 @@ static enum err put_worker_object(const struct status_worker *w, struct buf *out
         err = put_string(out, "state", w->state);
     if (err == ERR_OK)
         err = put_string(out, "class", w->klass);
+    if (err == ERR_OK)
+        err = put_string(out, "kv_paths", w->kv_paths);
     if (err != ERR_OK)
         return err;
     return buf_printf(out,

@@ -8,10 +8,11 @@ import os
 import signal
 import subprocess
 import threading
+import time
 
 import pytest
 
-from conftest import BATON, SANITIZED, STORIES, client, need, serve
+from conftest import BATON, PATIENCE, SANITIZED, STORIES, client, need, serve
 
 # Of one block and of several, with and without a last block that is full.
 PROMPTS = ["Once upon a time",
@@ -114,17 +115,26 @@ def test_workers_killed_again_and_again_lose_no_token(unsplit, role):
         s.settle(30)
 
 
-def test_status_shows_the_ranks_of_each_worker(tmp_path):
+def test_status_shows_the_ranks_and_kv_paths_of_each_worker(tmp_path):
     need(STORIES)
     key = tmp_path / "admin"
     key.write_text("a key for the administrator\n")
     key.chmod(0o600)
     with serve(STORIES, "--served-name", "stories", "--prefill-tp", 2, "--admin-key-file", key) as s:
-        out = subprocess.run([str(BATON), "status", s.url, "--json"], capture_output=True, text=True, timeout=60,
-                             env={**os.environ, "BATON_ADMIN_KEY": "a key for the administrator"})
-        assert out.returncode == 0, out.stderr
-        got = {w["role"]: (w["tp"], w["class"]) for w in json.loads(out.stdout)["workers"]}
-        assert got == {"prefill": (2, "stories/cpu/tp2"), "decode": (1, "stories/cpu")}
+        def workers(**env):
+            out = subprocess.run([str(BATON), "status", s.url, "--json"], capture_output=True, text=True, timeout=60,
+                                 env={**os.environ, **env})
+            assert out.returncode == 0, out.stderr
+            return {w["role"]: w for w in json.loads(out.stdout)["workers"]}
+
+        deadline = time.monotonic() + 20 * PATIENCE
+        while not any(k.startswith("baton_kv_link") for k in s.metrics()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with_key, plain = workers(BATON_ADMIN_KEY="a key for the administrator"), workers()
+        assert {r: w["class"] for r, w in with_key.items()} == {"prefill": "stories/cpu/tp2", "decode": "stories/cpu"}
+        for got in with_key, plain:
+            assert {r: (w["tp"], w["kv_paths"]) for r, w in got.items()} == {"prefill": (2, "shm"), "decode": (1, "shm")}
 
 
 @pytest.mark.parametrize("args,why", [

@@ -450,6 +450,7 @@ static struct daemon_series_worker decode_worker(const char *name)
                                          .role = "decode",
                                          .up = true,
                                          .decodes = true,
+                                         .tp = 4,
                                          .n_blocks = 100,
                                          .block_tokens = 16,
                                          .free_blocks = 70,
@@ -486,6 +487,7 @@ static void workers_and_state_are_those_of_the_last_scrape(void **state)
     scrape_series(s);
     assert_close("baton_worker_up{role=\"prefill\",worker=\"prefill-0\"}", 0);
     assert_close("baton_worker_up{role=\"decode\",worker=\"decode-0\"}", 1);
+    assert_close("baton_worker_tp{role=\"decode\",worker=\"decode-0\"}", 4);
     assert_close("baton_kv_blocks{role=\"decode\",worker=\"decode-0\",state=\"quarantined\"}", 3);
     assert_false(is_there("baton_kv_blocks{role=\"prefill\""));
     assert_close(
@@ -515,6 +517,7 @@ static void workers_and_state_are_those_of_the_last_scrape(void **state)
     daemon_series_state(s, &st);
     scrape_series(s);
     assert_false(is_there("baton_worker_up{role=\"decode\",worker=\"decode-1\""));
+    assert_false(is_there("baton_worker_tp{role=\"decode\",worker=\"decode-1\""));
     assert_false(is_there("baton_kv_link_bytes_per_second{"));
     assert_close(VLLM("kv_cache_usage_perc", ""), 0);
     assert_close(VLLM("cache_config_info", ",block_size=\"16\",num_gpu_blocks=\"100\""), 1);

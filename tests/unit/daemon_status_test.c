@@ -26,7 +26,8 @@ static const char state_text[] =
     "\"coverage\":0.91,\"worst\":0.84,\"drift\":true,\"lost\":false}],"
     "\"workers\":[{\"name\":\"decode-0\",\"role\":\"decode\",\"class\":\"k\",\"state\":"
     "\"flipping\","
-    "\"tp\":4,\"blocks\":100,\"free_blocks\":25,\"running\":7,\"waiting\":1,\"parked\":2,\"step_"
+    "\"tp\":4,\"kv_paths\":\"staged-shm,tcp\",\"blocks\":100,\"free_blocks\":25,\"running\":7,"
+    "\"waiting\":1,\"parked\":2,\"step_"
     "ms\":12.5,"
     "\"bias\":1.2}]}";
 
@@ -46,15 +47,16 @@ static void the_state_of_a_server_is_shown_with_nothing_a_terminal_would_obey(vo
     assert_int_equal(status_show_table(&s, NULL, 0, &out), ERR_OK);
     assert_int_equal(buf_append(&out, "", 1), ERR_OK);
     assert_null(strchr(buf_bytes(&out), '\x1b'));
-    for (size_t i = 0; i < 8; i++) {
-        static const char *const words[8] = {"80.0%",
+    for (size_t i = 0; i < 9; i++) {
+        static const char *const words[9] = {"80.0%",
                                              "up 1:02:05",
                                              "flipping",
                                              "75.0%",
                                              "12.5 ms",
                                              "decode 1 (wanted 2)",
                                              "NOT TRUSTED: token load",
-                                             "DRIFT"};
+                                             "DRIFT",
+                                             "staged-shm,tcp  k"};
 
         if (strstr(buf_bytes(&out), words[i]) == NULL)
             fail_msg("'%s' is missing in\n%s", words[i], buf_bytes(&out));
@@ -76,6 +78,7 @@ static void the_object_can_be_read_by_the_reader_of_the_state(void **state)
     assert_int_equal(status_parse_state(buf_bytes(&out), out.len, &again), ERR_OK);
     assert_string_equal(again.workers[0].name, "a\"b\\c");
     assert_int_equal(again.workers[0].tp, 4);
+    assert_string_equal(again.workers[0].kv_paths, "staged-shm,tcp");
     assert_int_equal(again.tiers[0].kept, 80);
     assert_true(again.stages[0].drift);
     buf_free(&out);
@@ -84,21 +87,28 @@ static void the_object_can_be_read_by_the_reader_of_the_state(void **state)
     assert_int_equal(mem_live(), 0);
 }
 
+#define LINK(from, to, path)                                                           \
+    "baton_kv_link_bytes_per_second{from=\"" from "\",to=\"" to "\",transport=\"" path \
+    "\",lanes=\"x\"} 1e9\n"
+
 static void figures_are_found_among_the_metrics(void **state)
 {
-    static const char text[] = "# HELP baton_x y\n"
-                               "baton_build_info{version=\"1\",backend=\"sim\",model=\"m\"} 1\n"
-                               "baton_promises_total{tier=\"slow\",result=\"kept\"} 5\n"
-                               "baton_promises_total{tier=\"fast\",result=\"kept\"} 30\n"
-                               "baton_promises_total{tier=\"fast\",result=\"broken\"} 10\n"
-                               "baton_tier_ttft_target_seconds{tier=\"fast\"} 0.5\n"
-                               "baton_tier_ttft_target_seconds{tier=\"slow\"} 2\n"
-                               "baton_prediction_coverage{tier=\"all\",stage=\"decode\"} 0.88\n"
-                               "baton_kv_blocks{role=\"decode\",worker=\"d\",state=\"free\"} 30\n"
-                               "baton_kv_blocks{role=\"decode\",worker=\"d\",state=\"owned\"} 70\n"
-                               "baton_worker_up{role=\"decode\",worker=\"d\"} 1\n"
-                               "baton_planner_workers{role=\"prefill\"} 3\n"
-                               "baton_ttft_seconds_bucket{tier=\"fast\",le=\"+Inf\"} 9\n";
+    static const char text[] =
+        "# HELP baton_x y\n"
+        "baton_build_info{version=\"1\",backend=\"sim\",model=\"m\"} 1\n"
+        "baton_promises_total{tier=\"slow\",result=\"kept\"} 5\n"
+        "baton_promises_total{tier=\"fast\",result=\"kept\"} 30\n"
+        "baton_promises_total{tier=\"fast\",result=\"broken\"} 10\n"
+        "baton_tier_ttft_target_seconds{tier=\"fast\"} 0.5\n"
+        "baton_tier_ttft_target_seconds{tier=\"slow\"} 2\n"
+        "baton_prediction_coverage{tier=\"all\",stage=\"decode\"} 0.88\n"
+        "baton_kv_blocks{role=\"decode\",worker=\"d\",state=\"free\"} 30\n"
+        "baton_kv_blocks{role=\"decode\",worker=\"d\",state=\"owned\"} 70\n" LINK(
+            "p", "d", "staged-shm") LINK("p", "d", "staged-shm") LINK("q", "d", "shm")
+            LINK("d", "gone", "tcp") "baton_worker_up{role=\"decode\",worker=\"d\"} 1\n"
+                                     "baton_worker_tp{role=\"decode\",worker=\"d\"} 2\n"
+                                     "baton_planner_workers{role=\"prefill\"} 3\n"
+                                     "baton_ttft_seconds_bucket{tier=\"fast\",le=\"+Inf\"} 9\n";
     struct status s;
 
     (void)state;
@@ -110,6 +120,8 @@ static void figures_are_found_among_the_metrics(void **state)
     assert_int_equal(s.n_workers, 1);
     assert_int_equal(s.workers[0].blocks, 100);
     assert_string_equal(s.workers[0].state, "ready");
+    assert_int_equal(s.workers[0].tp, 2);
+    assert_string_equal(s.workers[0].kv_paths, "staged-shm,shm,tcp"); /* each once */
     assert_int_equal(s.prefill, 3);
     status_free(&s);
     assert_int_equal(mem_live(), 0);
