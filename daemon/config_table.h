@@ -35,7 +35,7 @@
     X(load_timeout_s,  U32,  "300", 0, 86400, "s", A, "Model", "a worker whose model load makes no progress for so long ends, and is started anew; 0: no limit") \
     X(device,          TEXT, "", 1, 0, "list", A, "Devices", "devices for --backend cuda, dealt out to workers in their order, as many to each as it has ranks, over again at the end; default: 0,1,... for every worker") \
     X(gpu_memory,      TEXT, "", 1, 0, "share", A, "Devices", "share of a device's memory to take, of which serve gives equal parts to the workers on it; default: 0.9") \
-    X(kv_blocks,       U32,  "0", 0, 268435455, "blocks", A, "Devices", "KV pool of one worker in device memory; 0: what its share has left") \
+    X(kv_blocks,       U32,  "0", 0, 268435455, "blocks", A, "Devices", "KV pool of one worker in device memory; 0: what its share has left, at most a full batch of max_context") \
     X(weights,         TEXT, "stored", 1, 0, "name", A, "Devices", "stored (as in the files), fp8 or int8: weights on the device, rounded while they load") \
     X(random_weights,  U32,  "0", 0, 4294967295, "seed", A, "Devices", "for measurements: random weights of config.json's shape from this seed; 0: those of MODEL_DIR") \
     X(step_timeout_s,  U32,  "60", 1, 3600, "s", A, "Devices", "a device that takes longer for one step is broken: its worker ends and is started anew") \
