@@ -222,9 +222,10 @@ __device__ __forceinline__ void load_queries(uint32_t q[D / 16][4], const item &
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int head = g + i % 2 * 8;
-            q[k][i] = head < h.count
-                          ? *(const uint32_t *)(from + head * D + k * 16 + i / 2 * 8 + 2 * t)
-                          : 0;
+            q[k][i] =
+                head < h.count
+                    ? load_fresh((const uint32_t *)(from + head * D + k * 16 + i / 2 * 8 + 2 * t))
+                    : 0;
         }
     }
 }

@@ -114,7 +114,7 @@ template <class T, class W, unsigned kParts> struct share {
                     (const vec16 *)(a.x + (m < a.rows ? m : a.rows - 1) * a.x_stride + at);
 #pragma unroll
                 for (unsigned i = 0; i < format::kWords / 4; i++) {
-                    x[u][p][i] = row[i];
+                    x[u][p][i] = load_fresh(row + i);
                     for (uint32_t &word : x[u][p][i].w)
                         word = there ? word : 0;
                 }

@@ -16,8 +16,8 @@
  * as soon as all blocks of that one have started and there is room.  So every thread of it calls gpu_wait_previous()
  * once, before it reads what an earlier kernel may have written, before its first write, and before it returns; ahead of
  * that stands only what reads weights and a step's metadata (gpu_batch.h), which no kernel writes.  When the wait
- * returns, all kernels before are complete, since each of them has waited so itself.  What the kernel before wrote is not
- * read through ld.global.nc. */
+ * returns, all kernels before are complete, since each of them has waited so itself.  What an earlier kernel wrote is not
+ * read through ld.global.nc, nor through the first level of the cache if others read its place before: load_fresh. */
 #ifndef ENGINE_KERNELS_GPU_KERNEL_CUH
 #define ENGINE_KERNELS_GPU_KERNEL_CUH
 
@@ -260,6 +260,25 @@ static __device__ __forceinline__ vec16 load_streaming(const void *p)
                  : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
                  : "l"(p)
                  : "memory");
+    return v;
+}
+
+/* What an earlier kernel of a step wrote, past the first level of the cache.  That level is emptied where a kernel starts; one
+ * that starts early does so while the one before the last may still be reading a buffer that the last will write again, and
+ * nothing but the wording of griddepcontrol.wait ("made visible") says that its lines are gone after the wait. */
+static __device__ __forceinline__ vec16 load_fresh(const vec16 *p)
+{
+    vec16 v;
+    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+                 : "l"(p)
+                 : "memory");
+    return v;
+}
+static __device__ __forceinline__ uint32_t load_fresh(const uint32_t *p)
+{
+    uint32_t v;
+    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
     return v;
 }
 

@@ -81,9 +81,9 @@ __global__ void __launch_bounds__(1024)
         uint32_t c = threadIdx.x + i * blockDim.x;
         if (c >= vecs_per_row)
             continue;
-        v[i] = x[row + c];
+        v[i] = load_fresh(x + row + c);
         if (ADD)
-            before[i] = residual[row + c];
+            before[i] = load_fresh(residual + row + c);
     }
     for (int i = 0; i < VECS; i++) {
         uint32_t c = threadIdx.x + i * blockDim.x;

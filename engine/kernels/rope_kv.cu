@@ -67,8 +67,8 @@ __device__ void load(vec16 *lo, vec16 *hi, const vec16 *in, uint32_t first, uint
     for (uint32_t j = 0; j < HEADS; j++) {
         uint32_t h = first + j * s.groups;
         if (h < total) {
-            lo[j] = in[h * 2 * s.chunks];
-            hi[j] = in[(h * 2 + 1) * s.chunks];
+            lo[j] = load_fresh(in + h * 2 * s.chunks);
+            hi[j] = load_fresh(in + (h * 2 + 1) * s.chunks);
         }
     }
 }

@@ -206,9 +206,9 @@ wait
 test_program gpu_broken 60 # which breaks its device on purpose: beside nobody
 wait
 
-# Early starts of kernels are the part that nothing but a device can judge: if the whole model is wrong with them, the visit
+# Early starts of kernels are the part that nothing but a device can judge: if layers or the whole model are wrong with them, the visit
 # goes on without, and the table says so.
-if [ "$device" = yes ] && grep -q '^gpu_engine_cuda.FAILED' "$results" && [ "$build" = build/gpu ]; then
+if [ "$device" = yes ] && grep -Eq '^gpu_(early|engine_cuda).FAILED' "$results" && [ "$build" = build/gpu ]; then
     configure+=(-DBATON_CUDA_EARLY=OFF)
     if step "build, no early starts" 120 bash -c "$(declare -f build_all); $(declare -p configure build); build_all"; then
         step "gpu_engine_cuda, no early starts" 60 "$build/tests/gpu_engine_cuda"

@@ -10,7 +10,7 @@
  * Not found here: races between two threads that no order of whole sections shows (a warp operation orders here what
  * its lanes wrote to shared memory, on a device only __syncwarp does), misaligned 16-byte accesses through plain
  * pointers (loads by vec16 are checked), memory-order faults between blocks, reads that stand too early, before
- * gpu_wait_previous (that it is called at all is checked), speed. */
+ * gpu_wait_previous (that it is called at all is checked), what the first level of the cache still holds, speed. */
 #ifndef TESTS_GPU_EMU_GPU_EMULATED_CUH
 #define TESTS_GPU_EMU_GPU_EMULATED_CUH
 
@@ -384,6 +384,14 @@ static inline vec16 load_streaming(const void *p)
         emu::fault("a 16-byte load from an address that is not 16-byte aligned", p);
     memcpy(&v, p, 16);
     return v;
+}
+static inline vec16 load_fresh(const vec16 *p)
+{
+    return load_streaming(p);
+}
+static inline uint32_t load_fresh(const uint32_t *p)
+{
+    return *p;
 }
 
 #endif

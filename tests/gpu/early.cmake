@@ -1,0 +1,2 @@
+# Early starts of kernels, alone.
+baton_gpu_test(early)
