@@ -46,7 +46,7 @@ struct perf {
     struct engine_model_config model;
     double copy_bytes_per_s, flops_per_s; /* the ceilings; 0: not measured */
     double matrix_params, head_params;    /* of all layers; of the output head */
-    double weight_bytes_each;             /* of one parameter */
+    double weight_bytes_each;             /* of one parameter of the layers; the head has 16 bits */
     uint32_t prompts[2], context, streams[2];
     uint32_t *blocks; /* [STREAMS_MAX][blocks_per_stream] */
     uint32_t blocks_per_stream;
@@ -146,7 +146,7 @@ static double decode_bytes(const struct perf *p, uint32_t streams, uint32_t cont
 {
     double token = (double)wire_kv_block_bytes(&p->info->kv) / p->info->kv.block_tokens;
 
-    return (p->matrix_params + p->head_params) * p->weight_bytes_each +
+    return p->matrix_params * p->weight_bytes_each + p->head_params * 2 +
            (double)streams * context * token;
 }
 
@@ -404,15 +404,13 @@ enum err bench_perf_gpu(const struct bench_perf_gpu_options *options, bool json,
     bench_report_init(&p.report, "perf gpu");
     choose_sizes(&p);
     err = measure_kernels(&p, msg);
-    if (!kernels_alone &&
-        (err == ERR_OK ||
-         err == ERR_CORRUPT)) { /* a wrong kernel is told, and the model is timed all the same */
-        bool wrong = err != ERR_OK;
+    /* A kernel that fails is told, and the model is timed all the same if the device is still there. */
+    if (!kernels_alone && (err == ERR_OK || (p.report.n > 0 && !gpu_lost()))) {
+        struct err_msg *to = err == ERR_OK ? msg : &later;
+        enum err model = options->model_dir != NULL ? measure_engine(&p, options->model_dir, to)
+                                                    : with_shape(&p, to);
 
-        err = options->model_dir != NULL
-                  ? measure_engine(&p, options->model_dir, wrong ? &later : msg)
-                  : with_shape(&p, wrong ? &later : msg);
-        err = wrong ? ERR_CORRUPT : err;
+        err = err == ERR_OK ? model : err;
     }
     printed = p.report.n > 0 ? bench_report_print(&p.report, json) : ERR_OK;
     bench_report_free(&p.report);

@@ -1,9 +1,12 @@
 /* bench/perf_gpu.h - `baton perf gpu`: what the CUDA backend makes of a card, as shares of what the card can do,
  * measured in the same run.
  *
- *   NAME.*                     GB/s, TFLOP/s   every benchmark of bench/kernels (ceiling.copy and ceiling.product first)
+ *   NAME.*                     GB/s, TFLOP/s   every benchmark of bench/kernels (ceiling.copy and ceiling.product first;
+ *                                              ceiling.product.sustained is what the card holds for a second)
  *   gpu.prefill.N              tokens/s        one prompt of N tokens (2048, 8192) in one step; reference: all the
- *                                              model's operations at the measured peak of 16-bit products
+ *                                              model's operations at the measured peak of 16-bit products.  Of the
+ *                                              head only the last token's count; of the last layer all do, though
+ *                                              the engine leaves out what no one reads (2.8 % of the whole)
  *   gpu.decode.B.C             tokens/s        B streams of C tokens of context (1 and 64 of 2048); reference: the bytes
  *                                              that a step must read, at the measured copy bandwidth
  *   gpu.decode.B.C.host        1               the host's share of a step: planning, enqueuing, reading results
@@ -34,8 +37,9 @@ struct bench_perf_gpu_options {
     uint64_t seed; /* of random weights; 0: the weights of model_dir */
 };
 
-/* Prints the report.  ERR_UNSUPPORTED: this build has no CUDA backend.  Errors of gpu_open and engine_open are
- * passed on; ERR_DEVICE: a step failed. */
+/* Prints the report, also of what was measured before a failure; a kernel's does not keep the model from being timed.
+ * ERR_UNSUPPORTED: this build has no CUDA backend.  Errors of gpu_open, gpu_benches_run and engine_open are passed on;
+ * ERR_DEVICE: a step failed. */
 MUST_USE enum err bench_perf_gpu(const struct bench_perf_gpu_options *options, bool json,
                                  struct err_msg *msg);
 

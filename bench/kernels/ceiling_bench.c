@@ -1,7 +1,11 @@
 /* bench/kernels/ceiling_bench.c - what the card can do, for the shares of the others: a copy on the device, and a large
- * 16-bit product by the library. */
+ * 16-bit product by the library.  The product's ceiling is the best of a second's samples; the last of them stands
+ * beside it, since a card that has come to its power limit by then holds no more. */
+#include "base/clock.h"
 #include "bench/kernels/gpu_bench.h"
 #include "engine/cuda/gpu_blas.h"
+
+static const uint64_t SUSTAINED_NS = CLOCK_NS_PER_S;
 
 struct product {
     struct gpu_blas_plan *plan;
@@ -23,13 +27,22 @@ static enum err measure(struct gpu_bench_run *r, struct gpu_blas *blas,
 {
     const struct gpu_blas_trial trial = {
         .stream = r->stream, .matrices = &p->w, .n_matrices = 1, .x = p->x, .y = p->y};
-    double seconds, flops = 2.0 * p->n * p->n * p->n;
+    double seconds, least, flops = 2.0 * p->n * p->n * p->n;
+    uint64_t begin;
     enum err err = gpu_blas_plan(blas, shape, &trial, r->msg, &p->plan);
 
     if (err == ERR_OK)
+        err = gpu_bench_time(r, launch, p, &least);
+    if (err != ERR_OK)
+        return err;
+    seconds = least;
+    begin = clock_now_ns();
+    while (err == ERR_OK && !r->small && clock_now_ns() - begin < SUSTAINED_NS) {
         err = gpu_bench_time(r, launch, p, &seconds);
-    if (err == ERR_OK)
-        gpu_bench_report(r, "ceiling.product", flops / seconds / 1e12, "TFLOP/s");
+        least = seconds < least ? seconds : least;
+    }
+    gpu_bench_report(r, "ceiling.product", flops / least / 1e12, "TFLOP/s");
+    gpu_bench_report(r, "ceiling.product.sustained", flops / seconds / 1e12, "TFLOP/s");
     return err;
 }
 

@@ -36,7 +36,8 @@ struct gpu_bench {
 };
 
 /* Runs those whose name begins with one of the comma-separated prefixes in `only` (NULL: all).  A benchmark that fails
- * is a row "NAME.failed" of unit "errors", and the others go on; the first failure is returned, with its text. */
+ * is a row "NAME.failed" of unit "errors", and the others go on unless the device is lost; the first failure is returned,
+ * with its text. */
 MUST_USE enum err gpu_benches_run(struct gpu *g, bool small, const char *only,
                                   struct bench_report *report, struct err_msg *msg);
 

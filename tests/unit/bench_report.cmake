@@ -5,3 +5,6 @@ baton_unit_test(NAME bench_html_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/benc
   LIBS bench_report)
 baton_unit_test(NAME bench_load_test SOURCES ${CMAKE_SOURCE_DIR}/tests/unit/bench_load_test.c
   LIBS bench PkgConfig::LIBUV)
+baton_unit_test(NAME bench_perf_gpu_test
+  SOURCES unit/bench_perf_gpu_test.c ${CMAKE_SOURCE_DIR}/bench/perf_gpu.c LIBS bench_report engine)
+target_compile_definitions(bench_perf_gpu_test PRIVATE BATON_CUDA)
