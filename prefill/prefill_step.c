@@ -15,7 +15,7 @@ struct prefill_engine {
     struct engine *engine;
     const struct prefill_step_hooks *hooks;
     void *arg;
-    uint32_t group_layers;
+    bool tickets; /* the engine reports all layers at once, before they are computed */
     struct mbox *to_engine, *to_loop;
     uv_thread_t thread;
     struct mbox_msg stop;
@@ -46,7 +46,7 @@ static void on_layers_done(void *arg, uint32_t first, uint32_t n, uint64_t ready
     uint64_t now = clock_now_ns();
 
     s->layers_final = first + n;
-    if (s->n_marks == PREFILL_MARKS || now - s->marked_ns < mark_gap_ns)
+    if (s->n_marks == PREFILL_MARKS || (ready == 0 && now - s->marked_ns < mark_gap_ns))
         return;
     s->marked_ns = now;
     mark = &s->marks[s->n_marks++];
@@ -55,6 +55,22 @@ static void on_layers_done(void *arg, uint32_t first, uint32_t n, uint64_t ready
     mark->ready = ready;
     mark->msg.run = run_mark;
     mbox_post(s->owner->to_loop, &mark->msg);
+}
+
+/* How many layers are reported together: a piece worth a message.  Tickets are not merged by time, so there they have
+ * to be few enough for the marks, and the more of them the less is left to send when the last layer is final. */
+static uint32_t group_layers(const struct prefill_engine *e, const struct prefill_step *s)
+{
+    const struct wire_kv_layout *kv = &engine_info(e->engine)->kv;
+    uint32_t blocks = s->n_tokens / kv->block_tokens, least, group;
+
+    if (!s->report_layers)
+        return 0;
+    if (!e->tickets)
+        return wire_kv_group_layers(kv, KVT_PIECE_TARGET);
+    least = (kv->n_layers + PREFILL_MARKS - 1) / PREFILL_MARKS;
+    group = wire_kv_group_layers(kv, KVT_PIECE_TARGET / (blocks > 1 ? blocks : 1));
+    return group > least ? group : least;
 }
 
 static void run_step(struct mbox_msg *msg)
@@ -66,7 +82,7 @@ static void run_step(struct mbox_msg *msg)
     s->started_ns = clock_now_ns();
     s->marked_ns = s->started_ns;
     e->hooks->prepare(s);
-    s->err = engine_step(e->engine, s->slots, s->n, s->report_layers ? e->group_layers : 0,
+    s->err = engine_step(e->engine, s->slots, s->n, group_layers(e, s),
                          s->report_layers ? on_layers_done : NULL, s);
     s->ended_ns = clock_now_ns();
     s->msg.run = run_done;
@@ -124,7 +140,7 @@ enum err prefill_engine_start(struct engine *engine, struct uv_loop_s *loop,
     e->engine = engine;
     e->hooks = hooks;
     e->arg = arg;
-    e->group_layers = wire_kv_group_layers(&info->kv, KVT_PIECE_TARGET);
+    e->tickets = engine_kv_memory(engine) != NULL;
     if (create_steps(e, info->max_batch) != ERR_OK)
         goto fail;
     if (mbox_create(&e->to_engine) != ERR_OK)

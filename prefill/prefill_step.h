@@ -6,7 +6,8 @@
  *
  * While a step is submitted it belongs to the engine thread, save for slots[].tokens etc. which both
  * may read; on_done gives it back.  Finished layers are reported at most once per MARK_GAP_NS, and not at
- * all once the step's marks are used up: on_done stands for all of them.
+ * all once the step's marks are used up: on_done stands for all of them.  A device reports its layers in one go, each
+ * with its ticket, before they are final: each has a mark.
  *
  * Thread: the functions and hooks belong to the loop thread, except hook prepare. */
 #ifndef PREFILL_PREFILL_STEP_H
@@ -24,7 +25,7 @@ struct prefill_request;
 struct prefill_engine;
 struct prefill_step;
 
-enum { PREFILL_STEPS = 3, PREFILL_MARKS = 16 };
+enum { PREFILL_STEPS = 3, PREFILL_MARKS = 32 };
 
 struct prefill_mark {
     struct mbox_msg msg;

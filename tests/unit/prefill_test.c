@@ -323,6 +323,35 @@ static void layers_are_sent_while_later_ones_compute(void **state)
     check_at_rest(1);
 }
 
+/* They are reported within a microsecond, and final milliseconds apart: a client waits for what is not sent by then. */
+static void every_layer_of_a_device_is_sent_at_its_own_ticket(void **state)
+{
+    const struct fake_send *s;
+
+    (void)state;
+    fake_engine_device();
+    fake_engine_hold(true);
+    fake_engine_hold_layers(FAKE_LAYERS);
+    give((struct ask){.request = 5, .n_tokens = 10});
+    grant(5, 3, DECODE_WORKER);
+    fake_engine_hold(false);
+    assert_true(fake_run_until(&loop, has_first_piece));
+    fake_run_some(&loop);
+    s = fake_send_at(0);
+    assert_int_equal(s->n_pieces, FAKE_LAYERS);
+    for (uint32_t i = 0; i < FAKE_LAYERS; i++) {
+        assert_int_equal(s->pieces[i].first_layer, i);
+        assert_int_equal(s->pieces[i].n_layers, 1);
+        assert_int_equal(s->pieces[i].ready, i + 1);
+    }
+    fake_engine_hold_layers(0);
+    assert_true(fake_run_until(&loop, has_done));
+    assert_int_equal(s->n_pieces, FAKE_LAYERS);
+    assert_true(fake_send_complete(s));
+    fake_send_done(fake_send_at(0), ERR_OK);
+    check_at_rest(1);
+}
+
 static void grant_in_the_middle_of_a_step_sends_what_is_final_by_then(void **state)
 {
     (void)state;
@@ -892,6 +921,7 @@ int main(void)
         TEST(smaller_order_runs_first_and_short_prompts_share_a_step),
         TEST(urgent_request_overtakes_a_long_one_between_chunks),
         TEST(layers_are_sent_while_later_ones_compute),
+        TEST(every_layer_of_a_device_is_sent_at_its_own_ticket),
         TEST(grant_in_the_middle_of_a_step_sends_what_is_final_by_then),
         TEST(grant_after_the_prompt_sends_everything),
         TEST(block_shared_by_two_chunks_is_sent_once_and_only_when_full),

@@ -7,6 +7,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "proto/kv_memory.h"
 
 /* ---- engine ---- */
 
@@ -18,8 +19,9 @@ static struct engine the_engine;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct {
-    bool hold, waiting, quick, short_of_memory;
+    bool hold, waiting, quick, device, short_of_memory;
     uint32_t hold_layers, hold_step;
+    uint64_t ticket;
     int32_t token;
     enum err whole, slot, copy;
     uint64_t tags[FAKE_BLOCKS];
@@ -65,6 +67,20 @@ void fake_engine_hold(bool hold)
 void fake_engine_quick(void)
 {
     eng.quick = true;
+}
+
+void fake_engine_device(void)
+{
+    eng.quick = eng.device = true;
+}
+
+/* Nobody reaches into it. */
+const struct kv_memory *engine_kv_memory(const struct engine *e)
+{
+    static const struct kv_memory memory = {.kind = KV_MEMORY_DEVICE, .parts = 1};
+
+    (void)e;
+    return eng.device ? &memory : NULL;
 }
 
 void fake_short_of_memory(void)
@@ -199,7 +215,7 @@ enum err engine_step(struct engine *e, struct engine_slot *slots, uint32_t n, ui
             pthread_mutex_unlock(&lock);
             if (!quick)
                 uv_sleep(1); /* above the gap at which marks are merged */
-            layers_done(arg, layer, group, 0);
+            layers_done(arg, layer, group, eng.device ? ++eng.ticket : 0);
             pthread_mutex_lock(&lock);
         }
         if (eng.hold_layers == layer + group)
@@ -289,8 +305,7 @@ void kvt_send_piece(struct kvt_send *send, uint32_t first, uint32_t n, uint32_t 
 {
     struct fake_send *s = (struct fake_send *)send;
 
-    (void)ready;
-    s->pieces[s->n_pieces++] = (struct fake_piece){first, n, first_layer, n_layers};
+    s->pieces[s->n_pieces++] = (struct fake_piece){first, n, first_layer, n_layers, ready};
 }
 
 void kvt_send_finish(struct kvt_send *send, const void *meta, size_t meta_len)

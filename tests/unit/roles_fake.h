@@ -31,6 +31,7 @@ struct fake_step {
 void fake_engine_reset(uint32_t max_batch, uint32_t max_step_tokens);
 struct engine *fake_engine(void);
 void fake_engine_quick(void);                  /* layers take no time */
+void fake_engine_device(void);                 /* layers are reported at once, with tickets */
 void fake_engine_hold(bool hold);              /* steps wait before their first layer */
 void fake_engine_hold_layers(uint32_t layers); /* steps wait after so many layers; 0: they do not */
 void fake_engine_hold_step(
@@ -45,6 +46,7 @@ struct fake_step fake_engine_step_at(uint32_t i);
 /* ---- KV node ---- */
 struct fake_piece {
     uint32_t first, n, first_layer, n_layers;
+    uint64_t ready;
 };
 struct fake_send {
     struct kvt_send_config c;
