@@ -880,6 +880,8 @@ static void on_tick(uv_timer_t *t)
 
     check_load(w);
     check(w);
+    if (!w->leaving && w->engine != NULL && engine_failed(w->engine))
+        on_broken(w, "its device failed outside a step");
     if (w->leaving)
         return;
     if (w->state == WORKER_JOINED)

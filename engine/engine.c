@@ -151,6 +151,11 @@ const struct kv_memory *engine_kv_memory(const struct engine *e)
     return e->backend->kv_memory != NULL ? e->backend->kv_memory(e) : NULL;
 }
 
+bool engine_failed(const struct engine *e)
+{
+    return e->backend->failed != NULL && e->backend->failed(e);
+}
+
 enum err engine_attach_kv(struct engine *e, void *const *bases, uint32_t n_blocks)
 {
     if (e->kv_base[0] != NULL)

@@ -113,6 +113,10 @@ MUST_USE enum err engine_attach_pool(struct engine *e, void *memory, uint32_t n_
  * reached by others through its operations only (proto/kv_memory.h).  NULL: engine_attach_kv it is. */
 const struct kv_memory *engine_kv_memory(const struct engine *e);
 
+/* Has the device failed, in a step or outside (a copy of KV)?  No step will succeed any more, and perhaps none
+ * comes that would say so: the process has to start anew.  Thread: any. */
+bool engine_failed(const struct engine *e);
+
 /* Run one step.  group_layers (0 = all at once) and layers_done (may be NULL) say how often to report
  * finished layers.  Per-slot trouble is in slot.result; the return value is for the whole step:
  * ERR_INVALID: n is 0 or above max_batch, or the new tokens exceed max_step_tokens; ERR_BAD_STATE: no pool;

@@ -27,7 +27,8 @@ struct engine_backend {
                      engine_layers_fn layers_done, void *arg);
     /* The block is in range.  NULL: blocks cannot be copied to the host. */
     enum err (*kv_copy)(struct engine *e, uint32_t block, void *host, enum engine_kv_dir dir);
-    void (*close)(struct engine *e); /* frees e */
+    bool (*failed)(const struct engine *e); /* any thread; NULL: it never does */
+    void (*close)(struct engine *e);        /* frees e */
 };
 
 /* kv_copy of a backend whose pool is host memory. */

@@ -359,9 +359,15 @@ static const struct kv_memory *cuda_kv(const struct engine *e)
     return cuda_kv_memory(((const struct cuda_engine *)e)->kv);
 }
 
+static bool cuda_failed(const struct engine *e)
+{
+    return cuda_engine_is_broken((const struct cuda_engine *)e) || gpu_lost();
+}
+
 const struct engine_backend engine_backend_cuda = {.name = "cuda",
                                                    .open = cuda_open,
                                                    .kv_memory = cuda_kv,
                                                    .step = cuda_engine_step,
                                                    .kv_copy = cuda_kv_copy,
+                                                   .failed = cuda_failed,
                                                    .close = cuda_close};

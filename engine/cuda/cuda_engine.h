@@ -99,7 +99,7 @@ struct cuda_engine {
     struct engine_model *model;          /* while opening; NULL: random weights */
     double share;                        /* of the free memory to take */
     uint64_t deadline_ns; /* how long a step may take before the device counts as hung */
-    bool broken;
+    bool broken;          /* atomic: the loop asks, and copies of KV may find it out */
 
     /* pinned; [turn] is written while the device may still read the other */
     uint8_t *metadata[2];
@@ -125,6 +125,11 @@ struct cuda_engine {
     bool profile_next, has_profile;
     struct cuda_profile profile;
 };
+
+static inline bool cuda_engine_is_broken(const struct cuda_engine *e)
+{
+    return __atomic_load_n(&e->broken, __ATOMIC_ACQUIRE);
+}
 
 /* On the way out, where a device that fails is no news. */
 static inline void cuda_use_anyway(struct gpu *g)

@@ -176,6 +176,13 @@ static enum err not_started(const char *why)
     return ERR_DEVICE;
 }
 
+/* An engine whose hand-overs all fail never gets a step in which it would notice. */
+static void note_failure(struct cuda_kv *k, enum err err)
+{
+    if (err == ERR_DEVICE)
+        __atomic_store_n(&k->engine->broken, true, __ATOMIC_RELEASE);
+}
+
 /* A job that was enqueued in part counts as started: the device may touch its buffer, so it ends when the
  * device has, or has failed. */
 static enum err start(void *arg, struct kv_memory_job *job, enum job_kind kind)
@@ -195,6 +202,7 @@ static enum err start(void *arg, struct kv_memory_job *job, enum job_kind kind)
     p->failed = err != ERR_OK;
     if (p->failed)
         (void)not_started(err == ERR_DEVICE ? gpu_trouble() : err_text(err));
+    note_failure(k, err);
     append(k, &k->lanes[direction_of(kind)], p);
     return ERR_OK;
 }
@@ -232,9 +240,12 @@ static bool is_closing(struct cuda_kv *k)
     return closing;
 }
 
-/* A device that hangs keeps its jobs: whoever waits has deadlines of its own, and the buffers are not free. */
+/* A device that hangs keeps its jobs: whoever waits has deadlines of its own, and the buffers are not free.  The
+ * oldest job has nothing to wait for but a step, so it may take no longer than one. */
 static enum err await_part(struct cuda_kv *k, const struct place *p, uint32_t part)
 {
+    uint64_t hung_ns = clock_now_ns() + k->engine->deadline_ns;
+
     for (;;) {
         enum err err =
             gpu_event_wait(p->event[part], clock_now_ns() + CLOSE_POLL_MS * CLOCK_NS_PER_MS);
@@ -243,6 +254,8 @@ static enum err await_part(struct cuda_kv *k, const struct place *p, uint32_t pa
             return err;
         if (is_closing(k))
             return ERR_DEVICE;
+        if (clock_now_ns() > hung_ns)
+            note_failure(k, ERR_DEVICE);
     }
 }
 
@@ -258,6 +271,8 @@ static void end_job(struct cuda_kv *k, struct place *p)
         err = err != ERR_OK ? err : ended;
         digest += p->digest[part];
     }
+    if (!is_closing(k)) /* which ends jobs that hang */
+        note_failure(k, err);
     if (p->failed)
         err = ERR_DEVICE;
     job->digest = digest;
@@ -338,7 +353,7 @@ enum err cuda_kv_copy(struct engine *engine, uint32_t block, void *host, enum en
 {
     struct cuda_engine *e = (struct cuda_engine *)engine;
     size_t bytes = wire_kv_part_block_bytes(&e->base.info.kv);
-    enum err err = e->broken ? ERR_DEVICE : ERR_OK;
+    enum err err = cuda_engine_is_broken(e) ? ERR_DEVICE : ERR_OK;
 
     for (uint32_t part = 0; part < e->n_ranks && err == ERR_OK; part++)
         err = copy_part(e->kv, part, block, (uint8_t *)host + part * bytes, dir);

@@ -15,7 +15,7 @@ enum err cuda_engine_break(struct cuda_engine *e, enum err why, const char *what
 {
     const char *text = gpu_trouble();
 
-    e->broken = true;
+    __atomic_store_n(&e->broken, true, __ATOMIC_RELEASE);
     gpu_comm_abort(e->group);
     LOG_ERROR("engine", "the device failed", "while %s: %s%s%s", what, err_text(why),
               text[0] != '\0' ? ": " : "", text);
@@ -175,7 +175,7 @@ enum err cuda_engine_step(struct engine *engine, struct engine_slot *slots, uint
     uint64_t start = clock_now_ns();
     enum err err;
 
-    if (e->broken)
+    if (cuda_engine_is_broken(e))
         return ERR_DEVICE;
     err = take_marks(e);
     if (err != ERR_OK)

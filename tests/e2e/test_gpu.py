@@ -148,6 +148,19 @@ def test_a_broken_device_ends_its_worker_and_nothing_else(role, number):
         assert is_reference(case, chat(s, case))
 
 
+def test_a_device_that_breaks_while_nothing_decodes_ends_its_worker_too():
+    """The next it has to do is to take KV, which fails: no step comes that would tell the worker."""
+    if not EMULATED.exists():
+        pytest.skip("this preset has no emulated device (tests/baton_emu)")
+    with serve_gpu(EMULATED, "--local-prefill=false") as s:
+        assert is_reference(CLEAR[0], chat(s, CLEAR[0]))
+        s.settle(60)
+        broken = s.workers("decode")[0]
+        os.kill(broken, signal.SIGUSR2)
+        assert is_reference(CLEAR[0], chat(s, CLEAR[0]))
+        assert s.workers("decode")[0] != broken and "engine broken" in s.log()
+
+
 def test_two_workers_share_the_card(gpu):
     with serve_gpu(gpu) as s:
         lines = [line for line in s.log().splitlines() if "arena" in line]

@@ -85,12 +85,15 @@ static void jobs_on_a_failed_or_hung_device_end_at_the_latest_with_it(void **sta
         rig_open(&r, &shape, NULL);
         m = engine_kv_memory(r.device);
         atomic_store(&job_ended, 0);
+        cuda_engine_deadline(r.device, 50 * CLOCK_NS_PER_MS);
         if (hang)
             gpu_emu_hang_after(1);
         else
             gpu_emu_fail_after(1);
         assert_int_equal(m->copy_out(m->arg, &job), ERR_OK);
-        usleep(100000);
+        for (int i = 0; i < 500 && !engine_failed(r.device); i++)
+            usleep(10000);
+        assert_true(engine_failed(r.device)); /* though no step was asked for */
         if (hang) /* the device may still write: the buffer is not given back */
             assert_int_equal(atomic_load(&job_ended), 0);
         rig_close(&r);
