@@ -463,8 +463,9 @@ static void add_chunk(struct sim *m, struct sim_worker *w, const struct sched_la
     take = sched_batch_chunk(&prefill, decode, w->did.b, w->did.ctx, r->p_past + r->p_done, left,
                              chunk_slack(m, w, decode), w->block_tokens);
     turn = sched_batch_turn(&prefill, decode, r->p_past + r->p_done, left, w->block_tokens, &every);
-    /* Where no resident can step, for want of a block, the prompts hold what they wait for. */
-    if (take == 0 && ((w->n_step == 0 && w->n_res > 0) || m->now - w->prompt_ns >= every))
+    /* Where no resident can step, or those that come wait for their blocks, the prompts hold what they lack. */
+    if (take == 0 && ((w->n_step == 0 && (w->n_res > 0 || w->n_arriving == w->n_prompts)) ||
+                      m->now - w->prompt_ns >= every))
         take = turn;
     if (take == 0 || !sim_grow(m, &p, 1, &w->cap_part, sizeof(*w->part)))
         return;

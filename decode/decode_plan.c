@@ -307,8 +307,9 @@ struct decode_run *decode_plan_prompt(struct decode_plan *p, const struct sched_
                                left, least_slack(p, beside, now), p->block_tokens);
     turn = sched_batch_turn(&p->fit.prefill, &p->fit.decode, first->done, left, p->block_tokens,
                             &every_ns);
-    /* Where no resident can step, for want of a block, the prompts hold what they wait for. */
-    if (*chunk == 0 && ((beside->b <= 0 && p->count[DECODE_RUN_RESIDENT] > 0) ||
+    /* Where no resident can step, or those that come wait for their blocks, the prompts hold what they lack. */
+    if (*chunk == 0 && ((beside->b <= 0 && (p->count[DECODE_RUN_RESIDENT] > 0 ||
+                                            p->count[DECODE_RUN_ARRIVING] == 0)) ||
                         now >= p->prompt_ns + every_ns))
         *chunk = turn;
     return first;

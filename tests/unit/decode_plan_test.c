@@ -172,6 +172,27 @@ static void prompt_goes_on_at_once_where_no_stream_can_step(void **state)
     assert_true(chunk > 0);
 }
 
+/* Short steps are promised to those that come, but none can come before the prompt's blocks are free. */
+static void prompt_goes_on_at_once_where_hand_overs_wait_for_its_blocks(void **state)
+{
+    struct sched_step nobody = {.b = 0};
+    uint32_t chunk = 0;
+
+    (void)state;
+    now = clock_now_ns() - CLOCK_NS_PER_MS;
+    for (int i = 0; i < 64; i++)
+        decode_plan_note_length(&plan, 3);
+    plan.fit.decode.c[0] = plan.fit.prefill.c[0] = TBT_MS * 1e6; /* no step is short enough */
+    prompt(1, 64);
+    stream(0, 0, 1000);
+    decode_plan_set_state(&plan, &runs[0], DECODE_RUN_WAITING);
+    assert_ptr_equal(decode_plan_prompt(&plan, &nobody, now, &chunk), &runs[1]);
+    assert_true(chunk > 0);
+    decode_plan_set_state(&plan, &runs[0], DECODE_RUN_ARRIVING);
+    assert_ptr_equal(decode_plan_prompt(&plan, &nobody, now, &chunk), &runs[1]);
+    assert_int_equal(chunk, 0);
+}
+
 #define PLAN_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -183,6 +204,7 @@ int main(void)
         PLAN_TEST(prompt_goes_on_beside_a_stream_that_is_late),
         PLAN_TEST(prompt_that_only_just_came_waits_for_its_turn),
         PLAN_TEST(prompt_goes_on_at_once_where_no_stream_can_step),
+        PLAN_TEST(prompt_goes_on_at_once_where_hand_overs_wait_for_its_blocks),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
