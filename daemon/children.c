@@ -209,7 +209,7 @@ static void device_args(const struct child *child, struct args *a)
         return;
     daemon_device_list_text(&own, list, sizeof(list));
     arg(a, "--device=%s", list);
-    arg(a, "--gpu-memory=%.4f", share);
+    arg(a, "--gpu-memory=%.6g", share);
 }
 
 static enum err build_args(const struct child *child, struct args *a)

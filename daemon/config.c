@@ -310,16 +310,22 @@ static enum err set_defaults(struct daemon_config *c, struct err_msg *msg)
     return ERR_OK;
 }
 
-static uint32_t most_ranks(const struct daemon_config *c)
+/* Of the workers that this command starts, or is. */
+static uint32_t most_ranks(enum daemon_command command, const struct daemon_config *c)
 {
-    uint32_t most = c->tp;
+    uint32_t prefill = c->prefill_tp > 0 ? c->prefill_tp : c->tp;
+    uint32_t decode = c->decode_tp > 0 ? c->decode_tp : c->tp;
 
-    most = c->prefill_tp > most ? c->prefill_tp : most;
-    return c->decode_tp > most ? c->decode_tp : most;
+    if (command != DAEMON_CMD_SERVE)
+        return c->tp;
+    prefill = c->prefill > 0 ? prefill : 0;
+    decode = c->decode > 0 ? decode : 0;
+    return prefill > decode ? prefill : decode;
 }
 
 /* What no single row can judge.  *option: where to look. */
-static enum err check_whole(const struct daemon_config *c, const char **option, struct err_msg *msg)
+static enum err check_whole(enum daemon_command command, const struct daemon_config *c,
+                            const char **option, struct err_msg *msg)
 {
     bool known = c->default_tier == NULL;
     struct daemon_device_list devices;
@@ -336,9 +342,9 @@ static enum err check_whole(const struct daemon_config *c, const char **option, 
     *option = "device";
     if (c->device != NULL && (err = daemon_device_list_parse(c->device, &devices, msg)) != ERR_OK)
         return err;
-    if (c->device != NULL && devices.n < most_ranks(c))
+    if (c->device != NULL && devices.n < most_ranks(command, c))
         return err_set(msg, ERR_INVALID, "device lists %u, but a worker has %u ranks (tp)",
-                       devices.n, most_ranks(c));
+                       devices.n, most_ranks(command, c));
     *option = "gpu_memory";
     if (c->gpu_memory != NULL &&
         (err = daemon_device_share_parse(c->gpu_memory, &share, msg)) != ERR_OK)
@@ -369,7 +375,7 @@ static enum err load(enum daemon_command command, int argc, char **argv, struct 
     if (err == ERR_OK)
         err = read_flags(command, argc, argv, c, &file, msg);
     if (err == ERR_OK)
-        err = check_whole(c, &option, msg);
+        err = check_whole(command, c, &option, msg);
     return err;
 }
 
@@ -403,7 +409,7 @@ enum err daemon_config_check_file(const char *path, struct err_msg *msg)
     if (err == ERR_OK)
         err = config_read_file(path, c, msg);
     if (err == ERR_OK) {
-        err = check_whole(c, &option, &what);
+        err = check_whole(DAEMON_CMD_SERVE, c, &option, &what);
         if (err == ERR_OK)
             err = config_check_files(c, &option, &what);
         if (err != ERR_OK) {

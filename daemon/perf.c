@@ -138,7 +138,7 @@ static bool parse_number(const struct number *n, const char *value, double *out,
 
     if (end == value || *end != '\0' || !(v >= n->low && v <= n->high) ||
         (whole && v != (double)(uint32_t)v)) {
-        (void)err_set(msg, ERR_INVALID, "%s %.40s is not possible; a %snumber from %g to %g is",
+        (void)err_set(msg, ERR_INVALID, "%s %.40s is not possible; a %snumber from %g to %.10g is",
                       n->name, value, whole ? "whole " : "", n->low, n->high);
         return false;
     }

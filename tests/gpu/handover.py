@@ -44,7 +44,7 @@ def serve(a, directory, log):
     tiers.write_text("tiers:\n  - {name: patient, ttft_ms: 120000, tbt_ms: 20000, on_miss: wait}\n")
     process = subprocess.Popen(
         [a.program, "serve", directory, "--backend", "cuda", "--random-weights", "1", "--served-name", "shape", "--prefill", "1",
-         "--decode", "1", "--max-context", str(a.prompt + 64), "--max-step-tokens", str(a.prompt), "--max-batch", "8",
+         "--decode", "1", "--local-prefill=false", "--max-context", str(a.prompt + 64), "--max-step-tokens", str(a.prompt), "--max-batch", "8",
          "--config", tiers, "--port", str(port)], stdout=log, stderr=subprocess.STDOUT)
     return process, port
 

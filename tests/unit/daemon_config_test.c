@@ -342,6 +342,29 @@ static void model_dir_on_the_command_line_replaces_the_files(void **state)
     unlink(path);
 }
 
+/* One file may serve the whole cluster: what it says of other workers is nothing to this one. */
+static void only_workers_that_the_command_starts_need_devices(void **state)
+{
+    char file_flag[96], *argv[] = {file_flag, (char *)(uintptr_t) "--device=3"};
+    struct err_msg msg = {""};
+    struct daemon_config *c = NULL;
+
+    (void)state;
+    write_file("tp: 1\nprefill_tp: 2\n");
+    snprintf(file_flag, sizeof(file_flag), "--config=%s", path);
+    assert_int_equal(daemon_config_load(DAEMON_CMD_SERVE, 2, argv, &msg, &c), ERR_INVALID);
+    assert_non_null(strstr(msg.text, "device lists 1, but a worker has 2 ranks"));
+    assert_int_equal(daemon_config_load(DAEMON_CMD_DECODE, 2, argv, &msg, &c), ERR_OK);
+    daemon_config_free(c);
+    unlink(path);
+    write_file("tp: 4\nprefill_tp: 1\ndecode: 0\n"); /* nobody has four */
+    snprintf(file_flag, sizeof(file_flag), "--config=%s", path);
+    c = load(2, argv);
+    daemon_config_free(c);
+    unlink(path);
+    assert_int_equal(mem_live(), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -352,6 +375,7 @@ int main(void)
         cmocka_unit_test(a_tier_cannot_have_a_name_that_means_something_else_to_clients),
         cmocka_unit_test(a_tier_is_a_whole_contract),
         cmocka_unit_test(what_is_printed_can_be_read_back),
+        cmocka_unit_test(only_workers_that_the_command_starts_need_devices),
         cmocka_unit_test(keys_name_tenants_and_unlisted_ones_have_no_quota),
         cmocka_unit_test(a_contract_out_of_range_is_refused_with_its_line),
         cmocka_unit_test(a_bad_flag_is_refused_with_a_hint),
