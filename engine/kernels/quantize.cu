@@ -1,7 +1,8 @@
 /* engine/kernels/quantize.cu - a block per row; its largest value, then the bytes.
  *
  * A thread takes 8 values (16 bytes) at a time.  The row is read a second time for the bytes: at most 64 KiB, so from
- * the first level of the cache.  Bound by memory; little work per row, so several blocks share a multiprocessor. */
+ * the second level of the cache (not the first: see load_fresh).  Bound by memory; little work per row, so several
+ * blocks share a multiprocessor. */
 #include "engine/kernels/eight_bit.cuh"
 #include "engine/kernels/quantize.h"
 
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(kBlock) quantize_kernel(quantize_args a)
 
     gpu_wait_previous();
     for (unsigned i = threadIdx.x; i < vecs; i += kBlock) {
-        vec16 in = ((const vec16 *)x)[i];
+        vec16 in = load_fresh((const vec16 *)x + i);
         for (unsigned k = 0; k < 4; k++)
             largest = fmaxf(largest, fmaxf(fabsf(low2<T>(in.w[k])), fabsf(high2<T>(in.w[k]))));
     }
@@ -50,7 +51,7 @@ __global__ void __launch_bounds__(kBlock) quantize_kernel(quantize_args a)
     float scale = largest < kTiny ? 0.0f : largest / Q::kLargest;
     float inverse = largest < kTiny ? 0.0f : Q::kLargest / largest;
     for (unsigned i = threadIdx.x; i < vecs; i += kBlock) {
-        vec16 in = ((const vec16 *)x)[i];
+        vec16 in = load_fresh((const vec16 *)x + i);
         bytes8 out = {};
         for (unsigned k = 0; k < kVec; k++) {
             float v = k % 2 == 0 ? low2<T>(in.w[k / 2]) : high2<T>(in.w[k / 2]);
