@@ -59,6 +59,13 @@ void pair_close(struct pair *p);
 /* Run the loop until *flag reaches `value`, at most PAIR_PATIENCE times ms; returns whether it did. */
 bool pair_run(struct pair *p, const int *flag, int value, unsigned ms);
 void pair_run_for(struct pair *p, unsigned ms);
+/* Run the loop until something is so that no flag tells; asserts that it comes within 20 s. */
+#define PAIR_UNTIL(p, condition)                          \
+    do {                                                  \
+        for (int k_ = 0; !(condition) && k_ < 4000; k_++) \
+            pair_run_for(p, 5);                           \
+        assert_true(condition);                           \
+    } while (0)
 /* The nodes are connected, and every claim made until now has been answered.  Uses the last block. */
 void pair_settle(struct pair *p);
 size_t pair_block_bytes(const struct pair *p);

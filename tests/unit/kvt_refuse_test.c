@@ -170,8 +170,7 @@ static void data_of_a_foreign_transfer_or_epoch_is_dropped(void **state)
             rogue_data(&r, T, E - 1, &rec, block[0], pair_block_bytes(&p));
             assert_memory_equal(block[2], pair_block(&p, 1, slots[0]), pair_block_bytes(&p));
         }
-        pair_run_for(&p, 50);
-        assert_int_equal(2, c->late_messages);
+        PAIR_UNTIL(&p, c->late_messages == 2);
         assert_int_equal(0, g.arrivals);
         kvt_grant_cancel(g.grant);
         expect_failed(ERR_CANCELED);
@@ -258,8 +257,7 @@ static void a_peer_without_introduction_or_with_a_wrong_token_is_refused(void **
     rogue_connect(&r, &p);
     assert_false(rogue_greet(&r, PAIR_SENDER, PAIR_RECEIVER + 1, p.token));
     rogue_close(&r);
-    pair_run_for(&p, 20);
-    assert_int_equal(3, kvt_node_counters(p.node[1])->refused);
+    PAIR_UNTIL(&p, kvt_node_counters(p.node[1])->refused == 3);
     pair_close(&p);
 }
 

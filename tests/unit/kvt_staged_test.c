@@ -202,7 +202,9 @@ static void a_piece_leaves_only_when_its_ticket_has_passed(void **state)
         for (uint32_t layer = 0; layer < 4; layer++)
             kvt_send_piece(s.send, 0, N, layer, 1, layer + 1);
         kvt_send_finish(s.send, NULL, 0);
-        pair_run_for(&p, 200);
+        PAIR_UNTIL(&p,
+                   device_counts(p.device[0]).bytes[DEVICE_OUT] >= N * pair_block_bytes(&p) / 4);
+        pair_run_for(&p, 50); /* and no more */
         assert_int_equal(N * pair_block_bytes(&p) / 4,
                          device_counts(p.device[0]).bytes[DEVICE_OUT]);
         assert_int_equal(0, s.dones);
@@ -323,13 +325,13 @@ static void slots_are_not_safe_while_a_copy_writes_to_them(void **state)
     pair_settle(&p);
     device_hang(p.device[1], DEVICE_IN, true);
     pair_pieces(&s, N, 4);
-    pair_run_for(&p, 50);
+    PAIR_UNTIL(&p, device_counts(p.device[1]).open > 0);
     kvt_grant_cancel(g.grant);
     assert_true(pair_run(&p, &g.arrivals, 1, 1000));
     assert_int_equal(ERR_CANCELED, g.arrival.err);
-    pair_run_for(&p, 100);
+    PAIR_UNTIL(&p, kvt_node_counters(p.node[1])->slots_quarantined == N);
+    pair_run_for(&p, 50);
     assert_int_equal(0, g.safes);
-    assert_int_equal(N, kvt_node_counters(p.node[1])->slots_quarantined);
     device_hang(p.device[1], DEVICE_IN, false);
     assert_true(pair_run(&p, &g.safes, 1, 1000));
     assert_true(pair_run(&p, &s.dones, 1, 1000));
@@ -372,11 +374,9 @@ static void a_copy_out_that_never_ends_fails_its_transfer_and_keeps_its_buffers(
     pair_pieces(&s, N, 4);
     kvt_send_finish(s.send, NULL, 0);
     both_end(ERR_DEVICE, ERR_DEVICE); /* after transfer_timeout_ns */
-    pair_run_for(&p, 50);
-    assert_true(quarantined(0) > 0);
+    PAIR_UNTIL(&p, quarantined(0) > 0);
     device_hang(p.device[0], DEVICE_OUT, false);
-    pair_run_for(&p, 1500); /* the sweep of an idle node */
-    assert_int_equal(0, quarantined(0));
+    PAIR_UNTIL(&p, quarantined(0) == 0); /* the sweep of an idle node */
     whole_transfer();
     close_pair();
 }
@@ -393,9 +393,9 @@ static void a_copy_in_that_never_ends_fails_its_transfer_and_keeps_its_slots(voi
     assert_int_equal(ERR_DEVICE, g.arrival.err);
     assert_true(pair_run(&p, &s.dones, 1, 1000));
     assert_int_equal(ERR_DEVICE, s.result.err);
+    PAIR_UNTIL(&p, quarantined(1) > 0);
     pair_run_for(&p, 50);
     assert_int_equal(0, g.safes);
-    assert_true(quarantined(1) > 0);
     device_hang(p.device[1], DEVICE_IN, false);
     assert_true(pair_run(&p, &g.safes, 1, 1000));
     whole_transfer();
@@ -419,7 +419,7 @@ static void a_dead_device_fails_what_comes_after(void **state)
         assert_true(pair_run(&p, &s.dones, 1, 5000));
         assert_true(pair_run(&p, &g.arrivals, 1, 1000));
         assert_int_equal(ERR_DEVICE, side == 0 ? s.result.err : g.arrival.err);
-        assert_int_equal(2, quarantined(side));
+        PAIR_UNTIL(&p, quarantined(side) == 2);
         for (uint32_t i = 0; i < N; i++)
             remote[i] += 30;
         began = clock_now_ns();
@@ -563,14 +563,14 @@ static void closing_a_node_waits_for_its_copies(void **state)
     (void)state;
     for (int path = 0; path < 2; path++) {
         for (int side = 0; side < 2; side++) {
-            int closed = 0;
-
             open_pair(path, 32, device, device);
             start(20000);
             advance(2);
             kvt_node_close(p.node[side], NULL, NULL);
             kvt_node_close(p.node[1 - side], NULL, NULL);
-            (void)pair_run(&p, &closed, 1, 100);
+            assert_true(pair_run(&p, &s.dones, 1, 1000));
+            assert_true(pair_run(&p, &g.safes, 1, 1000));
+            pair_run_for(&p, 20);
             assert_int_equal(1, s.dones);
             assert_int_equal(1, g.arrivals);
             assert_int_equal(1, g.safes);
