@@ -91,14 +91,15 @@ static bool is_manned(const struct daemon_frontend *f, enum sched_role role)
     return false;
 }
 
+/* Clients of llama.cpp know "Loading model" as what to wait for. */
 const char *frontend_missing(const struct daemon_frontend *f)
 {
     bool prefill = is_manned(f, SCHED_ROLE_PREFILL), decode = is_manned(f, SCHED_ROLE_DECODE);
 
     return prefill && decode ? NULL
-           : prefill         ? "No decode worker is connected."
-           : decode          ? "No prefill worker is connected."
-                             : "No worker is connected.";
+           : prefill         ? "Loading model: no decode worker is connected yet"
+           : decode          ? "Loading model: no prefill worker is connected yet"
+                             : "Loading model: no worker is connected yet";
 }
 
 static enum err put_worker(struct buf *out, const struct daemon_worker_view *w, bool first)

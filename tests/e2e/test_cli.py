@@ -226,7 +226,7 @@ def test_keys_are_needed_where_configured_and_bound_the_tier(tmp_path):
 
 
 @pytest.mark.parametrize("decode, state, message", [(1, "loading", "Loading model"),
-                                                   (0, "no_workers", "No decode worker is connected.")])
+                                                   (0, "no_workers", "Loading model: no decode worker is connected yet")])
 def test_what_cannot_serve_yet_says_whether_a_model_loads(tmp_path, decode, state, message):
     profile = tmp_path / "slow.yaml"
     profile.write_text("load_ms: 120000\n")
