@@ -41,7 +41,7 @@ def serve(a, directory, log):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     tiers = directory / "tiers.yaml"
-    tiers.write_text("local_prefill: false\ntiers:\n  - {name: patient, ttft_ms: 120000, tbt_ms: 20000, on_miss: wait}\n")
+    tiers.write_text("tiers:\n  - {name: patient, ttft_ms: 120000, tbt_ms: 20000, on_miss: wait}\n")
     process = subprocess.Popen(
         [a.program, "serve", directory, "--backend", "cuda", "--random-weights", "1", "--served-name", "shape", "--prefill", "1",
          "--decode", "1", "--local-prefill=false", "--max-context", str(a.prompt + 64), "--max-step-tokens", str(a.prompt), "--max-batch", "8",
