@@ -36,8 +36,10 @@ for card in /dev/nvidia[0-9]*; do [ ! -r "$card" ] || { exec 8<"$card"; } 2>/dev
 if [ "$device" = yes ]; then deadline=470 build_budget=170; else deadline=1800 build_budget=900; fi
 
 record() { # step, ok|FAILED|SKIPPED, seconds, detail
-    printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$(tr '\t\n' '  ' <<<"$4" | head -c 300)" >>"$results"
-    printf '%-36s %-8s %6.1f s  %s\n' "$1" "$2" "$3" "$(head -c 150 <<<"$4")"
+    local line
+    line=$(tr '\t\n' '  ' <<<"$4")
+    printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$(head -c 300 <<<"$line")" >>"$results"
+    printf '%-36s %-8s %6.1f s  %s\n' "$1" "$2" "$3" "$(head -c 150 <<<"$line")"
 }
 missing() { record "$1" FAILED 0 "$2 is missing"; } # step, file
 
