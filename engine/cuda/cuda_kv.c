@@ -1,7 +1,10 @@
 /* engine/cuda/cuda_kv.c - see the header.
  *
  * A job's runs are copied, sorted by part, into pinned memory of its place, from where the kernels read them;
- * each part's kernels run on its device and leave a digest, which comes back to the place as well. */
+ * each part's kernels run on its device and leave a digest, which comes back to the place as well.
+ *
+ * These streams go before the steps' own.  Their kernels are few blocks for microseconds, while a step has blocks that
+ * wait for a processor at all times: behind those a copy would get its turn when the step is over. */
 #include "engine/cuda/cuda_kv.h"
 
 #include <stdio.h>
@@ -368,7 +371,7 @@ static enum err make_part(struct cuda_kv *k, uint32_t i)
     enum err err = gpu_use(g);
 
     for (int d = 0; d < DIRS && err == ERR_OK; d++)
-        err = gpu_stream_create(g, false, &k->parts[i].stream[d]);
+        err = gpu_stream_create(g, true, &k->parts[i].stream[d]);
     for (int p = 0; p < KV_MEMORY_JOBS_MAX && err == ERR_OK; p++)
         err = gpu_event_create(g, false, &k->places[p].event[i]);
     k->parts[i].digest = k->engine->ranks[i].kv_digest;

@@ -44,7 +44,7 @@ enum err cuda_open_device(struct cuda_rank *r, void *unused)
     r->layers = mem_try_calloc(r->engine->n_tickets, sizeof(r->layers[0]));
     if (r->layers == NULL)
         return failed(r, ERR_NOMEM, "its events");
-    err = gpu_stream_create(r->gpu, true, &r->stream);
+    err = gpu_stream_create(r->gpu, false, &r->stream);
     if (err == ERR_OK)
         err = gpu_event_create(r->gpu, false, &r->done);
     for (uint32_t i = 0; i < r->engine->n_tickets && err == ERR_OK; i++)

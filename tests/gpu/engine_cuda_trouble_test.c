@@ -139,6 +139,17 @@ static void a_job_that_does_not_start_says_why(void **state)
     gpu_emu_reset();
 }
 
+static void copies_of_kv_go_before_the_work_of_steps(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    rig_open(&r, &shape, NULL);
+    uint32_t high = gpu_emu_streams(((struct cuda_engine *)r.device)->ranks[0].gpu, true);
+    rig_close(&r);
+    assert_int_equal(high, 2); /* what leaves and what comes, and not the steps */
+}
+
 /* ---- opening ---- */
 
 static enum err open_with(const struct fixture_shape *s, struct engine_config c,
@@ -282,6 +293,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_device_that_hangs_is_given_up_at_the_deadline),
         cmocka_unit_test(jobs_on_a_failed_or_hung_device_end_at_the_latest_with_it),
         cmocka_unit_test(a_job_that_does_not_start_says_why),
+        cmocka_unit_test(copies_of_kv_go_before_the_work_of_steps),
         cmocka_unit_test(too_little_memory_says_what_is_needed_and_what_to_lower),
         cmocka_unit_test(the_pool_gets_what_is_left),
         cmocka_unit_test(a_device_that_fails_while_opening_is_reported),

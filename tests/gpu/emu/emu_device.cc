@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -66,7 +67,7 @@ struct CUevent_st {
 struct CUstream_st {
     struct gpu *owner;
     std::deque<piece> queue;
-    bool running = false;
+    bool running = false, high = false;
     CUgraphExec_st *capture = nullptr;
 };
 
@@ -282,6 +283,14 @@ void gpu_emu_hang_after(uint32_t n)
     hang_after = n;
 }
 
+uint32_t gpu_emu_streams(struct gpu *g, bool high)
+{
+    std::lock_guard<std::mutex> hold(lock);
+
+    return (uint32_t)std::count_if(g->streams.begin(), g->streams.end(),
+                                   [=](const CUstream_st *s) { return s->high == high; });
+}
+
 void gpu_emu_reset(void)
 {
     std::lock_guard<std::mutex> hold(lock);
@@ -486,11 +495,11 @@ enum err gpu_stream_create(struct gpu *g, bool high, gpu_stream *out)
 {
     std::lock_guard<std::mutex> hold(lock);
 
-    (void)high;
     if (broken())
         return ERR_DEVICE;
     *out = new CUstream_st();
     (*out)->owner = g;
+    (*out)->high = high;
     g->streams.push_back(*out);
     return ERR_OK;
 }
