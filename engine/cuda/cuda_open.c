@@ -254,8 +254,7 @@ enum err cuda_open_memory(struct cuda_rank *r, void *unused)
     (void)cut_logits(r, cuda_arena_at(a, CUDA_LOGITS, 0));
     r->metadata = cuda_arena_at(a, CUDA_METADATA, 0);
     r->kv = cuda_arena_at(a, CUDA_KV, 0);
-    err = gpu_fill(r->attend_scratch, 0, r->attend_bytes, r->stream);
-    return failed(r, err, "its memory");
+    return ERR_OK;
 }
 
 /* ---- weights ---- */
@@ -310,6 +309,9 @@ enum err cuda_open_weights(struct cuda_rank *r, void *unused)
         err = cuda_weights_load(&r->weights, &l, &r->quantized, &r->msg);
     if (err == ERR_OK && l.progress != NULL)
         show_progress(e);
+    if (err == ERR_OK) /* attention counts from zero; the matrices may have stood there until now */
+        err =
+            failed(r, gpu_fill(r->attend_scratch, 0, r->attend_bytes, r->stream), "its work space");
     return err;
 }
 

@@ -6,6 +6,8 @@
 
 #include <stdatomic.h>
 
+#include "engine/kernels/attention_decode.h"
+
 /* Relative L2 distance of a row of logits; twice what was seen. */
 static const double BF16_OFF = 2e-2, F16_OFF = 3e-3;
 
@@ -490,22 +492,68 @@ static void weights_of_8_bits_stay_near(void **state)
     }
 }
 
-static enum err open_random(uint64_t seed, uint32_t kv_blocks, struct err_msg *msg,
-                            struct engine **out)
+static enum err open_shape(const struct fixture_shape *shape, struct engine_config c,
+                           struct err_msg *msg, struct engine **out)
 {
     char dir[FIXTURE_PATH], text[4096];
-    struct engine_config c = rig_config(dir);
     enum err err;
 
     fixture_dir(dir);
-    fixture_config(&shapes[0], text, sizeof(text));
+    fixture_config(shape, text, sizeof(text));
     fixture_write(dir, "config.json", text, strlen(text));
-    c.random_seed = seed;
-    c.kv_blocks = kv_blocks;
+    c.model_dir = dir;
     err = engine_open_backend(&engine_backend_cuda, &c, msg, out);
     fixture_remove(dir);
     return err;
 }
+
+static enum err open_random(uint64_t seed, uint32_t kv_blocks, struct err_msg *msg,
+                            struct engine **out)
+{
+    struct engine_config c = rig_config(NULL);
+
+    c.random_seed = seed;
+    c.kv_blocks = kv_blocks;
+    return open_shape(&shapes[0], c, msg, out);
+}
+
+#ifndef GPU_EMULATED /* takes as long there as all others together */
+/* On its way to 8 bits a matrix that is larger than the work space reaches into what lies behind it. */
+static void rounding_a_large_matrix_leaves_the_counters_of_attention_at_zero(void **state)
+{
+    const struct fixture_shape shape = {.hidden = 8192,
+                                        .layers = 1,
+                                        .heads = 1,
+                                        .kv_heads = 1,
+                                        .head_dim = 64,
+                                        .ffn = 2064,
+                                        .vocab = 8,
+                                        .positions = 128,
+                                        .dtype = ENGINE_BF16};
+    struct engine_config c = rig_config(NULL);
+    struct engine *e;
+    struct err_msg msg = {""};
+    uint32_t *counters;
+
+    (void)state;
+    c.random_seed = 5;
+    c.weights = ENGINE_WEIGHTS_INT8;
+    c.kv_blocks = 4096;
+    if (open_shape(&shape, c, &msg, &e) != ERR_OK)
+        fail_msg("%s", msg.text);
+    struct cuda_rank *r = &((struct cuda_engine *)e)->ranks[0];
+    size_t n = ATTENTION_DECODE_MAX_ROWS, bytes = n * sizeof(*counters);
+    assert_true((uint8_t *)r->attend_scratch < r->arena.base + r->arena.offset[CUDA_WORK] +
+                                                   cuda_weights_scratch_bytes(&r->weights));
+    assert_int_equal(gpu_host_alloc(r->gpu, bytes, (void **)&counters), ERR_OK);
+    assert_int_equal(gpu_copy(counters, r->attend_scratch, bytes, GPU_TO_HOST, r->stream), ERR_OK);
+    assert_int_equal(gpu_stream_wait(r->stream, clock_now_ns() + 60 * CLOCK_NS_PER_S), ERR_OK);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(counters[i], 0);
+    gpu_host_free(r->gpu, counters);
+    engine_close(e);
+}
+#endif
 
 static void random_weights_need_no_files_and_are_those_of_their_seed(void **state)
 {
@@ -554,6 +602,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(parked_blocks_come_back_elsewhere),
         cmocka_unit_test(layers_leave_when_they_are_final_and_arrive_whole),
         cmocka_unit_test(weights_of_8_bits_stay_near),
+#ifndef GPU_EMULATED
+        cmocka_unit_test(rounding_a_large_matrix_leaves_the_counters_of_attention_at_zero),
+#endif
         cmocka_unit_test(random_weights_need_no_files_and_are_those_of_their_seed),
     };
 
