@@ -352,6 +352,30 @@ static void every_layer_of_a_device_is_sent_at_its_own_ticket(void **state)
     check_at_rest(1);
 }
 
+static void late_grant_finds_the_tickets_of_the_running_step(void **state)
+{
+    const struct fake_send *s;
+
+    (void)state;
+    fake_engine_device();
+    fake_engine_hold_layers(FAKE_LAYERS); /* all are reported, and the step runs */
+    give((struct ask){.request = 5, .n_tokens = 10});
+    assert_true(fake_run_until(&loop, fake_engine_in_step));
+    fake_run_some(&loop);
+    grant(5, 3, DECODE_WORKER);
+    s = fake_send_at(0);
+    assert_int_equal(s->n_pieces, FAKE_LAYERS);
+    for (uint32_t i = 0; i < FAKE_LAYERS; i++) {
+        assert_int_equal(s->pieces[i].first_layer, i);
+        assert_int_equal(s->pieces[i].ready, i + 1);
+    }
+    fake_engine_hold_layers(0);
+    assert_true(fake_run_until(&loop, has_done));
+    assert_true(fake_send_complete(s));
+    fake_send_done(fake_send_at(0), ERR_OK);
+    check_at_rest(1);
+}
+
 static void grant_in_the_middle_of_a_step_sends_what_is_final_by_then(void **state)
 {
     (void)state;
@@ -922,6 +946,7 @@ int main(void)
         TEST(urgent_request_overtakes_a_long_one_between_chunks),
         TEST(layers_are_sent_while_later_ones_compute),
         TEST(every_layer_of_a_device_is_sent_at_its_own_ticket),
+        TEST(late_grant_finds_the_tickets_of_the_running_step),
         TEST(grant_in_the_middle_of_a_step_sends_what_is_final_by_then),
         TEST(grant_after_the_prompt_sends_everything),
         TEST(block_shared_by_two_chunks_is_sent_once_and_only_when_full),
