@@ -1,9 +1,14 @@
 /* daemon/worker_role.c - see the header. */
 #include "daemon/worker_role.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "decode/decode.h"
 #include "prefill/prefill.h"
+
+/* How long the blocks of a computed prompt wait for a decode worker with room: as long as that one keeps it waiting
+ * and the scheduler, who knows when it is hopeless, lets both.  This ends what all have forgotten. */
+static const uint64_t grant_most_ns = 600 * CLOCK_NS_PER_S;
 
 /* Exactly one of the two is there. */
 struct daemon_role {
@@ -17,6 +22,7 @@ static enum err create_prefill(const struct daemon_role_config *c, struct prefil
                                .engine = c->engine,
                                .kvt = c->kvt,
                                .n_blocks = c->n_blocks,
+                               .grant_timeout_ns = grant_most_ns,
                                .arg = c->arg,
                                .to_scheduler = c->to_scheduler,
                                .to_frontend = c->to_frontend,

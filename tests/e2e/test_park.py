@@ -1,10 +1,34 @@
 """A decode worker whose pool does not hold what its streams grow to: some are set aside, and all end right."""
 import concurrent.futures
+import time
 
 from conftest import DEMO, client, serve
 import sim_model
 
 STREAMS, PROMPT, ANSWER = 36, 200, 700
+
+
+def test_a_computed_prompt_waits_for_room_as_long_as_its_tier_allows(tmp_path, sim_range):
+    """The hand-over's own limit counts from when there are blocks for it: a wait for them that is longer cost the prompt's
+    work anew each time, and the stream after five."""
+    profile, tiers = tmp_path / "profile.yaml", tmp_path / "tiers.yaml"
+    profile.write_text("prefill_base_ms: 1\ndecode_base_ms: 20\nmax_context: 16384\n")
+    tiers.write_text("tiers:\n  - {name: patient, ttft_ms: 60000, tbt_ms: 10000, on_miss: wait}\n")
+    with serve(DEMO, "--backend", "sim", "--served-name", "sim", "--sim-profile", profile, "--config", tiers, "--kv-mib", 1,
+               "--max-context", 16384, "--handover-timeout-s", 1, "--local-prefill=false") as s:
+        def one(prompt, n):
+            r = client(s).completions.create(model="sim", prompt=prompt, max_tokens=n,
+                                             extra_body={"return_token_ids": True, "ignore_eos": True})
+            assert r.choices[0].model_dump()["token_ids"] == sim_model.generate(prompt, n, *sim_range)
+
+        long, short = ([300 + (i * 31 + k) % 900 for k in range(n)] for i, n in enumerate((12000, 6000)))
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            first = pool.submit(one, long, 400)  # 8 s, in three quarters of the room
+            while not any(v > 700 for k, v in s.metrics().items() if k.startswith("baton_kv_blocks{role=\"decode\"") and "owned" in k):
+                time.sleep(0.05)
+            second = pool.submit(one, short, 30)
+            first.result(), second.result()
+        assert s.settle()["baton_resumes_total"] == 0
 
 
 def test_streams_that_outgrow_the_pool_are_set_aside_and_end_right(tmp_path, sim_range):
