@@ -111,7 +111,8 @@ def test_kv_goes_from_device_to_device_and_the_path_is_named(gpu):
 
 @pytest.mark.parametrize("role", ["prefill", "decode"])
 def test_kill_9_costs_a_pause_and_nothing_else(gpu, role):
-    case = CLEAR[0]
+    # The longest answer, for a card that says a token in less than a millisecond; elsewhere few of its tokens are asked for.
+    case = CLEAR[0] if gpu == EMULATED else max(CLEAR, key=lambda c: len(c["continuation_ids"]))
     with serve_gpu(gpu) as s:
         killed = threading.Event()
         worker = s.workers(role)[0]  # known before: a card says 48 tokens in the time that looking takes

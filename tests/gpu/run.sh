@@ -94,6 +94,26 @@ step_beside() {
     step "$@" &
 }
 
+finish() {
+    # What a program in a loop has printed is not worth the archive: of each log its first and its last MiB.
+    find "$logs" -type f -size +2048k | while read -r log; do
+        { head -c 1M "$log" && echo && echo "[...]" && tail -c 1M "$log"; } >"$log.cut" && mv "$log.cut" "$log"
+    done
+    tar -C "$logs" --exclude='*.out' -czf "${out%.json}-logs.tar.gz" . || echo "run.sh: the logs could not be packed" >&2
+    python3 tests/gpu/report.py "$results" "$logs" "$out" "$SECONDS"
+}
+
+# Nobody can end a program that hangs inside the driver: then the visit ends without it, and with a table.
+give_up() {
+    trap '' USR1
+    record visit FAILED "$SECONDS" "a step does not end, not even killed: it has a log and no line"
+    finish
+    exit 1
+}
+trap give_up USR1
+watch() { while kill -0 $$; do [ $SECONDS -le $((deadline + 15)) ] || kill -USR1 $$; sleep 1; done; }
+[ "$device" = no ] || (watch >/dev/null 2>&1 &) # no job of ours, which `wait` would wait for
+
 # ---- what is here ----
 
 versions() {
@@ -273,9 +293,4 @@ else
     wait
 fi
 
-# What a program in a loop has printed is not worth the archive: of each log its first and its last MiB.
-find "$logs" -type f -size +2048k | while read -r log; do
-    { head -c 1M "$log" && echo && echo "[...]" && tail -c 1M "$log"; } >"$log.cut" && mv "$log.cut" "$log"
-done
-tar -C "$logs" --exclude='*.out' -czf "${out%.json}-logs.tar.gz" . || echo "run.sh: the logs could not be packed" >&2
-python3 tests/gpu/report.py "$results" "$logs" "$out" "$SECONDS"
+finish

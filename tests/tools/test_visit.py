@@ -4,10 +4,12 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -45,34 +47,42 @@ def write(path, text, mode=0o755):
     path.chmod(mode)
 
 
-@unittest.skipUnless(pathlib.Path("/usr/share/llhttp/llhttp.c").exists(), "llhttp's sources are not installed")
+def make_machine(top, programs, tools):
+    """The repository as run.sh sees it, and the programs and tools it will find; returns its environment."""
+    root, fakes = top / "root", top / "fakes"
+    for name in ("run.sh", "report.py"):
+        (root / "tests/gpu").mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "tests/gpu" / name, root / "tests/gpu")
+    for name, text in programs.items():
+        write(fakes / "build" / name, "#!/bin/bash\n" + text + "\n")
+    for name, text in tools.items():
+        write(fakes / "bin" / name, "#!/bin/bash\n" + text + "\n")
+    write(root / "deploy/install-cuda.sh", "exit 0\n")
+    write(root / "engine/kernels/kernels.cmake", "set(KERNEL_SOURCES\n" + "\n".join(KERNELS) + "\n)\n")
+    for name in KERNELS:
+        for file in (f"{name}.h", f"{name}.cu", f"{name}_ref.c"):
+            write(root / "engine/kernels" / file, "")
+        write(root / f"tests/gpu/{name}_test.c", f'#include "engine/kernels/{name}.h"\n')
+        write(root / f"bench/kernels/{name}_bench.c", f'#include "engine/kernels/{name}.h"\n')
+    write(root / "tests/gpu/engine_cuda_test.c", "")
+    write(root / "tests/e2e/test_gpu.py", "def test_one(gpu):\ndef test_two_things(gpu, role):\ndef test_emulated():\n")
+    write(root / "bench/peer/torch_llama.py", "")
+    return {**os.environ, "PATH": f"{fakes}/bin:{os.environ['PATH']}", "FAKES": str(fakes), "LEFT": str(top / "left")}
+
+
+NEEDED = pathlib.Path("/usr/share/llhttp/llhttp.c")
+
+
+@unittest.skipUnless(NEEDED.exists(), "llhttp's sources are not installed")
 class Visit(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
         top = pathlib.Path(cls.folder.name)
-        cls.root, fakes = top / "root", top / "fakes"
-        for name in ("run.sh", "report.py"):
-            (cls.root / "tests/gpu").mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / "tests/gpu" / name, cls.root / "tests/gpu")
-        for name, text in PROGRAMS.items():
-            write(fakes / "build" / name, "#!/bin/bash\n" + text + "\n")
-        for name, text in TOOLS.items():
-            write(fakes / "bin" / name, "#!/bin/bash\n" + text + "\n")
-        write(cls.root / "deploy/install-cuda.sh", "exit 0\n")
-        write(cls.root / "engine/kernels/kernels.cmake", "set(KERNEL_SOURCES\n" + "\n".join(KERNELS) + "\n)\n")
-        for name in KERNELS:
-            for file in (f"{name}.h", f"{name}.cu", f"{name}_ref.c"):
-                write(cls.root / "engine/kernels" / file, "")
-            write(cls.root / f"tests/gpu/{name}_test.c", f'#include "engine/kernels/{name}.h"\n')
-            write(cls.root / f"bench/kernels/{name}_bench.c", f'#include "engine/kernels/{name}.h"\n')
-        write(cls.root / "tests/gpu/engine_cuda_test.c", "")
-        write(cls.root / "tests/e2e/test_gpu.py", "def test_one(gpu):\ndef test_two_things(gpu, role):\ndef test_emulated():\n")
-        write(cls.root / "bench/peer/torch_llama.py", "")
+        environment = make_machine(top, PROGRAMS, TOOLS)
         cls.left = top / "left"
         cls.run_visit = subprocess.run(
-            [cls.root / "tests/gpu/run.sh", "--out", top / "out/r.json"], capture_output=True, timeout=120,
-            env={**os.environ, "PATH": f"{fakes}/bin:{os.environ['PATH']}", "FAKES": str(fakes), "LEFT": str(cls.left)})
+            [top / "root/tests/gpu/run.sh", "--out", top / "out/r.json"], capture_output=True, timeout=120, env=environment)
         cls.out = cls.run_visit.stdout.decode(errors="replace")
         cls.json = json.loads((top / "out/r.json").read_text())
         cls.archive = top / "out/r-logs.tar.gz"
@@ -116,6 +126,31 @@ class Visit(unittest.TestCase):
             sizes = {m.name: m.size for m in t.getmembers()}
         self.assertLess(max(sizes.values()), 3 << 20, sizes)
         self.assertIn("./gpu_talks.log", sizes)
+
+
+@unittest.skipUnless(NEEDED.exists(), "llhttp's sources are not installed")
+class Stuck(unittest.TestCase):
+    def test_a_program_that_nobody_can_end_costs_what_comes_after_it_and_not_the_table(self):
+        with tempfile.TemporaryDirectory() as folder:
+            top = pathlib.Path(folder)
+            hangs = {**PROGRAMS, "tests/gpu_engine_cuda": "echo >\"$LEFT.hangs\"; exec sleep 600"}
+            endless = {**TOOLS, "timeout": '[ "$1" != -k ] || shift 2; shift; exec "$@"'}  # ends nothing
+            visit = subprocess.Popen([top / "root/tests/gpu/run.sh", "--out", top / "r.json"], stdout=subprocess.PIPE,
+                                     env=make_machine(top, hangs, endless), start_new_session=True)
+            try:
+                deadline = time.monotonic() + 100
+                while not (top / "left.hangs").exists():
+                    self.assertLess(time.monotonic(), deadline)
+                    time.sleep(0.05)
+                time.sleep(0.5)
+                os.kill(visit.pid, signal.SIGUSR1)  # as its own watch does when time is over
+                self.assertEqual(visit.wait(60), 1)
+                steps = {s["step"]: s["verdict"] for s in json.loads((top / "r.json").read_text())["steps"]}
+                self.assertEqual((steps["gpu_good"], steps["visit"]), ("ok", "FAILED"), steps)
+                self.assertTrue((top / "r-logs.tar.gz").exists())
+            finally:
+                os.killpg(visit.pid, signal.SIGKILL)
+                visit.stdout.close()
 
 
 if __name__ == "__main__":
