@@ -129,6 +129,25 @@ class Visit(unittest.TestCase):
 
 
 @unittest.skipUnless(NEEDED.exists(), "llhttp's sources are not installed")
+class WrongModel(unittest.TestCase):
+    def goes_on_with(self, engine_test):
+        where = {"tests/gpu_engine_cuda": engine_test, "baton": 'echo "{\\"command\\": \\"$0\\", \\"results\\": []}"'}
+        with tempfile.TemporaryDirectory() as folder:
+            top = pathlib.Path(folder)
+            out = subprocess.run([top / "root/tests/gpu/run.sh", "--out", top / "r.json", "--only", "bench|gpu_engine|early"],
+                                 capture_output=True, timeout=100, env=make_machine(top, {**PROGRAMS, **where}, TOOLS))
+            result = json.loads((top / "r.json").read_text())
+        self.assertIn("gpu_engine_cuda, no early starts", {s["step"] for s in result["steps"]}, out)
+        return result["bench"]["command"]
+
+    def test_a_model_that_early_starts_make_wrong_is_measured_without_them(self):
+        self.assertEqual(self.goes_on_with("[[ $0 = *gpu-late* ]]"), "build/gpu-late/baton")
+
+    def test_a_model_that_is_wrong_either_way_is_measured_as_it_was_built(self):
+        self.assertEqual(self.goes_on_with("exit 1"), "build/gpu/baton")
+
+
+@unittest.skipUnless(NEEDED.exists(), "llhttp's sources are not installed")
 class Stuck(unittest.TestCase):
     def test_a_program_that_nobody_can_end_costs_what_comes_after_it_and_not_the_table(self):
         with tempfile.TemporaryDirectory() as folder:
