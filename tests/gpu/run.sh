@@ -156,7 +156,7 @@ EOF
     echo "$(du -sh "$pack" | cut -f1) unpacked"
 }
 
-configure=(cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBATON_CUDA=ON -DBATON_EMULATION=OFF -DBATON_WERROR=OFF)
+configure=(cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBATON_CUDA=ON -DBATON_EMULATION=OFF -DBATON_WERROR=OFF -DBATON_CUDA_EARLY=ON)
 build_all() { # with what is here, or with the pack
     "${configure[@]}" && cmake --build "$build" --target baton gpu_tests cuda_kernels && "$build/baton" --version
 }
