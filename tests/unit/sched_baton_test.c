@@ -308,6 +308,31 @@ static void a_stream_that_got_no_tokens_still_holds_its_room(void **state)
     rig_close(&r);
 }
 
+/* To try again later, as a refusal says, would never help it. */
+static void a_request_that_fills_the_room_to_the_last_gets_an_empty_worker(void **state)
+{
+    struct sched_class c = {.name = "fast", .frozen = true, .kv_bytes_per_token = 1};
+    struct sched_config cfg;
+    struct err_msg msg;
+    uint32_t k = 0;
+    struct rig r;
+
+    (void)state;
+    plain_config(&cfg);
+    cfg.local_prefill = false;
+    c.prefill.c[1] = 1e3;
+    c.decode.c[0] = 10e6;
+    rig_open(&r, &cfg);
+    assert_int_equal(sched_add_class(r.s, &c, &msg, &k), ERR_OK);
+    rig_join_can(&r, P, SCHED_ROLE_PREFILL, k, true);
+    rig_join_can(&r, D, SCHED_ROLE_DECODE, k, false);
+    rig_arrive(&r, 1, SILVER, 15500, 500); /* of 16,000 */
+    assert_int_equal(rig_prefill_of(&r, 1), P);
+    rig_arrive(&r, 2, SILVER, 15500, 500);
+    assert_int_equal(rig_state(&r, 2), SCHED_STATE_QUEUED);
+    rig_close(&r);
+}
+
 static void who_was_admitted_is_served_after_its_worker_died(void **state)
 {
     struct sched_config cfg;
@@ -668,6 +693,7 @@ int main(void)
         cmocka_unit_test(tier_rule_wait_holds_until_it_is_hopeless),
         cmocka_unit_test(the_decode_worker_with_more_room_is_chosen),
         cmocka_unit_test(a_stream_that_got_no_tokens_still_holds_its_room),
+        cmocka_unit_test(a_request_that_fills_the_room_to_the_last_gets_an_empty_worker),
         cmocka_unit_test(who_was_admitted_is_served_after_its_worker_died),
         cmocka_unit_test(a_tier_that_got_nothing_for_its_bound_gets_in),
         cmocka_unit_test(a_tier_that_did_not_ask_has_not_starved),
