@@ -283,7 +283,7 @@ static void on_granted(struct worker *w, const Baton__Granted *m)
     enum sched_state state;
     uint32_t epoch, prefill, decode;
 
-    if (!m->ok)
+    if (!m->ok && m->error[0] != '\0') /* a cancel has no reason */
         LOG_WARN("hub", "grant refused", "worker=%u req=%016llx why=%s", w->id,
                  (unsigned long long)m->request, m->error);
     e.u.granted.ok = m->ok;
