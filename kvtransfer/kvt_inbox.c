@@ -2,7 +2,7 @@
  *
  * The receives are of a "generic" data type: UCX then hands over the bytes in its own buffer, and they
  * are copied once, to where they belong.  A message of one fragment, which is what we send, is read
- * in place; one of several, which only other settings of UCX make, is put together first. */
+ * in place; one of several, as shared memory makes them, is put together first. */
 #include "kvtransfer/kvt_inbox.h"
 
 #include <string.h>
@@ -17,9 +17,14 @@ enum { RECEIVES = 32 };
 
 struct receive {
     struct kvt_inbox *in;
-    void *request; /* NULL: not posted */
+    struct receive *next; /* of those given up */
+    void *request;        /* NULL: not posted */
     uint8_t *whole;
     size_t total, have;
+    bool posting, over; /* inside the call that posts it; it ended in there */
+    bool begun, moved;  /* has a fragment; since it was looked at last */
+    bool given_up;
+    uint64_t since_ns; /* when it was found not to move */
 };
 
 struct kvt_inbox {
@@ -28,7 +33,8 @@ struct kvt_inbox {
     uint32_t n_posted;
     void *arg;
     void (*on_data)(void *arg, const void *header, size_t header_len, const void *data, size_t len);
-    struct receive receives[RECEIVES];
+    struct receive *receives[RECEIVES];
+    struct receive *given_up; /* UCX may still write to them: they stay until the worker is gone */
 };
 
 static void put_u32(uint8_t *to, size_t value)
@@ -102,6 +108,9 @@ static ucs_status_t unpack(void *state, size_t offset, const void *src, size_t l
 {
     struct receive *r = state;
 
+    r->begun = r->moved = true;
+    if (r->given_up)
+        return UCS_OK;
     if (offset == 0) {
         r->total = message_length(src, len);
         if (r->total == len && len > 0) {
@@ -139,11 +148,13 @@ static void receive_over(void *request, ucs_status_t status, const ucp_tag_recv_
     struct receive *r = user_data;
 
     (void)info;
-    if (status != UCS_OK && status != UCS_ERR_CANCELED)
+    if (status != UCS_OK && status != UCS_ERR_CANCELED && !r->given_up)
         deliver_malformed(r->in);
     ucp_request_free(request);
     r->request = NULL;
-    r->in->n_posted--;
+    r->over = true;
+    if (!r->given_up && !r->posting)
+        r->in->n_posted--;
 }
 
 /* ---- posting ---- */
@@ -160,8 +171,16 @@ static void post(struct receive *r, bool *found)
         .datatype = in->in_place,
         .memory_type = UCS_MEMORY_TYPE_HOST,
     };
-    ucs_status_ptr_t p = ucp_tag_recv_nbx(in->worker, r, 1, KVT_INBOX_TAG, 0, &params);
+    ucs_status_ptr_t p;
 
+    r->begun = r->moved = r->over = false;
+    r->posting = true;
+    p = ucp_tag_recv_nbx(in->worker, r, 1, KVT_INBOX_TAG, 0, &params);
+    r->posting = false;
+    if (r->over) { /* all fragments were waiting: UCX returns the request that receive_over has freed */
+        *found = true;
+        return;
+    }
     if (UCS_PTR_IS_PTR(p)) {
         r->request = p;
         in->n_posted++;
@@ -181,13 +200,68 @@ bool kvt_inbox_post(struct kvt_inbox *in, uint32_t room)
     for (uint32_t i = 0; in->n_posted < most && i < RECEIVES; i++) {
         if (found && room != UINT32_MAX)
             break;
-        if (in->receives[i].request == NULL)
-            post(&in->receives[i], &found);
+        if (in->receives[i]->request == NULL)
+            post(in->receives[i], &found);
     }
     return found;
 }
 
+/* The request cannot be taken back from UCX, which knows of no sender, so it is left there and another takes its place;
+ * without memory for that, later. */
+static void replace(struct kvt_inbox *in, struct receive **at)
+{
+    struct receive *r = *at, *fresh = mem_try_calloc(1, sizeof(*fresh));
+
+    if (fresh == NULL)
+        return;
+    LOG_WARN("kvt", "a message was never finished", "bytes=%zu of=%zu", r->have, r->total);
+    fresh->in = in;
+    *at = fresh;
+    mem_free(r->whole);
+    r->whole = NULL;
+    r->given_up = true;
+    r->next = in->given_up;
+    in->given_up = r;
+    in->n_posted--;
+}
+
+void kvt_inbox_sweep(struct kvt_inbox *in, uint64_t now, uint64_t limit_ns)
+{
+    for (uint32_t i = 0; i < RECEIVES; i++) {
+        struct receive *r = in->receives[i];
+
+        if (r->request == NULL || !r->begun)
+            continue;
+        if (r->moved) {
+            r->moved = false;
+            r->since_ns = now;
+        } else if (now - r->since_ns >= limit_ns) {
+            replace(in, &in->receives[i]);
+        }
+    }
+}
+
 /* ---- life ---- */
+
+static void free_receive(struct receive *r)
+{
+    if (r != NULL)
+        mem_free(r->whole);
+    mem_free(r);
+}
+
+static void free_receives(struct kvt_inbox *in)
+{
+    struct receive *next;
+
+    for (uint32_t i = 0; i < RECEIVES; i++)
+        free_receive(in->receives[i]);
+    for (struct receive *r = in->given_up; r != NULL; r = next) {
+        next = r->next;
+        free_receive(r);
+    }
+    mem_free(in);
+}
 
 enum err kvt_inbox_open(ucp_worker_h worker,
                         void (*on_data)(void *arg, const void *header, size_t header_len,
@@ -206,11 +280,17 @@ enum err kvt_inbox_open(ucp_worker_h worker,
     in->worker = worker;
     in->on_data = on_data;
     in->arg = arg;
-    for (uint32_t i = 0; i < RECEIVES; i++)
-        in->receives[i].in = in;
+    for (uint32_t i = 0; i < RECEIVES; i++) {
+        in->receives[i] = mem_try_calloc(1, sizeof(*in->receives[i]));
+        if (in->receives[i] == NULL) {
+            free_receives(in);
+            return err_set(msg, ERR_NOMEM, "no memory for the KV transport");
+        }
+        in->receives[i]->in = in;
+    }
     status = ucp_dt_create_generic(&ops, in, &in->in_place);
     if (status != UCS_OK) {
-        mem_free(in);
+        free_receives(in);
         return err_set(msg, ERR_IO, "UCX: cannot describe a message: %s",
                        ucs_status_string(status));
     }
@@ -231,15 +311,17 @@ void kvt_inbox_stop(struct kvt_inbox *in)
 {
     in->on_data = ignore;
     for (uint32_t i = 0; i < RECEIVES; i++) {
-        if (in->receives[i].request != NULL)
-            ucp_request_cancel(in->worker, in->receives[i].request);
+        if (in->receives[i]->request != NULL)
+            ucp_request_cancel(in->worker, in->receives[i]->request);
+    }
+    for (struct receive *r = in->given_up; r != NULL; r = r->next) {
+        if (r->request != NULL)
+            ucp_request_cancel(in->worker, r->request);
     }
 }
 
 void kvt_inbox_free(struct kvt_inbox *in)
 {
-    for (uint32_t i = 0; i < RECEIVES; i++)
-        mem_free(in->receives[i].whole);
     ucp_dt_destroy(in->in_place);
-    mem_free(in);
+    free_receives(in);
 }

@@ -36,6 +36,9 @@ MUST_USE enum err kvt_inbox_open(ucp_worker_h worker,
  * messages can be taken (UINT32_MAX: any number); no more receives are posted, and UCX keeps what else
  * arrives. */
 bool kvt_inbox_post(struct kvt_inbox *in, uint32_t room);
+/* Now and then.  A message in fragments whose sender died is never finished: one that has not moved for limit_ns gives
+ * its receive back, and what comes of it later is dropped. */
+void kvt_inbox_sweep(struct kvt_inbox *in, uint64_t now, uint64_t limit_ns);
 /* Before ucp_worker_destroy: on_data is not called any more.  After it: free. */
 void kvt_inbox_stop(struct kvt_inbox *in);
 void kvt_inbox_free(struct kvt_inbox *in);

@@ -290,6 +290,8 @@ static void on_sweep(uv_timer_t *h)
         kvt_stage_sweep(n->stage, now);
         n->counters.buffers_quarantined = kvt_stage_quarantined(n->stage);
     }
+    /* Its sender has long failed the transfer. */
+    kvt_ucx_sweep(n->ucx, now, 2 * n->config.transfer_timeout_ns);
     kvt_send_sweep(n, now);
     kvt_grant_sweep(n, now);
     kvt_conn_sweep(n, now);

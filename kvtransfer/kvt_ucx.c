@@ -405,6 +405,11 @@ bool kvt_ucx_progress(struct kvt_ucx *u, uint64_t until_ns)
     return true;
 }
 
+void kvt_ucx_sweep(struct kvt_ucx *u, uint64_t now, uint64_t limit_ns)
+{
+    kvt_inbox_sweep(u->inbox, now, limit_ns);
+}
+
 bool kvt_ucx_arm(struct kvt_ucx *u)
 {
     return ucp_worker_arm(u->worker) == UCS_OK;

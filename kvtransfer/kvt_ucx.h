@@ -61,6 +61,8 @@ void kvt_ucx_part_rkey(const struct kvt_ucx *u, uint32_t part, const void **byte
 
 /* Work until nothing is left or until_ns has passed.  Returns true if there may be more. */
 bool kvt_ucx_progress(struct kvt_ucx *u, uint64_t until_ns);
+/* Now and then: data messages that have not moved for limit_ns are given up. */
+void kvt_ucx_sweep(struct kvt_ucx *u, uint64_t now, uint64_t limit_ns);
 /* Returns true if the loop may sleep on the descriptor, false if there is work to do first. */
 bool kvt_ucx_arm(struct kvt_ucx *u);
 

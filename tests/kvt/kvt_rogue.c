@@ -203,6 +203,20 @@ void rogue_data(struct rogue *r, uint64_t transfer, uint32_t epoch,
     settle(r, kvt_ep_flush(r->ep, &shared_op.op));
 }
 
+void rogue_half(struct rogue *r)
+{
+    static uint8_t bytes[1024 * 1024];
+    struct kvt_wire_data d = {.cookie = r->welcome.cookie, .transfer = UINT64_MAX};
+    uint8_t header[KVT_WIRE_DATA_HEADER];
+    enum kvt_op_state state = KVT_OP_DONE;
+
+    kvt_wire_put_data(header, &d);
+    for (int i = 0; i < 64 && state == KVT_OP_DONE; i++)
+        state = kvt_ep_send(r->ep, header, sizeof(header), bytes, sizeof(bytes), &shared_op.op);
+    assert_int_equal(KVT_OP_PENDING, state);
+    kvt_ucx_progress(r->ucx, clock_now_ns());
+}
+
 void rogue_done(struct rogue *r, uint64_t transfer, uint32_t epoch, uint32_t n_records)
 {
     struct kvt_wire_done d = {.transfer = transfer, .epoch = epoch, .n_records = n_records};

@@ -40,6 +40,8 @@ void rogue_notify(struct rogue *r, uint64_t transfer, uint32_t epoch,
                   const struct kvt_wire_record *records, uint32_t n);
 void rogue_data(struct rogue *r, uint64_t transfer, uint32_t epoch,
                 const struct kvt_wire_record *record, const uint8_t *bytes, size_t len);
+/* Over shared memory: messages of 1 MiB for no transfer, until one does not fit; its end is not sent. */
+void rogue_half(struct rogue *r);
 void rogue_done(struct rogue *r, uint64_t transfer, uint32_t epoch, uint32_t n_records);
 void rogue_stopped(struct rogue *r, uint64_t transfer, uint32_t epoch);
 /* A whole block as one record, with its digest. */

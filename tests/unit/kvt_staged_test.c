@@ -639,6 +639,43 @@ static void puts_into_a_staged_pool_are_not_granted(void **state)
     close_pair();
 }
 
+/* With two buffers most of them wait in UCX, and some are there with all their fragments when they are asked for: a
+ * receive that was lost with each of these was missed after 32. */
+static void messages_that_wait_in_ucx_do_not_use_up_what_receives(void **state)
+{
+    struct pair_side to = device;
+
+    (void)state;
+    to.staging = SMALL_STAGING;
+    to.delay_us = 300;
+    open_pair(0, 16, device, to); /* 128 KiB per block */
+    for (int i = 0; i < 150; i++)
+        whole_transfer();
+    close_pair();
+}
+
+/* UCX does not say that the rest of a message will never come: more of them than there are receives. */
+static void half_messages_of_the_dead_do_not_use_up_what_receives(void **state)
+{
+    struct rogue r;
+
+    (void)state;
+    open_pair(0, 8, host, device);
+    for (uint32_t i = 0; i < 40; i++) {
+        assert_int_equal(ERR_OK,
+                         kvt_node_introduce(p.node[1], PAIR_RECEIVER, 100 + i, p.token, NULL, 0));
+        rogue_connect(&r, &p);
+        assert_true(rogue_greet(&r, 100 + i, PAIR_RECEIVER, p.token));
+        rogue_link(&r, NULL);
+        pair_run_for(&p, 5);
+        rogue_half(&r);
+        rogue_close(&r);
+    }
+    pair_run_for(&p, 8000); /* twice the transfer_timeout_ns of 3 s, and a sweep */
+    whole_transfer();
+    close_pair();
+}
+
 /* Fail the k-th allocation after the set-up, for every k: both sides still end, and nothing leaks. */
 static void memory_that_runs_out_fails_a_transfer_and_nothing_else(void **state)
 {
@@ -692,6 +729,8 @@ int main(void)
         cmocka_unit_test(closing_a_node_waits_for_its_copies),
         cmocka_unit_test(memory_that_does_not_fit_is_refused),
         cmocka_unit_test(puts_into_a_staged_pool_are_not_granted),
+        cmocka_unit_test(messages_that_wait_in_ucx_do_not_use_up_what_receives),
+        cmocka_unit_test(half_messages_of_the_dead_do_not_use_up_what_receives),
         cmocka_unit_test(memory_that_runs_out_fails_a_transfer_and_nothing_else),
     };
 
