@@ -68,20 +68,12 @@ static void who_a_price_refuses_is_told_when_it_will_have_sunk(void **state)
 static void a_price_for_decode_names_the_room_and_arms_itself(void **state)
 {
     const struct sched_action *no = NULL;
-    struct sched_class c = {.name = "room", .frozen = true, .kv_bytes_per_token = 1};
     struct sched_config cfg;
-    struct err_msg msg;
-    uint32_t k = 0;
     struct rig r;
 
     (void)state;
     plain_config(&cfg);
-    c.prefill.c[1] = 1e3;
-    c.decode.c[0] = 10e6;
-    rig_open(&r, &cfg);
-    assert_int_equal(sched_add_class(r.s, &c, &msg, &k), ERR_OK);
-    rig_join_can(&r, P, SCHED_ROLE_PREFILL, k, true);
-    rig_join_can(&r, D, SCHED_ROLE_DECODE, k, false);
+    open_quick(&r, &cfg);
     for (uint64_t id = 100; id < 400 && no == NULL; id++) {
         rig_arrive(&r, id, id % 2 == 0 ? BRONZE : SILVER, id % 4 == 0 ? 4000 : 500, 1000);
         no = refusal(&r, id);

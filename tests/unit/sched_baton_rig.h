@@ -28,28 +28,45 @@ static inline void plain_config(struct sched_config *cfg)
     }
 }
 
-static inline uint32_t add_class(struct rig *r, double step_ms)
+static inline uint32_t add_law(struct rig *r, double token_ns, double step_ms)
 {
     struct sched_class c = {.name = "test", .frozen = true};
     struct err_msg msg;
     uint32_t id = 0;
 
-    c.prefill.c[1] = 1e6;
+    c.prefill.c[1] = token_ns;
     c.decode.c[0] = step_ms * 1e6;
     c.kv_bytes_per_token = 1;
     assert_int_equal(sched_add_class(r->s, &c, &msg, &id), ERR_OK);
     return id;
 }
 
+static inline uint32_t add_class(struct rig *r, double step_ms)
+{
+    return add_law(r, 1e6, step_ms);
+}
+
 /* One prefill and one decode worker. */
-static inline void open_with(struct rig *r, const struct sched_config *cfg, double step_ms)
+static inline void open_law(struct rig *r, const struct sched_config *cfg, double token_ns,
+                            double step_ms)
 {
     uint32_t k;
 
     rig_open(r, cfg);
-    k = add_class(r, step_ms);
+    k = add_law(r, token_ns, step_ms);
     rig_join_can(r, P, SCHED_ROLE_PREFILL, k, true);
     rig_join_can(r, D, SCHED_ROLE_DECODE, k, false);
+}
+
+static inline void open_with(struct rig *r, const struct sched_config *cfg, double step_ms)
+{
+    open_law(r, cfg, 1e6, step_ms);
+}
+
+/* Prompts that cost next to nothing. */
+static inline void open_quick(struct rig *r, const struct sched_config *cfg)
+{
+    open_law(r, cfg, 1e3, 10);
 }
 
 static inline void open_plain(struct rig *r)

@@ -275,21 +275,13 @@ static void the_decode_worker_with_more_room_is_chosen(void **state)
 static void a_stream_that_got_no_tokens_still_holds_its_room(void **state)
 {
     struct sched_event report = {.kind = SCHED_EV_WORKER_REPORT, .worker = D};
-    struct sched_class c = {.name = "fast", .frozen = true, .kv_bytes_per_token = 1};
     struct sched_config cfg;
-    struct err_msg msg;
-    uint32_t k = 0;
     struct rig r;
 
     (void)state;
     plain_config(&cfg);
     cfg.local_prefill = false;
-    c.prefill.c[1] = 1e3;
-    c.decode.c[0] = 10e6;
-    rig_open(&r, &cfg);
-    assert_int_equal(sched_add_class(r.s, &c, &msg, &k), ERR_OK);
-    rig_join_can(&r, P, SCHED_ROLE_PREFILL, k, true);
-    rig_join_can(&r, D, SCHED_ROLE_DECODE, k, false);
+    open_quick(&r, &cfg);
     rig_arrive(&r, 1, SILVER, 15000, 500); /* of 16,000 */
     rig_granted(&r, 1, rig_epoch(&r, 1), D, true);
     rig_prefilled(&r, 1, rig_epoch(&r, 1), P, false);
@@ -311,21 +303,13 @@ static void a_stream_that_got_no_tokens_still_holds_its_room(void **state)
 /* To try again later, as a refusal says, would never help it. */
 static void a_request_that_fills_the_room_to_the_last_gets_an_empty_worker(void **state)
 {
-    struct sched_class c = {.name = "fast", .frozen = true, .kv_bytes_per_token = 1};
     struct sched_config cfg;
-    struct err_msg msg;
-    uint32_t k = 0;
     struct rig r;
 
     (void)state;
     plain_config(&cfg);
     cfg.local_prefill = false;
-    c.prefill.c[1] = 1e3;
-    c.decode.c[0] = 10e6;
-    rig_open(&r, &cfg);
-    assert_int_equal(sched_add_class(r.s, &c, &msg, &k), ERR_OK);
-    rig_join_can(&r, P, SCHED_ROLE_PREFILL, k, true);
-    rig_join_can(&r, D, SCHED_ROLE_DECODE, k, false);
+    open_quick(&r, &cfg);
     rig_arrive(&r, 1, SILVER, 15500, 500); /* of 16,000 */
     assert_int_equal(rig_prefill_of(&r, 1), P);
     rig_arrive(&r, 2, SILVER, 15500, 500);
@@ -405,22 +389,14 @@ static void a_tier_that_did_not_ask_has_not_starved(void **state)
  * patience_ms: bronze's time to first token. */
 static uint64_t starves_for(uint64_t bound_ms, uint64_t patience_ms, enum sched_reason *why)
 {
-    struct sched_class c = {.name = "room", .frozen = true, .kv_bytes_per_token = 1};
     uint64_t vain = 0, took = 0;
     struct sched_config cfg;
-    struct err_msg msg;
-    uint32_t k = 0;
     struct rig r;
 
     plain_config(&cfg);
     cfg.tiers[BRONZE].starvation_ns = bound_ms * RIG_MS;
     cfg.tiers[BRONZE].ttft_ns = patience_ms * RIG_MS;
-    c.prefill.c[1] = 1e3;
-    c.decode.c[0] = 10e6;
-    rig_open(&r, &cfg);
-    assert_int_equal(sched_add_class(r.s, &c, &msg, &k), ERR_OK);
-    rig_join_can(&r, P, SCHED_ROLE_PREFILL, k, true);
-    rig_join_can(&r, D, SCHED_ROLE_DECODE, k, false);
+    open_quick(&r, &cfg);
     for (uint64_t id = 100; id < 1100 && took == 0; id++) {
         const struct sched_action *no;
 
