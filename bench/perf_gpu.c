@@ -4,6 +4,7 @@
 
 #ifdef BATON_CUDA
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -370,21 +371,25 @@ static enum err measure_engine(struct perf *p, const char *dir, struct err_msg *
 /* The built-in shape as a model directory, for as long as it is looked at. */
 static enum err with_shape(struct perf *p, struct err_msg *msg)
 {
-    char dir[] = "/tmp/baton-perf-XXXXXX", path[sizeof(dir) + 16];
+    char dir[] = "/tmp/baton-perf-XXXXXX"; /* mkdtemp fills in the X */
+    char path[sizeof(dir) + sizeof("/config.json")];
     FILE *f;
     bool ok;
     enum err err;
 
     if (mkdtemp(dir) == NULL)
-        return err_set(msg, ERR_IO,
-                       "perf gpu: cannot make a directory in /tmp for the model's shape");
+        return err_set(
+            msg, ERR_IO,
+            "perf gpu: cannot make a directory in /tmp for the model's shape: %s; name a "
+            "directory with the config.json of a model instead",
+            strerror(errno));
     snprintf(path, sizeof(path), "%s/config.json", dir);
     f = fopen(path, "w");
     ok = f != NULL && fputs(LLAMA_3_1_8B, f) >= 0;
     if (f != NULL)
         ok = fclose(f) == 0 && ok;
-    err =
-        ok ? measure_engine(p, dir, msg) : err_set(msg, ERR_IO, "perf gpu: cannot write %s", path);
+    err = ok ? measure_engine(p, dir, msg)
+             : err_set(msg, ERR_IO, "perf gpu: cannot write %s: %s", path, strerror(errno));
     unlink(path);
     rmdir(dir);
     return err;

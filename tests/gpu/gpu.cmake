@@ -42,6 +42,29 @@ function(baton_gpu_test name)
   endif()
 endfunction()
 
+# baton_gpu_fake_test(NAME TEST FAKE LIBRARY VERSION [FAKE_SOURCES ...] [DEFINITIONS ...]): emu_NAME is the test
+# TEST with the caller of a library, engine/cuda/gpu_NAME.c, itself on the emulation, against the fake of that library.
+function(baton_gpu_fake_test name test fake library version)
+  cmake_parse_arguments(T "" "" "FAKE_SOURCES;DEFINITIONS" ${ARGN})
+  set(folder ${CMAKE_CURRENT_BINARY_DIR}/fake)
+  add_library(${fake} SHARED gpu/fake/${fake}.c ${T_FAKE_SOURCES})
+  set_target_properties(${fake} PROPERTIES OUTPUT_NAME ${library} SUFFIX .so.${version} LIBRARY_OUTPUT_DIRECTORY ${folder})
+  add_executable(emu_${name} gpu/${test}_test.c ${CMAKE_SOURCE_DIR}/engine/cuda/gpu_${name}.c
+    ${CMAKE_SOURCE_DIR}/engine/cuda/gpu_lib.c)
+  set_target_properties(emu_${name} PROPERTIES ENABLE_EXPORTS ON) # the fake enqueues by our gpu.h
+  target_compile_definitions(emu_${name} PRIVATE GPU_EMULATED ${T_DEFINITIONS})
+  target_link_libraries(emu_${name} PRIVATE gpu_emu engine_kernels_ref base PkgConfig::CMOCKA m ${CMAKE_DL_LIBS})
+  foreach(target ${fake} emu_${name})
+    target_include_directories(${target} SYSTEM PRIVATE ${BATON_CUDA_INCLUDES})
+  endforeach()
+  target_link_libraries(${fake} PRIVATE baton_flags)
+  add_dependencies(emu_${name} ${fake})
+  add_dependencies(gpu_tests emu_${name})
+  add_test(NAME emu_${name} COMMAND emu_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(emu_${name} PROPERTIES LABELS "emu;gpu" TIMEOUT ${BATON_TEST_TIMEOUT}
+    ENVIRONMENT "${BATON_TEST_ENV};LD_LIBRARY_PATH=${folder}")
+endfunction()
+
 # Every kernel has a test of its name; others are registered in a .cmake file beside this one.
 foreach(name ${KERNEL_SOURCES})
   if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/gpu/${name}_test.c)
