@@ -164,10 +164,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(*args, **more):
+def serve(*args, ready=60, **more):
     server = Server(*args, **more)
     try:
-        yield server.wait_ready()
+        yield server.wait_ready(ready)
     except BaseException:
         if server.process.poll() is None:
             server.process.send_signal(signal.SIGTERM)
@@ -183,6 +183,13 @@ def serve(*args, **more):
 def need(path):
     if not path.exists():
         pytest.skip(f"{path} is not there")
+
+
+def wait_for(what, seconds=60):
+    deadline = time.monotonic() + seconds * PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
 
 
 def client(server, key="none", **options):

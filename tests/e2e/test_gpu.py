@@ -1,6 +1,6 @@
 """`baton serve --backend cuda`: a prefill and a decode worker on one card, real processes, the official client.
 
-Every test runs twice: `device`, the shipped program on a real card (skips without one, and without the cuda preset), and
+Every test that takes `gpu` runs twice: `device`, the shipped program on a real card (skips without one, and without the cuda preset), and
 `emulated`, the same daemon, backend and kernels over the host's memory (tests/gpu/emu), which proves the arithmetic, the
 order of work and the hand-over, and says nothing about a device.
 """
@@ -12,11 +12,10 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 
 import pytest
 
-from conftest import BATON, BUILD, DEMO, PATIENCE, Server, client
+from conftest import BATON, BUILD, DEMO, PATIENCE, client, need, serve, wait_for
 
 EMULATED = BUILD / "tests/baton_emu"
 GOLDEN = json.loads((DEMO.parent / "golden.json").read_text())["cases"]
@@ -29,8 +28,7 @@ CLEAR = sorted((c for c in GOLDEN if c["min_logit_gap"] >= MARGIN), key=lambda c
 def gpu(request):
     """The program to serve with."""
     if request.param == "emulated":
-        if not EMULATED.exists():
-            pytest.skip("this preset has no emulated device (tests/baton_emu)")
+        need(EMULATED)
         return EMULATED
     if not glob.glob("/dev/nvidia[0-9]*"):  # a container may have been given another card than the first
         pytest.skip("no CUDA device")
@@ -43,19 +41,13 @@ def gpu(request):
 def serve_gpu(program, *args):
     # An emulated device needs seconds for a first token: with the usual tiers the requests would rightly be refused.  And
     # every prompt is to be handed over, whatever the first predictions for a card are.
-    patient = tempfile.NamedTemporaryFile("w", suffix=".yaml")
-    patient.write("local_prefill: false\ntiers:\n  - {name: patient, ttft_ms: 120000, tbt_ms: 20000, on_miss: wait}\n")
-    patient.flush()
-    server = Server(DEMO, "--backend", "cuda", "--served-name", "demo", "--prefill", 1, "--decode", 1, "--config", patient.name,
-                    *args, program=program)
-    try:
-        yield server.wait_ready(120)
-        server.settle(60)
-    except BaseException:
-        print(server.log()[-8000:])
-        raise
-    finally:
-        server.close()
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as patient:
+        patient.write("local_prefill: false\ntiers:\n  - {name: patient, ttft_ms: 120000, tbt_ms: 20000, on_miss: wait}\n")
+        patient.flush()
+        with serve(DEMO, "--backend", "cuda", "--served-name", "demo", "--prefill", 1, "--decode", 1, "--config", patient.name,
+                   *args, program=program, ready=120) as server:
+            yield server
+            server.settle(60)
 
 
 def chat(server, case, on_token=None):
@@ -75,13 +67,6 @@ def is_reference(case, ids):
     return len(ids) >= min(10, len(want)) and ids == want[:len(ids)]
 
 
-def wait_for(what, seconds=60):
-    deadline = time.monotonic() + seconds * PATIENCE
-    while not what():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-
-
 def test_the_demo_model_says_what_its_reference_says(gpu):
     with serve_gpu(gpu) as s:
         for case in CLEAR[:2] if gpu == EMULATED else CLEAR:
@@ -92,8 +77,7 @@ def test_the_demo_model_says_what_its_reference_says(gpu):
 @pytest.mark.parametrize("option, value", [("--prefill-tp", 2), ("--decode-tp", 2), ("--weights", "int8")])
 def test_pools_that_are_split_or_rounded_say_the_same(option, value):
     """A worker of two ranks needs two cards, which only the emulation is sure to have."""
-    if not EMULATED.exists():
-        pytest.skip("this preset has no emulated device (tests/baton_emu)")
+    need(EMULATED)
     with serve_gpu(EMULATED, option, value) as s:
         assert is_reference(CLEAR[0], chat(s, CLEAR[0]))
 
@@ -131,49 +115,44 @@ def test_kill_9_costs_a_pause_and_nothing_else(gpu, role):
                          ids=["prefill-fails", "decode-fails", "decode-hangs"])
 def test_a_broken_device_ends_its_worker_and_nothing_else(role, number):
     """Only the emulated device can be broken on purpose."""
-    if not EMULATED.exists():
-        pytest.skip("this preset has no emulated device (tests/baton_emu)")
+    need(EMULATED)
     case = CLEAR[0]
     with serve_gpu(EMULATED, "--step-timeout-s", 10) as s:
         broken = []
 
         def strike(n):
             if n >= 3 and not broken:
-                broken.append(s.workers(role)[0])
-                os.kill(broken[0], number)
+                broken.append(s.kill_worker(role, number))
 
         if role == "prefill":  # it has nothing to do for a stream that decodes: break it before the next prompt
             chat(s, case)
             strike(3)
         ids = chat(s, case, strike if role == "decode" else None)
         assert broken and is_reference(case, ids), ids
-        wait_for(lambda: s.workers(role) and s.workers(role)[0] != broken[0])
+        wait_for(lambda: any(pid != broken[0] for pid in s.workers(role)))
         assert "engine broken" in s.log()
         assert is_reference(case, chat(s, case))
 
 
 def test_a_device_that_breaks_while_nothing_decodes_ends_its_worker_too():
     """The next it has to do is to take KV, which fails: no step comes that would tell the worker."""
-    if not EMULATED.exists():
-        pytest.skip("this preset has no emulated device (tests/baton_emu)")
-    with serve_gpu(EMULATED, "--local-prefill=false") as s:
+    need(EMULATED)
+    with serve_gpu(EMULATED) as s:
         assert is_reference(CLEAR[0], chat(s, CLEAR[0]))
         s.settle(60)
-        broken = s.workers("decode")[0]
-        os.kill(broken, signal.SIGUSR2)
+        broken = s.kill_worker("decode", signal.SIGUSR2)
         assert is_reference(CLEAR[0], chat(s, CLEAR[0]))
         assert s.workers("decode")[0] != broken and "engine broken" in s.log()
 
 
 def test_two_workers_share_the_card(gpu):
     with serve_gpu(gpu) as s:
-        lines = [line for line in s.log().splitlines() if "arena" in line]
-        assert len(lines) >= 2, "each worker says what it took of the card's memory"
+        lines = [line for line in s.log().splitlines() if "device arena" in line and "device=0" in line]
+        assert len(lines) == 2, "each worker says what it took of the card's memory"
 
 
 def test_options_of_a_pool_in_host_memory_are_not_lost_without_a_word():
-    if not EMULATED.exists():
-        pytest.skip("this preset has no emulated device (tests/baton_emu)")
+    need(EMULATED)
     with serve_gpu(EMULATED, "--kv-blocks", 4, "--kv-mib", 64) as s:
         assert "--kv-mib is of no use here" in s.log()
         assert "raise --kv-blocks" in s.log() and "raise --kv-mib" not in s.log()

@@ -1,8 +1,7 @@
 """A decode worker whose pool does not hold what its streams grow to: some are set aside, and all end right."""
 import concurrent.futures
-import time
 
-from conftest import DEMO, client, serve
+from conftest import DEMO, client, serve, wait_for
 import sim_model
 
 STREAMS, PROMPT, ANSWER = 36, 200, 700
@@ -24,8 +23,8 @@ def test_a_computed_prompt_waits_for_room_as_long_as_its_tier_allows(tmp_path, s
         long, short = ([300 + (i * 31 + k) % 900 for k in range(n)] for i, n in enumerate((12000, 6000)))
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             first = pool.submit(one, long, 400)  # 8 s, in three quarters of the room
-            while not any(v > 700 for k, v in s.metrics().items() if k.startswith("baton_kv_blocks{role=\"decode\"") and "owned" in k):
-                time.sleep(0.05)
+            wait_for(lambda: any(v > 700 for k, v in s.metrics().items()
+                                 if k.startswith("baton_kv_blocks{role=\"decode\"") and "owned" in k))
             second = pool.submit(one, short, 30)
             first.result(), second.result()
         assert s.settle()["baton_resumes_total"] == 0

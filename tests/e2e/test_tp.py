@@ -8,11 +8,10 @@ import os
 import signal
 import subprocess
 import threading
-import time
 
 import pytest
 
-from conftest import BATON, PATIENCE, SANITIZED, STORIES, client, need, serve
+from conftest import BATON, SANITIZED, STORIES, client, need, serve, wait_for
 
 # Of one block and of several, with and without a last block that is full.
 PROMPTS = ["Once upon a time",
@@ -127,10 +126,7 @@ def test_status_shows_the_ranks_and_kv_paths_of_each_worker(tmp_path):
             assert out.returncode == 0, out.stderr
             return {w["role"]: w for w in json.loads(out.stdout)["workers"]}
 
-        deadline = time.monotonic() + 20 * PATIENCE
-        while not any(k.startswith("baton_kv_link") for k in s.metrics()):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: any(k.startswith("baton_kv_link") for k in s.metrics()), 20)
         with_key, plain = workers(BATON_ADMIN_KEY="a key for the administrator"), workers()
         assert {r: w["class"] for r, w in with_key.items()} == {"prefill": "stories/cpu/tp2", "decode": "stories/cpu"}
         for got in with_key, plain:

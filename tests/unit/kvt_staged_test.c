@@ -90,9 +90,13 @@ static void blocks_move_between_devices_and_host_memory_on_either_path(void **st
     static const struct {
         struct pair_side from, to;
     } cases[] = {
-        {DEVICE(1), DEVICE(1)}, {DEVICE(1), HOST(1)}, {HOST(1), DEVICE(1)},
-        {DEVICE(2), DEVICE(1)}, {DEVICE(2), HOST(1)}, {HOST(2), DEVICE(4)},
-        {DEVICE(2), DEVICE(2)},
+        {DEVICE(1), DEVICE(1)},
+        {DEVICE(1), HOST(1)},
+        {HOST(1), DEVICE(1)},
+        {DEVICE(2), DEVICE(1)},
+        {DEVICE(2), HOST(1)},
+        {HOST(2), DEVICE(4)},
+        {{.parts = 2, .device = true}, {.parts = 2, .device = true}}, /* whose jobs end at once */
     };
 
     (void)state;
@@ -480,14 +484,14 @@ static const struct pair_side near = {
 
 static void a_device_that_ucx_reaches_needs_no_buffers(void **state)
 {
-    static const struct pair_side shapes[] = {
-        {.parts = 1}, {.parts = 1, .device = true, .delay_us = DELAY_US, .coherent = true}};
+    static const struct pair_side one = {
+        .parts = 1, .device = true, .delay_us = DELAY_US, .coherent = true};
+    const struct pair_side cases[][2] = {
+        {near, host}, {near, one}, {one, host}, {host, one}, {near, near}};
 
     (void)state;
-    for (int k = 0; k < 5; k++) {
-        struct pair_side to = k == 4 ? near : shapes[k % 2];
-
-        open_pair(0, 8, k < 2 || k == 4 ? near : shapes[(k + 1) % 2], to);
+    for (size_t k = 0; k < sizeof(cases) / sizeof(cases[0]); k++) {
+        open_pair(0, 8, cases[k][0], cases[k][1]);
         whole_transfer();
         whole_transfer();
         assert_true(p.link[0].one_sided);

@@ -110,6 +110,9 @@ static size_t encode(enum kvt_wire_type type)
     for (uint32_t i = 0; i < 2; i++)
         n.record[i] = (struct kvt_wire_record){.first = i, .n = 1, .n_grains = 4, .digest = 99};
     w.layout = layout;
+    w.memory = KVT_WIRE_COHERENT; /* with a key for each part */
+    for (uint32_t i = 0; i < layout.parts; i++)
+        w.part_rkey_len[i] = 5;
     w.rkey_len = 10;
     w.address_len = 100;
     switch (type) {

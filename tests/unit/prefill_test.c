@@ -323,6 +323,16 @@ static void layers_are_sent_while_later_ones_compute(void **state)
     check_at_rest(1);
 }
 
+static void at_their_tickets(const struct fake_send *s)
+{
+    assert_int_equal(s->n_pieces, FAKE_LAYERS);
+    for (uint32_t i = 0; i < FAKE_LAYERS; i++) {
+        assert_int_equal(s->pieces[i].first_layer, i);
+        assert_int_equal(s->pieces[i].n_layers, 1);
+        assert_int_equal(s->pieces[i].ready, i + 1);
+    }
+}
+
 /* They are reported within a microsecond, and final milliseconds apart: a client waits for what is not sent by then. */
 static void every_layer_of_a_device_is_sent_at_its_own_ticket(void **state)
 {
@@ -338,12 +348,7 @@ static void every_layer_of_a_device_is_sent_at_its_own_ticket(void **state)
     assert_true(fake_run_until(&loop, has_first_piece));
     fake_run_some(&loop);
     s = fake_send_at(0);
-    assert_int_equal(s->n_pieces, FAKE_LAYERS);
-    for (uint32_t i = 0; i < FAKE_LAYERS; i++) {
-        assert_int_equal(s->pieces[i].first_layer, i);
-        assert_int_equal(s->pieces[i].n_layers, 1);
-        assert_int_equal(s->pieces[i].ready, i + 1);
-    }
+    at_their_tickets(s);
     fake_engine_hold_layers(0);
     assert_true(fake_run_until(&loop, has_done));
     assert_int_equal(s->n_pieces, FAKE_LAYERS);
@@ -364,11 +369,7 @@ static void late_grant_finds_the_tickets_of_the_running_step(void **state)
     fake_run_some(&loop);
     grant(5, 3, DECODE_WORKER);
     s = fake_send_at(0);
-    assert_int_equal(s->n_pieces, FAKE_LAYERS);
-    for (uint32_t i = 0; i < FAKE_LAYERS; i++) {
-        assert_int_equal(s->pieces[i].first_layer, i);
-        assert_int_equal(s->pieces[i].ready, i + 1);
-    }
+    at_their_tickets(s);
     fake_engine_hold_layers(0);
     assert_true(fake_run_until(&loop, has_done));
     assert_true(fake_send_complete(s));
