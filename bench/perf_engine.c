@@ -47,19 +47,6 @@ static void add(struct perf *p, const char *name, const char *unit, double value
         bench_report_reference(&p->report, what, reference);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-static double median(double *v, uint32_t n)
-{
-    qsort(v, n, sizeof(v[0]), by_value);
-    return v[n / 2];
-}
-
 /* ---- the steps ---- */
 
 static enum err prefill(struct perf *p, uint32_t stream, uint32_t n_tokens, bool sample)
@@ -98,7 +85,7 @@ static enum err measure_prefill(struct perf *p, uint32_t n_tokens, double *rate)
             return err;
         rates[n++] = n_tokens * 1e9 / (double)(clock_now_ns() - start);
     }
-    *rate = median(rates, n);
+    *rate = bench_median(rates, n);
     return ERR_OK;
 }
 
@@ -150,7 +137,7 @@ static enum err measure_decode(struct perf *p, uint32_t streams, double *rate)
             return err;
         times[n++] = (double)(clock_now_ns() - start);
     }
-    *rate = streams * 1e9 / median(times, n);
+    *rate = streams * 1e9 / bench_median(times, n);
     return ERR_OK;
 }
 

@@ -113,19 +113,6 @@ static enum err decode_step(struct perf *p, struct decode *d, uint32_t position)
 
 /* ---- figures ---- */
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-static double median(double *v, uint32_t n)
-{
-    qsort(v, n, sizeof(v[0]), by_value);
-    return v[n / 2];
-}
-
 static void add(struct perf *p, const char *name, double value, const char *unit,
                 enum bench_better better)
 {
@@ -180,7 +167,7 @@ static enum err measure_prefill(struct perf *p, uint32_t n)
     if (err != ERR_OK)
         return err;
     snprintf(name, sizeof(name), "gpu.prefill.%u", n);
-    add(p, name, n / median(seconds, rounds), "tokens/s", BENCH_HIGHER);
+    add(p, name, n / bench_median(seconds, rounds), "tokens/s", BENCH_HIGHER);
     if (p->flops_per_s > 0)
         bench_report_reference(&p->report, "all operations at ceiling.product",
                                n * p->flops_per_s / prompt_flops(p, n));
@@ -229,13 +216,13 @@ static enum err measure_decode(struct perf *p, uint32_t streams)
         return err;
     snprintf(what, sizeof(what), "decode.%u.%u", streams, p->context);
     snprintf(name, sizeof(name), "gpu.%s", what);
-    add(p, name, streams / median(seconds, n), "tokens/s", BENCH_HIGHER);
+    add(p, name, streams / bench_median(seconds, n), "tokens/s", BENCH_HIGHER);
     if (p->copy_bytes_per_s > 0)
         bench_report_reference(&p->report, "what must be read, at ceiling.copy",
                                streams * p->copy_bytes_per_s /
                                    decode_bytes(p, streams, p->context));
     snprintf(name, sizeof(name), "gpu.%s.host", what);
-    add(p, name, median(host, n), "1", BENCH_LOWER);
+    add(p, name, bench_median(host, n), "1", BENCH_LOWER);
     cuda_engine_profile_next(p->engine);
     err = decode_step(p, &d, p->context);
     add_profile(p, what);

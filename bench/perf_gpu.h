@@ -11,7 +11,8 @@
  *                                              that a step must read, at the measured copy bandwidth
  *   gpu.decode.B.C.host        1               the host's share of a step: planning, enqueuing, reading results
  *   gpu.profile.STEP.OP        ms              what each kind of kernel takes of one such step, run one by one
- *   gpu.load                   GB/s            weights to the device (not with random weights)
+ *   gpu.load                   GB/s            bytes of weights by the time of the whole opening,
+ *                                              trials of products included (not with random weights)
  *   gpu.kv.tokens              tokens          room of the pool with 0.9 of the card
  *
  * Weights are random, of the shape of the model's config.json; without a model that of Llama 3.1 8B in bf16.

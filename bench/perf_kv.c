@@ -293,8 +293,8 @@ static enum err measure_pools(struct side *s, const struct perf_kv_cell *cell, s
         wire[i - 1] = (double)s->result.wire_ns / 1e9;
         whole[i - 1] = took;
     }
-    out->wire_gbs = (double)cell->pool / perf_kv_median(wire, POOLS) / 1e9;
-    out->verified_gbs = (double)cell->pool / perf_kv_median(whole, POOLS) / 1e9;
+    out->wire_gbs = (double)cell->pool / bench_median(wire, POOLS) / 1e9;
+    out->verified_gbs = (double)cell->pool / bench_median(whole, POOLS) / 1e9;
     return ERR_OK;
 }
 
@@ -309,8 +309,8 @@ static enum err measure_ones(struct side *s, struct outcome *out)
             return err;
         beyond[i] = all[i] - (double)s->result.wire_ns / 1e9;
     }
-    out->latency_us = perf_kv_median(all, ONES) * 1e6;
-    out->minus_wire_us = perf_kv_median(beyond, ONES) * 1e6;
+    out->latency_us = bench_median(all, ONES) * 1e6;
+    out->minus_wire_us = bench_median(beyond, ONES) * 1e6;
     return ERR_OK;
 }
 

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "bench/perf_report.h"
 
 enum { AM_BYTES = 1, AM_ANSWER = 2, WINDOW = 16, FRAGMENT = 60 * 1024, ADDRESS_MAX = 16384 };
 
@@ -32,19 +33,6 @@ struct bare {
     uint64_t answers, wanted; /* sender: arrivals; receiver: bytes after which to answer */
     unsigned pending;
 };
-
-double perf_kv_median(double *v, unsigned n)
-{
-    for (unsigned i = 1; i < n; i++) {
-        for (unsigned k = i; k > 0 && v[k] < v[k - 1]; k--) {
-            double t = v[k];
-
-            v[k] = v[k - 1];
-            v[k - 1] = t;
-        }
-    }
-    return n > 0 ? v[n / 2] : 0;
-}
 
 static double seconds_since(uint64_t begin)
 {
@@ -344,7 +332,7 @@ static double best_move(struct bare *b, const struct perf_kv_cell *cell)
         (void)move(b, w, cell->size, cell->pool / cell->size);
         for (unsigned i = 0; i < n; i++)
             v[i] = move(b, w, cell->size, cell->pool / cell->size);
-        median = perf_kv_median(v, n);
+        median = bench_median(v, n);
         if (best == 0 || median < best)
             best = median;
     }
@@ -362,7 +350,7 @@ enum err perf_kv_bare_send(const struct perf_kv_cell *cell, int fd, struct perf_
     /* The receiver answers each piece, until told with UINT64_MAX to count bytes instead. */
     for (unsigned i = 0; i < 201; i++)
         v[i] = ask(&b, way, cell->size);
-    out->answer_s = perf_kv_median(v, 201);
+    out->answer_s = bench_median(v, 201);
     send_answer(&b, UINT64_MAX);
     out->pool_s = best_move(&b, cell);
     flush(&b);

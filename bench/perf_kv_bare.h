@@ -28,6 +28,4 @@ MUST_USE enum err perf_kv_bare_send(const struct perf_kv_cell *cell, int fd,
                                     struct perf_kv_bare *out);
 MUST_USE enum err perf_kv_bare_receive(const struct perf_kv_cell *cell, int fd);
 
-double perf_kv_median(double *v, unsigned n); /* sorts v */
-
 #endif

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -162,6 +163,19 @@ static void print_table(const struct bench_report *r)
                    row->reference_what);
         printf("\n");
     }
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+double bench_median(double *v, uint32_t n)
+{
+    qsort(v, n, sizeof(v[0]), by_value);
+    return v[n / 2];
 }
 
 enum err bench_report_print(const struct bench_report *r, bool json)

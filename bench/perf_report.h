@@ -45,6 +45,7 @@ double bench_report_ratio(const struct bench_result *row);
 void bench_report_fold(struct bench_report *r, size_t from);
 /* Mean, and the half width of its 95 % confidence interval: 0 for fewer than two values. */
 double bench_mean_ci95(const double *v, size_t n, double *half);
+double bench_median(double *v, uint32_t n); /* n > 0; sorts v */
 /* To standard output.  ERR_NOMEM if a row had been lost. */
 MUST_USE enum err bench_report_print(const struct bench_report *r, bool json);
 void bench_report_free(struct bench_report *r);

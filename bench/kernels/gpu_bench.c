@@ -303,8 +303,7 @@ void gpu_bench_report_bytes(struct gpu_bench_run *r, const char *name, double by
     bench_report_reference(r->report, "copy in device memory", gpu_bench_copy_rate(r) / 1e9);
 }
 
-/* From the first to the second event: some copies, straight on the stream.  Those of a graph may go another way, and have
- * been seen at half the rate for some sizes, powers of two among them. */
+/* From the first to the second event: some copies, straight on the stream.  Those of a graph may go another way. */
 static enum err time_copies(struct gpu_bench_run *r, const struct timing *t, void *dst,
                             const void *src, size_t bytes, double *rate)
 {
