@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "daemon/device_list.h"
 #include "daemon/link_addr.h"
+#include "engine/engine.h"
 
 enum {
     BACKOFF_FIRST_MS = 100,
@@ -183,7 +184,7 @@ static void device_args(const struct child *child, struct args *a)
 {
     const struct daemon_config *c = child->all->c.config;
     uint32_t ranks[128]; /* prefill and decode have 64 workers at most each */
-    struct daemon_device_users u = {.ranks = ranks, .share = 0.9};
+    struct daemon_device_users u = {.ranks = ranks, .share = ENGINE_DEVICE_SHARE};
     struct daemon_device_list given, own;
     char list[DAEMON_DEVICES_MAX * 5];
     double share;
@@ -199,8 +200,10 @@ static void device_args(const struct child *child, struct args *a)
     }
     for (; u.n < child->all->n && u.n < sizeof(ranks) / sizeof(ranks[0]); u.n++)
         ranks[u.n] = pool_tp(c, u.n < c->prefill);
-    if (c->device != NULL && daemon_device_list_parse(c->device, &given, NULL) == ERR_OK)
+    if (a->err == ERR_OK && c->device != NULL) {
+        a->err = daemon_device_list_parse(c->device, &given, NULL);
         u.list = &given;
+    }
     if (a->err == ERR_OK && c->gpu_memory != NULL)
         a->err = daemon_device_share_parse(c->gpu_memory, &u.share, NULL);
     if (a->err == ERR_OK)

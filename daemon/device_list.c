@@ -25,7 +25,7 @@ static bool parse(const char *text, struct daemon_device_list *out)
         if (!isdigit((unsigned char)*text) || out->n == DAEMON_DEVICES_MAX)
             return false;
         v = strtoul(text, &end, 10);
-        if (v > 1023 || contains(out, (uint32_t)v))
+        if (v > DAEMON_DEVICE_LAST || contains(out, (uint32_t)v))
             return false;
         out->v[out->n++] = (uint32_t)v;
         if (*end == '\0')

@@ -13,7 +13,7 @@
 
 #include "base/err.h"
 
-enum { DAEMON_DEVICES_MAX = 64 };
+enum { DAEMON_DEVICES_MAX = 64, DAEMON_DEVICE_LAST = 1023 };
 
 struct daemon_device_list {
     uint32_t v[DAEMON_DEVICES_MAX], n;

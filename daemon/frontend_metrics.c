@@ -6,6 +6,9 @@
 
 #include "base/clock.h"
 #include "daemon/metrics_series.h"
+#include "kvtransfer/kvt.h"
+
+_Static_assert((int)DAEMON_SERIES_PATHS == (int)KVT_PATHS, "a series for every path");
 
 enum err frontend_metrics_create(struct daemon_frontend *f, struct err_msg *msg)
 {

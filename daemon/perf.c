@@ -17,7 +17,9 @@
 #include "bench/perf_profile.h"
 #include "bench/perf_sched.h"
 #include "bench/perf_tok.h"
+#include "daemon/device_list.h"
 #include "daemon/model_dir.h"
+#include "engine/engine.h"
 
 struct perf_args {
     bool json, help;
@@ -102,7 +104,7 @@ static const char usage_gpu[] =
     "\n"
     "  MODEL_DIR              its config.json gives the shape; - for kernels alone (Llama 3.1 "
     "8B)\n"
-    "  --device N             card, 0 to 255 (0)\n"
+    "  --device N             card, 0 to 1023 (0)\n"
     "  --only NAMES           kernels whose names begin so, comma-separated; - for none (all)\n"
     "  --weights KIND         stored, fp8 or int8 (stored)\n"
     "  --seed N               of random weights; 0: those of MODEL_DIR, and the speed of loading "
@@ -116,7 +118,8 @@ static const char usage_gpu[] =
     "host's share "
     "of a step\n"
     "  gpu.profile.STEP.OP        ms of a step by kind of kernel: which one to look at\n"
-    "  gpu.load, gpu.kv.tokens    weights to the card (--seed 0), room for KV beside them\n";
+    "  gpu.load, gpu.kv.tokens    weights by the time of opening (--seed 0), room for KV beside "
+    "them\n";
 
 /* The options of `profile` that take a number. */
 struct number {
@@ -127,7 +130,8 @@ enum { SECONDS, STEP_TOKENS, BATCH, N_NUMBERS };
 static const struct number numbers[N_NUMBERS] = {
     {"--seconds", 0.1, 3600}, {"--max-step-tokens", 16, 65536}, {"--max-batch", 1, 4096}};
 static const struct number threads = {"--threads", 1, 1024}, tp = {"--tp", 1, 64},
-                           device = {"--device", 0, 255}, seed = {"--seed", 0, 4294967295.0};
+                           device = {"--device", 0, DAEMON_DEVICE_LAST},
+                           seed = {"--seed", 0, 4294967295.0};
 
 static bool parse_number(const struct number *n, const char *value, double *out,
                          struct err_msg *msg)
@@ -185,17 +189,21 @@ static bool has_word(const char *const *words, const char *word)
 /* What each measurement takes besides --json. */
 static const struct measure {
     const char *name;
+    const char *usage; /* NULL: the common page is all there is */
     bool model;
+    bool no_model; /* "-" in the place of the model: without one */
     const char *options[12];
 } measures[] = {
-    {"kv", false, {NULL}},
-    {"http", true, {NULL}},
-    {"engine", true, {"--threads", "--tp", NULL}},
-    {"gpu", true, {"--device", "--only", "--weights", "--seed", NULL}},
-    {"tok", true, {"--file", NULL}},
-    {"sched", false, {NULL}},
+    {"kv", NULL, false, false, {NULL}},
+    {"http", NULL, true, false, {NULL}},
+    {"engine", NULL, true, false, {"--threads", "--tp", NULL}},
+    {"gpu", usage_gpu, true, true, {"--device", "--only", "--weights", "--seed", NULL}},
+    {"tok", NULL, true, false, {"--file", NULL}},
+    {"sched", NULL, false, false, {NULL}},
     {"profile",
+     usage_profile,
      true,
+     false,
      {"--threads", "--tp", "--out", "--name", "--seconds", "--max-step-tokens", "--max-batch",
       "--backend", "--sim-profile", NULL}},
 };
@@ -211,16 +219,8 @@ static const struct measure *find_measure(const char *name)
 
 static bool parse_weights(const char *value, enum engine_weights *out, struct err_msg *msg)
 {
-    static const char *const names[] = {[ENGINE_WEIGHTS_STORED] = "stored",
-                                        [ENGINE_WEIGHTS_FP8] = "fp8",
-                                        [ENGINE_WEIGHTS_INT8] = "int8"};
-
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strcmp(value, names[i]) == 0) {
-            *out = (enum engine_weights)i;
-            return true;
-        }
-    }
+    if (engine_weights_named(value, out))
+        return true;
     (void)err_set(msg, ERR_INVALID, "--weights %.40s is not known; stored, fp8 and int8 are",
                   value);
     return false;
@@ -269,12 +269,6 @@ static bool parse_value(const char *option, const char *value, struct perf_args 
     return parse_profile(option, value, &a->profile, msg);
 }
 
-/* The kernels of a card alone. */
-static bool is_no_model(const struct measure *what, const char *arg)
-{
-    return strcmp(what->name, "gpu") == 0 && strcmp(arg, "-") == 0;
-}
-
 static bool parse(const struct measure *what, int argc, char **argv, struct perf_args *a,
                   struct err_msg *msg)
 {
@@ -291,15 +285,13 @@ static bool parse(const struct measure *what, int argc, char **argv, struct perf
             if (!parse_value(argv[i], argv[i + 1], a, msg))
                 return false;
             i++;
-        } else if ((argv[i][0] != '-' || is_no_model(what, argv[i])) && what->model &&
-                   a->model == NULL) {
+        } else if ((argv[i][0] != '-' || (what->no_model && strcmp(argv[i], "-") == 0)) &&
+                   what->model && a->model == NULL) {
             a->model = argv[i];
         } else {
-            (void)err_set(msg, ERR_INVALID, "%s has no use for %.80s; see baton perf %s--help",
-                          what->name, argv[i],
-                          strcmp(what->name, "profile") == 0 ? "profile "
-                          : strcmp(what->name, "gpu") == 0   ? "gpu "
-                                                             : "");
+            (void)err_set(msg, ERR_INVALID, "%s has no use for %.80s; see baton perf %s%s--help",
+                          what->name, argv[i], what->usage != NULL ? what->name : "",
+                          what->usage != NULL ? " " : "");
             return false;
         }
     }
@@ -364,10 +356,7 @@ int daemon_perf_run(int argc, char **argv)
         return 2;
     }
     if (a.help) {
-        fputs(strcmp(what->name, "profile") == 0 ? usage_profile
-              : strcmp(what->name, "gpu") == 0   ? usage_gpu
-                                                 : usage,
-              stdout);
+        fputs(what->usage != NULL ? what->usage : usage, stdout);
         return 0;
     }
     if (bench_out_check("--out", a.profile.out, &msg) != ERR_OK ||

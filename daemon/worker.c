@@ -953,11 +953,9 @@ static void on_kvt_closed(void *arg)
 }
 
 /* A pool in host memory is the node's and is used by the engine; one in device memory is the engine's and is
- * used by the node.  A broken device may let go of nothing: then the end of the process has to do. */
+ * used by the node. */
 static void close_engine(struct worker *w, bool device)
 {
-    if (device && w->status == EXIT_BROKEN)
-        return;
     if (!device || w->kvt == NULL)
         on_kvt_closed(w);
     if (w->kvt != NULL)
@@ -980,7 +978,9 @@ static void finish_leave(struct worker *w)
     frontends_drop(w);
     daemon_role_destroy(w->role);
     w->role = NULL;
-    close_engine(w, device);
+    /* A broken device may let go of nothing: then the end of the process has to do. */
+    if (!lost)
+        close_engine(w, device);
     /* Ends the process if a handle does not close; does not keep the loop alive itself. */
     uv_timer_start(&w->deadline, on_leave_deadline, lost ? FLUSH_MS : LEAVE_MS, 0);
     uv_unref((uv_handle_t *)&w->deadline);
@@ -1026,14 +1026,6 @@ static void init_handles(struct worker *w)
         uv_signal_start(&w->hangup, on_signal, SIGHUP);
 }
 
-static enum engine_weights weights_named(const char *name)
-{
-    return name == NULL                ? ENGINE_WEIGHTS_STORED
-           : strcmp(name, "fp8") == 0  ? ENGINE_WEIGHTS_FP8
-           : strcmp(name, "int8") == 0 ? ENGINE_WEIGHTS_INT8
-                                       : ENGINE_WEIGHTS_STORED;
-}
-
 static enum err start_load(struct worker *w)
 {
     struct engine_config e = {.backend = w->c.backend,
@@ -1042,7 +1034,6 @@ static enum err start_load(struct worker *w)
                               .threads = w->c.threads,
                               .tp = w->c.tp,
                               .kv_blocks = w->c.kv_blocks,
-                              .weights = weights_named(w->c.weights),
                               .random_seed = w->c.random_weights,
                               .step_timeout_ms = w->c.step_timeout_s * 1000,
                               .block_tokens = w->c.block_tokens,
@@ -1051,12 +1042,16 @@ static enum err start_load(struct worker *w)
                               .max_step_tokens = w->c.max_step_tokens};
     struct daemon_load *load;
 
-    /* Checked with the rest of the configuration. */
-    if (w->c.device != NULL && daemon_device_list_parse(w->c.device, &w->devices, NULL) == ERR_OK)
+    /* The configuration was checked; were one of these ignored, somebody else's device might be taken. */
+    if ((w->c.device != NULL &&
+         daemon_device_list_parse(w->c.device, &w->devices, NULL) != ERR_OK) ||
+        (w->c.gpu_memory != NULL &&
+         daemon_device_share_parse(w->c.gpu_memory, &e.device_memory, NULL) != ERR_OK))
+        return ERR_INVALID;
+    if (w->c.weights != NULL && !engine_weights_named(w->c.weights, &e.weights))
+        return ERR_INVALID;
+    if (w->c.device != NULL)
         e.devices = w->devices.v;
-    if (w->c.gpu_memory != NULL &&
-        daemon_device_share_parse(w->c.gpu_memory, &e.device_memory, NULL) != ERR_OK)
-        e.device_memory = 0;
     if (e.devices != NULL && w->devices.n < (e.tp > 0 ? e.tp : 1))
         return ERR_INVALID;
     snprintf(w->phase, sizeof(w->phase), "opening");
@@ -1102,7 +1097,8 @@ int daemon_worker_run(const struct daemon_worker_config *c)
     if (err != ERR_OK) {
         w->loading = false;
         LOG_ERROR("worker", "cannot start", "%s",
-                  err == ERR_INVALID ? "fewer devices are listed than the worker has ranks"
+                  err == ERR_INVALID ? "device, gpu_memory or weights is not valid, or fewer "
+                                       "devices are listed than the worker has ranks"
                                      : "no memory to load the model");
         leave(w, 1);
     }

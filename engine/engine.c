@@ -27,6 +27,21 @@ static const struct engine_backend *const backends[] = {
 #endif
 };
 
+bool engine_weights_named(const char *name, enum engine_weights *out)
+{
+    static const char *const names[] = {[ENGINE_WEIGHTS_STORED] = "stored",
+                                        [ENGINE_WEIGHTS_FP8] = "fp8",
+                                        [ENGINE_WEIGHTS_INT8] = "int8"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *out = (enum engine_weights)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 const char *engine_backends(void)
 {
     return "cpu"

@@ -37,6 +37,10 @@ enum engine_weights {
     ENGINE_WEIGHTS_FP8,        /* e4m3 with a scale per output; activations too, with one per row */
     ENGINE_WEIGHTS_INT8        /* with a scale per output; activations stay */
 };
+bool engine_weights_named(const char *name, enum engine_weights *out); /* "stored", "fp8", "int8" */
+
+/* What an engine takes of its devices' memory unless told. */
+#define ENGINE_DEVICE_SHARE 0.9
 
 struct engine_config {
     const char *backend;     /* "cpu", "sim"; "cuda" where built in */
@@ -50,8 +54,8 @@ struct engine_config {
     uint32_t max_step_tokens; /* most new tokens in one step over all slots, 0 = 512 */
     /* Backends with devices of their own; the others refuse what is not zero. */
     const uint32_t *devices; /* one for each rank; NULL = 0, 1, ... */
-    double device_memory;    /* share of each device's memory to take, of what is free there, 0 = 0.9 */
-    uint32_t kv_blocks;      /* of the pool, 0 = what is left of that share */
+    double device_memory; /* share of all of each device's memory, as far as it is free; 0 = 0.9 */
+    uint32_t kv_blocks;   /* of the pool, 0 = what is left of that share */
     enum engine_weights weights;
     uint32_t step_timeout_ms; /* a step that takes longer means a broken device, 0 = a minute */
     uint64_t random_seed; /* not 0: random weights of config.json's shape, no other file is read */

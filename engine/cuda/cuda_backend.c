@@ -21,7 +21,6 @@
 enum { MIN_BLOCK_TOKENS = 16, MAX_BLOCK_TOKENS = 256 };
 
 static const uint64_t step_deadline_ns = 60 * CLOCK_NS_PER_S;
-static const double default_share = 0.9;
 
 /* ---- the model ---- */
 
@@ -343,7 +342,7 @@ static enum err cuda_open(const struct engine_config *config, struct err_msg *ms
     e->deadline_ns =
         config->step_timeout_ms != 0 ? config->step_timeout_ms * CLOCK_NS_PER_MS : step_deadline_ns;
     e->open_config = config;
-    e->share = config->device_memory != 0 ? config->device_memory : default_share;
+    e->share = config->device_memory != 0 ? config->device_memory : ENGINE_DEVICE_SHARE;
     err = open_parts(e, config, msg != NULL ? msg : &unused);
     e->open_config = NULL;
     if (err != ERR_OK) {
