@@ -750,7 +750,7 @@ void baton_load_ask(struct sched *s, struct sched_worker *w, const struct baton_
     out->hopeless = !out->ok && load_hopeless(w, l, need);
     /* Of an empty worker one request may take the share that is always left free: it would never get it else. */
     if (out->lacks == SCHED_RES_DECODE_ROOM && l->n == 0 && !out->hopeless &&
-        need->tokens + need->out > baton_c.room_share * l->room) {
+        need->tokens + need->out > (baton_c.room_share - b->tier[need->tier].spare) * l->room) {
         out->ok = true;
         out->wait = 0;
         out->lacks = SCHED_RES_NONE;
