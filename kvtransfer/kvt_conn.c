@@ -214,12 +214,12 @@ static void retire_older(struct kvt_conn *c)
 /* Where our pool is; the keys of its parts, unless they are too long together: then it is staged. */
 static enum kvt_wire_memory describe_memory(const struct kvt_node *n, struct kvt_wire_welcome *w)
 {
-    uint32_t parts = kvt_ucx_parts(n->ucx);
+    enum kvt_wire_memory memory = kvt_link_our_memory(n);
     size_t at = 0;
 
-    if (n->stage == NULL)
-        return KVT_WIRE_HOST;
-    for (uint32_t i = 0; i < parts; i++) {
+    if (memory == KVT_WIRE_HOST || memory == KVT_WIRE_STAGED)
+        return memory;
+    for (uint32_t i = 0; i < kvt_ucx_parts(n->ucx); i++) {
         const void *key;
         size_t len;
 
@@ -230,9 +230,7 @@ static enum kvt_wire_memory describe_memory(const struct kvt_node *n, struct kvt
         w->part_rkey_len[i] = (uint16_t)len;
         at += len;
     }
-    if (parts == 0)
-        return KVT_WIRE_STAGED;
-    return n->config.memory->kind == KV_MEMORY_CUDA ? KVT_WIRE_CUDA : KVT_WIRE_COHERENT;
+    return memory;
 }
 
 static void send_welcome(struct kvt_conn *c)

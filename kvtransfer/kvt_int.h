@@ -226,6 +226,8 @@ void kvt_conn_sweep(struct kvt_node *n, uint64_t now);
 void kvt_link_start(struct kvt_conn *c, const struct kvt_wire_welcome *w);
 void kvt_link_answer(struct kvt_conn *c, uint16_t type, uint64_t value);
 void kvt_link_free(struct kvt_conn *c);
+/* What our pool is, as WELCOME says it: HOST, STAGED, or what UCX reaches. */
+enum kvt_wire_memory kvt_link_our_memory(const struct kvt_node *n);
 void kvt_link_probe_bytes(struct kvt_conn *c, const void *bytes, size_t len); /* acceptor */
 
 /* kvt_send.c */

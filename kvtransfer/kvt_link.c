@@ -48,7 +48,7 @@ static bool reachable(enum kvt_wire_memory memory, enum kvt_path path)
            (path == KVT_PATH_SHM || path == KVT_PATH_RDMA || path == KVT_PATH_SELF);
 }
 
-static enum kvt_wire_memory our_memory(const struct kvt_node *n)
+enum kvt_wire_memory kvt_link_our_memory(const struct kvt_node *n)
 {
     if (n->stage == NULL)
         return KVT_WIRE_HOST;
@@ -74,7 +74,7 @@ static bool add_keys(struct kvt_conn *c, const struct kvt_wire_welcome *w)
 static void choose_path(struct kvt_conn *c, const struct kvt_wire_welcome *w)
 {
     enum kvt_path path = kvt_ep_path(c->ep, c->link.lanes, sizeof(c->link.lanes));
-    enum kvt_wire_memory here = our_memory(c->node), there = w->memory;
+    enum kvt_wire_memory here = kvt_link_our_memory(c->node), there = w->memory;
 
     c->remote_memory = there;
     c->link.path = path;

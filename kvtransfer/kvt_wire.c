@@ -249,7 +249,7 @@ static void get_part_keys(struct reader *r, struct kvt_wire_welcome *out)
     for (uint32_t i = 0; i < part_keys(out); i++) {
         uint16_t len = (uint16_t)get_int(r, 2);
 
-        if (len > KVT_WIRE_RKEY_MAX - at) {
+        if (len == 0 || len > KVT_WIRE_RKEY_MAX - at) {
             r->bad = true;
             return;
         }

@@ -97,7 +97,7 @@ struct cuda_engine {
     struct cuda_limits limits;
     uint32_t logits_stride, part_stride; /* floats from row to row, of all and of a rank's */
     struct engine_model *model;          /* while opening; NULL: random weights */
-    double share;                        /* of the free memory to take */
+    double share;                        /* of each device's memory to take, as far as it is free */
     uint64_t deadline_ns; /* how long a step may take before the device counts as hung */
     bool broken;          /* atomic: the loop asks, and copies of KV may find it out */
 
@@ -131,6 +131,11 @@ static inline bool cuda_engine_is_broken(const struct cuda_engine *e)
     return __atomic_load_n(&e->broken, __ATOMIC_ACQUIRE);
 }
 
+static inline void cuda_engine_set_broken(struct cuda_engine *e)
+{
+    __atomic_store_n(&e->broken, true, __ATOMIC_RELEASE);
+}
+
 /* On the way out, where a device that fails is no news. */
 static inline void cuda_use_anyway(struct gpu *g)
 {
@@ -139,8 +144,8 @@ static inline void cuda_use_anyway(struct gpu *g)
     (void)err;
 }
 
-/* Before frees on the way out: whether work of this stream still runs, in which case the device hangs, and they
- * would too. */
+/* Before frees on the way out, which would wait for work of this stream: if it does not end in CUDA_SETTLE_MS the
+ * device hangs, and is abandoned. */
 static inline void cuda_settle(struct gpu *g, gpu_stream s)
 {
     uint64_t deadline = clock_now_ns() + CUDA_SETTLE_MS * CLOCK_NS_PER_MS;

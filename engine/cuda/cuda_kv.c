@@ -173,17 +173,16 @@ static void append(struct cuda_kv *k, struct lane *l, struct place *p)
     pthread_mutex_unlock(&k->lock);
 }
 
-static enum err not_started(const char *why)
+static void not_started(const char *why)
 {
     LOG_ERROR("engine", "a KV job was not started", "why=%s", why);
-    return ERR_DEVICE;
 }
 
 /* An engine whose hand-overs all fail never gets a step in which it would notice. */
 static void note_failure(struct cuda_kv *k, enum err err)
 {
     if (err == ERR_DEVICE)
-        __atomic_store_n(&k->engine->broken, true, __ATOMIC_RELEASE);
+        cuda_engine_set_broken(k->engine);
 }
 
 /* A job that was enqueued in part counts as started: the device may touch its buffer, so it ends when the
@@ -194,17 +193,21 @@ static enum err start(void *arg, struct kv_memory_job *job, enum job_kind kind)
     struct place *p;
     enum err err;
 
-    if (job->n_runs == 0 || job->n_runs > KV_MEMORY_RUNS_MAX)
-        return not_started("no runs, or more than a job may have");
+    if (job->n_runs == 0 || job->n_runs > KV_MEMORY_RUNS_MAX) {
+        not_started("no runs, or more than a job may have");
+        return ERR_DEVICE;
+    }
     p = take_place(k);
-    if (p == NULL)
-        return not_started("more jobs at a time than there is room for");
+    if (p == NULL) {
+        not_started("more jobs at a time than there is room for");
+        return ERR_DEVICE;
+    }
     p->job = job;
     sort_runs(p, job, k->memory.parts);
     err = start_parts(k, p, kind);
     p->failed = err != ERR_OK;
     if (p->failed)
-        (void)not_started(err == ERR_DEVICE ? gpu_trouble() : err_text(err));
+        not_started(err == ERR_DEVICE ? gpu_trouble() : err_text(err));
     note_failure(k, err);
     append(k, &k->lanes[direction_of(kind)], p);
     return ERR_OK;

@@ -15,7 +15,7 @@ enum err cuda_engine_break(struct cuda_engine *e, enum err why, const char *what
 {
     const char *text = gpu_trouble();
 
-    __atomic_store_n(&e->broken, true, __ATOMIC_RELEASE);
+    cuda_engine_set_broken(e);
     gpu_comm_abort(e->group);
     LOG_ERROR("engine", "the device failed", "while %s: %s%s%s", what, err_text(why),
               text[0] != '\0' ? ": " : "", text);

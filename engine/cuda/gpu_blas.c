@@ -503,8 +503,8 @@ void gpu_blas_plan_free(struct gpu_blas_plan *p)
     mem_free(p);
 }
 
-/* The library refuses this number of rows to the candidate that was chosen for its class, which it says before anything
- * is launched: another one, then. */
+/* The library refuses this number of rows to the candidate that was chosen for its class, which it says before it
+ * launches anything (what was quantized or widened for it is made again): another one, then. */
 static enum err run_other(const struct run *r, const struct way *w)
 {
     enum err err = ERR_UNSUPPORTED;

@@ -121,9 +121,9 @@ static void await_abort(struct gpu_comm *c)
 
     if (!c->aborting)
         return;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += (time_t)(c->group->deadline_ns / CLOCK_NS_PER_S) + 1;
-    if (pthread_timedjoin_np(c->aborter, NULL, &until) != 0)
+    if (pthread_clockjoin_np(c->aborter, NULL, CLOCK_MONOTONIC, &until) != 0)
         pthread_detach(c->aborter);
 }
 

@@ -72,7 +72,7 @@ template <auto *kernel> static cudaError_t gpu_raise_shared()
 {
     static unsigned long long raised; /* devices on which it is done */
     cudaFuncAttributes attributes;
-    int device = 0;
+    int device = 0, most = 0;
     cudaError_t e = cudaGetDevice(&device);
     unsigned long long bit = 1ull << (device & 63);
 
@@ -80,8 +80,10 @@ template <auto *kernel> static cudaError_t gpu_raise_shared()
         return e;
     e = cudaFuncGetAttributes(&attributes, kernel);
     if (e == cudaSuccess)
+        e = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (e == cudaSuccess)
         e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 227 * 1024 - (int)attributes.sharedSizeBytes);
+                                 most - (int)attributes.sharedSizeBytes);
     if (e == cudaSuccess)
         __atomic_fetch_or(&raised, bit, __ATOMIC_RELAXED);
     return e;
