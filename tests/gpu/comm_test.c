@@ -308,10 +308,12 @@ static void *abort_others(void *arg)
 {
     struct rank *r = arg;
     gpu_graph graph = rank_open(r) ? keep_graph(r) : NULL;
+    uint64_t until = in_ms(DEADLINE_MS);
 
     if (graph != NULL && r->rank != n_ranks - 1)
         wait_in_vain(r, DEADLINE_MS);
-    while (r->rank == n_ranks - 1 && r->err == ERR_OK && atomic_load(&waiting) < n_ranks - 1)
+    while (r->rank == n_ranks - 1 && r->err == ERR_OK && clock_now_ns() < until &&
+           atomic_load(&waiting) < n_ranks - 1)
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     if (r->rank == n_ranks - 1)
         gpu_comm_abort(r->group); /* as a rank does whose own work has failed */

@@ -33,12 +33,12 @@ if(TARGET gpu_emu AND NOT BATON_CUDA)
   target_link_libraries(baton_emu PRIVATE engine_cuda_emu gpu_emu engine_kernels_ref daemon m)
   add_test(NAME emu_perf_gpu COMMAND baton_emu perf gpu ${CMAKE_CURRENT_SOURCE_DIR}/gpu/emu/model --only rmsnorm --json)
   set_tests_properties(emu_perf_gpu PROPERTIES LABELS emu TIMEOUT ${BATON_TEST_TIMEOUT} ENVIRONMENT "${BATON_TEST_ENV}"
-    PASS_REGULAR_EXPRESSION "gpu.profile.decode")
+    PASS_REGULAR_EXPRESSION "gpu.profile.decode" FAIL_REGULAR_EXPRESSION "failed")
   add_test(NAME emu_perf_kernels COMMAND baton_emu perf gpu - --only rmsnorm --json)
   set_tests_properties(emu_perf_kernels PROPERTIES LABELS emu TIMEOUT ${BATON_TEST_TIMEOUT} ENVIRONMENT "${BATON_TEST_ENV}"
-    PASS_REGULAR_EXPRESSION "rmsnorm" FAIL_REGULAR_EXPRESSION "gpu.kv.tokens")
+    PASS_REGULAR_EXPRESSION "rmsnorm" FAIL_REGULAR_EXPRESSION "gpu.kv.tokens;failed")
   add_test(NAME emu_perf_profile COMMAND baton_emu perf profile ${CMAKE_SOURCE_DIR}/deploy/demo-model/model --backend cuda
     --seconds 8 --max-step-tokens 32 --max-batch 2 --json)
   set_tests_properties(emu_perf_profile PROPERTIES LABELS emu TIMEOUT ${BATON_TEST_TIMEOUT} ENVIRONMENT "${BATON_TEST_ENV}"
-    PASS_REGULAR_EXPRESSION "profile.kv.copy")
+    PASS_REGULAR_EXPRESSION "profile.kv.copy" FAIL_REGULAR_EXPRESSION "failed")
 endif()

@@ -492,21 +492,6 @@ static void weights_of_8_bits_stay_near(void **state)
     }
 }
 
-static enum err open_shape(const struct fixture_shape *shape, struct engine_config c,
-                           struct err_msg *msg, struct engine **out)
-{
-    char dir[FIXTURE_PATH], text[4096];
-    enum err err;
-
-    fixture_dir(dir);
-    fixture_config(shape, text, sizeof(text));
-    fixture_write(dir, "config.json", text, strlen(text));
-    c.model_dir = dir;
-    err = engine_open_backend(&engine_backend_cuda, &c, msg, out);
-    fixture_remove(dir);
-    return err;
-}
-
 static enum err open_random(uint64_t seed, uint32_t kv_blocks, struct err_msg *msg,
                             struct engine **out)
 {
@@ -514,7 +499,7 @@ static enum err open_random(uint64_t seed, uint32_t kv_blocks, struct err_msg *m
 
     c.random_seed = seed;
     c.kv_blocks = kv_blocks;
-    return open_shape(&shapes[0], c, msg, out);
+    return rig_open_random(&shapes[0], c, msg, out);
 }
 
 #ifndef GPU_EMULATED /* takes as long there as all others together */
@@ -539,7 +524,7 @@ static void rounding_a_large_matrix_leaves_the_counters_of_attention_at_zero(voi
     c.random_seed = 5;
     c.weights = ENGINE_WEIGHTS_INT8;
     c.kv_blocks = 4096;
-    if (open_shape(&shape, c, &msg, &e) != ERR_OK)
+    if (rig_open_random(&shape, c, &msg, &e) != ERR_OK)
         fail_msg("%s", msg.text);
     struct cuda_rank *r = &((struct cuda_engine *)e)->ranks[0];
     size_t n = ATTENTION_DECODE_MAX_ROWS, bytes = n * sizeof(*counters);

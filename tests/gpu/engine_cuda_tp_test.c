@@ -190,7 +190,6 @@ static void trouble_of_one_rank_ends_the_step_of_all(void **state)
 /* Logits of a prompt with random weights. */
 static void random_logits(uint32_t tp, float logits[])
 {
-    char dir[FIXTURE_PATH], text[4096];
     struct engine_config c = split(tp);
     struct engine_sampling greedy;
     struct err_msg msg = {""};
@@ -208,18 +207,13 @@ static void random_logits(uint32_t tp, float logits[])
         tokens[i] = 7 * i + 1;
     engine_sampling_defaults(&greedy);
     gpu_emu_devices(tp);
-    fixture_dir(dir);
-    fixture_config(&shape, text, sizeof(text));
-    fixture_write(dir, "config.json", text, strlen(text));
-    c.model_dir = dir;
     c.random_seed = 5;
     c.kv_blocks = 40;
-    if (engine_open_backend(&engine_backend_cuda, &c, &msg, &e) != ERR_OK)
+    if (rig_open_random(&shape, c, &msg, &e) != ERR_OK)
         fail_msg("%s", msg.text);
     cuda_engine_watch_logits(e, logits);
     assert_int_equal(engine_step(e, &slot, 1, 0, NULL, NULL), ERR_OK);
     engine_close(e);
-    fixture_remove(dir);
     gpu_emu_reset();
 }
 

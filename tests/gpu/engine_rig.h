@@ -202,6 +202,22 @@ static inline double rig_step(struct rig *r, struct seq *seqs, uint32_t n, uint3
     return rig_step_each(r, seqs, each, n, 0, NULL, NULL);
 }
 
+/* The cuda backend alone with random weights of this shape. */
+static inline enum err rig_open_random(const struct fixture_shape *shape, struct engine_config c,
+                                       struct err_msg *msg, struct engine **out)
+{
+    char dir[FIXTURE_PATH], text[4096];
+    enum err err;
+
+    fixture_dir(dir);
+    fixture_config(shape, text, sizeof(text));
+    fixture_write(dir, "config.json", text, strlen(text));
+    c.model_dir = dir;
+    err = engine_open_backend(&engine_backend_cuda, &c, msg, out);
+    fixture_remove(dir);
+    return err;
+}
+
 static inline int rig_main(int argc, char **argv, const struct CMUnitTest *tests, size_t n)
 {
     struct err_msg msg = {0};

@@ -83,6 +83,9 @@ def main():
             for i in range(a.requests + 1):  # the first one connects and warms
                 post(port, [3 + (i * 7919 + k * 31) % 400 for k in range(a.prompt)])
             time.sleep(0.5)
+        except OSError as e:
+            print(pathlib.Path(log.name).read_text(errors="replace")[-3000:], file=sys.stderr)
+            sys.exit(f"handover.py: a request failed: {e}")
         finally:
             process.terminate()
             try:

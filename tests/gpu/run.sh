@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One visit to a GPU machine: build, check and time everything in under eight minutes.  A short table comes last.
-#   tests/gpu/run.sh [--out FILE] [--only REGEX]      FILE: bench/results/gpu-DATE.json; REGEX: names of steps, besides the build
+#   tests/gpu/run.sh [--out FILE] [--only REGEX]      FILE: bench/results/gpu-DATE.json, with --only gpu-DATE-only.json; REGEX: names of steps, besides the build
 # Needs nvcc 13, cmake, ninja and a C compiler; cuBLAS and NCCL of PyTorch's packages will do.  Where our Debian packages are
 # missing it builds with those of tests/gpu/pack/pack.tar.gz (tests/gpu/pack.sh), and if that fails it runs the programs
 # in there.  What is not there is a FAILED line of the table; what needs a device and finds none is a SKIPPED one.
@@ -9,7 +9,7 @@
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
-out=bench/results/gpu-$(date -u +%F).json
+out=
 only=
 while [ $# -gt 0 ]; do
     case $1 in
@@ -18,6 +18,7 @@ while [ $# -gt 0 ]; do
         *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
+[ -n "$out" ] || out=bench/results/gpu-$(date -u +%F)${only:+-only}.json
 
 PATH=$PATH:/usr/local/cuda/bin:/usr/local/nvidia/bin # nvcc, compute-sanitizer, nvidia-smi, where the PATH does not say so
 build=build/gpu logs=$root/build/gpu/logs pack=$root/build/gpu-unpacked
@@ -30,7 +31,7 @@ unset http_proxy HTTP_PROXY all_proxy ALL_PROXY # servers are on 127.0.0.1
 
 timeout 20 nvidia-smi -L 2>/dev/null | grep '^GPU ' >/dev/null || compgen -G '/dev/nvidia[0-9]*' >/dev/null && device=yes || device=no
 # A card that nobody has open is set up anew for every program, which takes seconds: it is kept open.
-for card in /dev/nvidia[0-9]*; do [ ! -r "$card" ] || { exec 8<"$card"; } 2>/dev/null || true; done
+for card in /dev/nvidia[0-9]*; do [ ! -r "$card" ] || { exec {held}<"$card"; } 2>/dev/null || true; done
 # Seconds of the whole visit, with some left to write the result, and of the build.  Without a device this is a trial of
 # the script, on whatever machine.
 if [ "$device" = yes ]; then deadline=470 build_budget=170; else deadline=1800 build_budget=900; fi
@@ -95,6 +96,7 @@ step_beside() {
 }
 
 finish() {
+    trap '' USR1
     # What a program in a loop has printed is not worth the archive: of each log its first and its last MiB.
     find "$logs" -type f -size +2048k | while read -r log; do
         { head -c 1M "$log" && echo && echo "[...]" && tail -c 1M "$log"; } >"$log.cut" && mv "$log.cut" "$log"
@@ -105,7 +107,6 @@ finish() {
 
 # Nobody can end a program that hangs inside the driver: then the visit ends without it, and with a table.
 give_up() {
-    trap '' USR1
     record visit FAILED "$SECONDS" "a step does not end, not even killed: it has a log and no line"
     finish
     exit 1
@@ -174,7 +175,7 @@ with_pack() {
 }
 
 # The first one to import PyTorch reads gigabytes: beside the build, which needs the processors.
-[ "$device" = no ] || (timeout 150 python3 -c 'import torch' >/dev/null 2>&1 &)
+[ "$device" = no ] || ! [[ peer =~ $only ]] || (timeout 150 python3 -c 'import torch' >/dev/null 2>&1 &)
 
 packed=no
 if ! ours; then

@@ -285,9 +285,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const 
     memcpy(&j->out, out, sizeof(j->out));
     memcpy(&j->alpha, alpha, 4);
     memcpy(&j->beta, beta, 4);
-    j->rough = algo != NULL && j->beta == 0 &&
-               (algo->data[1] &
-                (CUBLASLT_REDUCTION_SCHEME_INPLACE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE)) != 0;
+    j->rough = j->beta == 0 && (algo->data[1] & (CUBLASLT_REDUCTION_SCHEME_INPLACE |
+                                                 CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE)) != 0;
     j->pa = pa, j->pb = pb, j->pc = pc, j->pout = pout;
     s = check(&j->d, &j->a, &j->b, &j->c, &j->out);
     if (s == CUBLAS_STATUS_SUCCESS &&
